@@ -1,0 +1,67 @@
+//! Connectors: a source and a sink for one kind of system. A connector sees [`crate::snapshot::entry`] only, never a
+//! repository, so each is tested source → sink with nothing between.
+
+pub mod files;
+pub mod stdio;
+
+use crate::context::Context;
+use crate::error::Result;
+use crate::snapshot::entry::{Entry, Item, Prior};
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use std::sync::Arc;
+
+/// Where entries come from.
+pub trait Source: Send {
+    /// The connector's name and what it reads, for the snapshot record and for parents: snapshots of one origin form a series.
+    fn origin(&self) -> Origin;
+
+    /// Entries in strictly ascending key order. Each item's failure is an [`Item::Incident`]; an `Err` ends the stream and the
+    /// snapshot: nothing is committed. Called once.
+    fn entries<'a>(&'a mut self, context: &'a Context, prior: Arc<dyn Prior>) -> BoxStream<'a, Result<Item>>;
+
+    /// Called when the stream has ended well, before the commit: the last chance to find that what was read is not whole (a child
+    /// process that failed, a server that was restarted). An error means that nothing is committed.
+    fn finish(&mut self) -> BoxFuture<'_, Result<()>>;
+}
+
+/// What a source reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The connector: `files`, `stdio`, …
+    pub connector: String,
+    /// What it reads, for people: a path, a server. No secret.
+    pub description: String,
+    /// Version of the system behind it, if it has one.
+    pub version: Option<String>,
+}
+
+/// Where entries go to.
+pub trait Sink: Send {
+    /// Checks the target before the first write: refuses what would not end well.
+    fn prepare<'a>(&'a mut self, context: &'a Context) -> BoxFuture<'a, Result<()>>;
+
+    /// Takes the next entry, in ascending key order; may go on writing it in the background. An entry that cannot be written is
+    /// counted in the report and told to the observer; an `Err` ends the restore.
+    fn write<'a>(&'a mut self, context: &'a Context, entry: Entry) -> BoxFuture<'a, Result<()>>;
+
+    /// Finishes everything that was begun, in the order that the target needs.
+    fn finish<'a>(&'a mut self, context: &'a Context) -> BoxFuture<'a, Result<SinkReport>>;
+}
+
+/// What a sink did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SinkReport {
+    /// Entries written.
+    pub written: u64,
+    /// Entries that the target had already.
+    pub skipped: u64,
+    /// Entries that were removed because the snapshot does not have them.
+    pub deleted: u64,
+    /// Entries that could not be written, or not wholly; each was told to the observer as an incident.
+    pub failed: u64,
+    /// Bytes of content written.
+    pub bytes: u64,
+    /// Entries compared with their source after writing, and found different.
+    pub different: u64,
+}

@@ -1,0 +1,44 @@
+//! Every limit of the format (`format-spec/00-conventions.md`), enforced by writers and by readers.
+
+/// The largest object, in bytes.
+pub const OBJECT_MAX: usize = 64 << 20;
+/// The largest plaintext of one sealed record, in bytes.
+pub const RECORD_MAX: usize = 16 << 20;
+/// The largest plaintext of a block, in bytes.
+pub const BLOCK_MAX: usize = 16 << 20;
+/// The largest plaintext of a blob, in bytes.
+pub const BLOB_MAX: usize = 16 << 20;
+/// The largest plaintext of a node, in bytes, an entry that alone is larger apart.
+pub const NODE_MAX: usize = 256 << 10;
+/// The longest key of an entry, in bytes.
+pub const KEY_MAX: usize = 8 << 10;
+/// The largest metadata of an entry, in bytes.
+pub const METADATA_MAX: usize = 1 << 20;
+/// The most fields of metadata.
+pub const METADATA_FIELDS_MAX: usize = 256;
+/// The largest `Prior` state of an entry, in bytes.
+pub const STATE_MAX: usize = 64 << 10;
+/// The most bytes of content kept inside an entry.
+pub const INLINE_MAX: usize = 512;
+/// The most references kept inside an entry; more go into list blobs.
+pub const REFS_INLINE_MAX: usize = 64;
+/// The most references in one list blob.
+pub const LIST_MAX: usize = 4096;
+/// The most levels of list blobs.
+pub const LIST_DEPTH_MAX: u8 = 4;
+/// The most levels of the tree.
+pub const TREE_HEIGHT_MAX: u8 = 16;
+/// The most deltas in a chain.
+pub const CHAIN_MAX: usize = 16;
+/// The most incidents kept inside a snapshot record.
+pub const INCIDENTS_INLINE_MAX: usize = 1000;
+/// The longest short text: a host, a project, a tag, a label, in bytes.
+pub const NAME_MAX: usize = 1024;
+/// The longest free text: a message, a reason, in bytes.
+pub const TEXT_MAX: usize = 64 << 10;
+/// The most tags of a snapshot.
+pub const TAGS_MAX: usize = 256;
+/// The most key epochs of a keyring.
+pub const EPOCHS_MAX: usize = 1024;
+/// The most password slots that are tried.
+pub const PASSWORD_SLOTS_MAX: usize = 16;

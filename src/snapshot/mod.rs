@@ -1,0 +1,3 @@
+//! Snapshots: entries, the tree that holds them, records, and what can be asked of them.
+
+pub mod entry;
