@@ -6,5 +6,6 @@ pub mod cbor;
 pub mod entry;
 pub mod error;
 pub mod id;
+pub mod layout;
 pub mod limits;
 pub mod metadata;
