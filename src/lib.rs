@@ -1,7 +1,9 @@
 //! Holdall keeps a PostgreSQL or Supabase project in one deduplicated, encrypted, verified repository.
 
+pub mod chunk;
 pub mod connector;
 pub mod context;
+pub mod crypto;
 pub mod error;
 pub mod event;
 pub mod format;

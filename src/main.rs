@@ -1,1 +1,3 @@
+//! The program `holdall`.
+
 fn main() {}

@@ -12,7 +12,7 @@ pub trait Random: Send + Sync {
     fn fill(&self, out: &mut [u8]) -> Result<()>;
 }
 
-impl dyn Random {
+impl dyn Random + '_ {
     /// `N` random bytes.
     ///
     /// # Errors

@@ -3,9 +3,18 @@
 //! No I/O, no clock, no randomness, no panic: decoding is total and bounded, and each value has one encoding.
 
 pub mod cbor;
+pub mod collect;
 pub mod entry;
 pub mod error;
+pub mod header;
 pub mod id;
+pub mod index;
 pub mod layout;
 pub mod limits;
 pub mod metadata;
+pub mod note;
+pub mod pack;
+mod records;
+pub mod repo_config;
+pub mod session;
+pub mod snapshot;

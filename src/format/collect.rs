@@ -1,0 +1,393 @@
+//! A collector's round, references of subtrees, and the ledger (`format-spec/90-collection.md`).
+
+use super::cbor::Encoder;
+use super::error::DecodeError;
+use super::id::{BlobId, ObjectId, SessionId};
+use super::index::BlobKind;
+use super::records::{UNKNOWN_FIELD, ascending, must, put_time, read_map, rows, time};
+use crate::context::Time;
+
+/// `gc/<n>/condemned`: packs that a round intends to delete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CondemnedRecord {
+    /// The round.
+    pub round: u64,
+    /// The collector.
+    pub collector: [u8; 16],
+    /// Random.
+    pub nonce: [u8; 16],
+    /// Ascending; at most 500,000.
+    pub packs: Vec<ObjectId>,
+}
+
+/// A collector's index run, as a state names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RunRow {
+    /// The round that wrote it.
+    pub round: u64,
+    /// Its id.
+    pub id: ObjectId,
+    /// How many entries it has.
+    pub entries: u64,
+    /// The order-independent hash of its entries.
+    pub hash: [u8; 32],
+}
+
+/// `gc/<n>/state/<id>`: below the floor this is the whole truth.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateRecord {
+    /// The round.
+    pub round: u64,
+    /// Sessions of a lower epoch are void unless they are in `live`.
+    pub floor: u64,
+    /// Committed, unforgotten sessions below the floor; ascending.
+    pub live: Vec<SessionId>,
+    /// All valid collector runs; ascending.
+    pub runs: Vec<RunRow>,
+    /// Packs that this round kills; ascending.
+    pub dead: Vec<ObjectId>,
+    /// Random.
+    pub nonce: [u8; 16],
+}
+
+/// `gc/<n>/seal`: a round is decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SealRecord {
+    /// The round.
+    pub round: u64,
+    /// Whether it swept; else it was aborted and its state is that of the seal before.
+    pub swept: bool,
+    /// The collector.
+    pub collector: [u8; 16],
+    /// The state that holds from now on: the round whose folder it is in, and its id.
+    pub state: (u64, ObjectId),
+    /// Random.
+    pub nonce: [u8; 16],
+}
+
+/// `refs/<node id>`: all that a subtree references.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefsRecord {
+    /// The node.
+    pub node: BlobId,
+    /// Blobs of kind and id; ascending.
+    pub blobs: Vec<(BlobKind, BlobId)>,
+}
+
+/// `ledger/<n>`: packs that were read whole and found right, and packs that must not be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LedgerRecord {
+    /// Its number.
+    pub number: u32,
+    /// When it was put.
+    pub time: Time,
+    /// Random.
+    pub nonce: [u8; 16],
+    /// Pack and second of its verification; ascending by pack.
+    pub verified: Vec<(ObjectId, i64)>,
+    /// Ascending.
+    pub quarantined: Vec<ObjectId>,
+}
+
+fn pack_ids(ids: &[ObjectId]) -> Vec<u8> {
+    ids.iter().flat_map(|id| id.0).collect()
+}
+
+fn read_ids(d: &mut super::cbor::Decoder<'_>) -> Result<Vec<ObjectId>, DecodeError> {
+    let ids: Vec<_> = rows::<32>(d)?.into_iter().map(ObjectId).collect();
+    ascending(&ids)?;
+    Ok(ids)
+}
+
+impl CondemnedRecord {
+    /// Fields: 0 round, 1 collector, 2 nonce, 3 packs (32 bytes each).
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Encoder::new();
+        out.map(4)
+            .uint(0)
+            .uint(self.round)
+            .uint(1)
+            .bytes(&self.collector)
+            .uint(2)
+            .bytes(&self.nonce);
+        out.uint(3).bytes(&pack_ids(&self.packs));
+        out.finish()
+    }
+
+    /// Reads the record.
+    ///
+    /// # Errors
+    /// Any class of [`DecodeError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let (mut round, mut collector, mut nonce, mut packs) = (None, None, None, None);
+        read_map(bytes, 4, |field, d| {
+            match field {
+                0 => round = Some(d.uint()?),
+                1 => collector = Some(d.fixed()?),
+                2 => nonce = Some(d.fixed()?),
+                3 => packs = Some(read_ids(d)?),
+                _ => return Err(UNKNOWN_FIELD),
+            }
+            Ok(())
+        })?;
+        Ok(Self {
+            round: must(round)?,
+            collector: must(collector)?,
+            nonce: must(nonce)?,
+            packs: must(packs)?,
+        })
+    }
+}
+
+impl StateRecord {
+    /// Fields: 0 round, 1 floor, 2 live (24 bytes each), 3 runs (round 8 BE, id 32, entries 8 BE, hash 32), 4 dead (32 each), 5 nonce.
+    pub fn encode(&self) -> Vec<u8> {
+        let live: Vec<u8> = self.live.iter().flat_map(|sid| sid.to_bytes()).collect();
+        let mut runs = Vec::with_capacity(self.runs.len() * 80);
+        for run in &self.runs {
+            runs.extend_from_slice(&run.round.to_be_bytes());
+            runs.extend_from_slice(&run.id.0);
+            runs.extend_from_slice(&run.entries.to_be_bytes());
+            runs.extend_from_slice(&run.hash);
+        }
+        let mut out = Encoder::new();
+        out.map(6)
+            .uint(0)
+            .uint(self.round)
+            .uint(1)
+            .uint(self.floor)
+            .uint(2)
+            .bytes(&live)
+            .uint(3)
+            .bytes(&runs);
+        out.uint(4)
+            .bytes(&pack_ids(&self.dead))
+            .uint(5)
+            .bytes(&self.nonce);
+        out.finish()
+    }
+
+    /// Reads the record.
+    ///
+    /// # Errors
+    /// Any class of [`DecodeError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let (mut round, mut floor, mut live, mut runs, mut dead, mut nonce) =
+            (None, None, None, None, None, None);
+        read_map(bytes, 6, |field, d| {
+            match field {
+                0 => round = Some(d.uint()?),
+                1 => floor = Some(d.uint()?),
+                2 => {
+                    live = Some(
+                        rows::<24>(d)?
+                            .into_iter()
+                            .map(SessionId::from_bytes)
+                            .collect::<Result<Vec<_>, _>>()?,
+                    )
+                }
+                3 => {
+                    runs = Some(
+                        rows::<80>(d)?
+                            .iter()
+                            .map(run_row)
+                            .collect::<Result<Vec<_>, _>>()?,
+                    )
+                }
+                4 => dead = Some(read_ids(d)?),
+                5 => nonce = Some(d.fixed()?),
+                _ => return Err(UNKNOWN_FIELD),
+            }
+            Ok(())
+        })?;
+        let state = Self {
+            round: must(round)?,
+            floor: must(floor)?,
+            live: must(live)?,
+            runs: must(runs)?,
+            dead: must(dead)?,
+            nonce: must(nonce)?,
+        };
+        ascending(&state.live)?;
+        ascending(&state.runs)?;
+        Ok(state)
+    }
+}
+
+fn run_row(row: &[u8; 80]) -> Result<RunRow, DecodeError> {
+    let mut rest = row.as_slice();
+    Ok(RunRow {
+        round: u64::from_be_bytes(super::header::array(&mut rest)?),
+        id: ObjectId(super::header::array(&mut rest)?),
+        entries: u64::from_be_bytes(super::header::array(&mut rest)?),
+        hash: super::header::array(&mut rest)?,
+    })
+}
+
+impl SealRecord {
+    /// Fields: 0 round, 1 swept, 2 collector, 3 state as [round, id], 4 nonce.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Encoder::new();
+        out.map(5)
+            .uint(0)
+            .uint(self.round)
+            .uint(1)
+            .bool(self.swept)
+            .uint(2)
+            .bytes(&self.collector);
+        out.uint(3)
+            .array(2)
+            .uint(self.state.0)
+            .bytes(&self.state.1.0)
+            .uint(4)
+            .bytes(&self.nonce);
+        out.finish()
+    }
+
+    /// Reads the record.
+    ///
+    /// # Errors
+    /// Any class of [`DecodeError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let (mut round, mut swept, mut collector, mut state, mut nonce) = (None, None, None, None, None);
+        read_map(bytes, 5, |field, d| {
+            match field {
+                0 => round = Some(d.uint()?),
+                1 => swept = Some(d.bool()?),
+                2 => collector = Some(d.fixed()?),
+                3 => {
+                    d.array_of(2)?;
+                    state = Some((d.uint()?, ObjectId(d.fixed()?)));
+                }
+                4 => nonce = Some(d.fixed()?),
+                _ => return Err(UNKNOWN_FIELD),
+            }
+            Ok(())
+        })?;
+        Ok(Self {
+            round: must(round)?,
+            swept: must(swept)?,
+            collector: must(collector)?,
+            state: must(state)?,
+            nonce: must(nonce)?,
+        })
+    }
+}
+
+impl RefsRecord {
+    /// Fields: 0 node, 1 blobs (kind 1, id 32).
+    pub fn encode(&self) -> Vec<u8> {
+        let mut blobs = Vec::with_capacity(self.blobs.len() * 33);
+        for (kind, id) in &self.blobs {
+            blobs.push(*kind as u8);
+            blobs.extend_from_slice(&id.0);
+        }
+        let mut out = Encoder::new();
+        out.map(2).uint(0).bytes(&self.node.0).uint(1).bytes(&blobs);
+        out.finish()
+    }
+
+    /// Reads the record.
+    ///
+    /// # Errors
+    /// Any class of [`DecodeError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let (mut node, mut blobs) = (None, None);
+        read_map(bytes, 2, |field, d| {
+            match field {
+                0 => node = Some(BlobId(d.fixed()?)),
+                1 => {
+                    blobs = Some(
+                        rows::<33>(d)?
+                            .iter()
+                            .map(blob_row)
+                            .collect::<Result<Vec<_>, _>>()?,
+                    )
+                }
+                _ => return Err(UNKNOWN_FIELD),
+            }
+            Ok(())
+        })?;
+        let record = Self {
+            node: must(node)?,
+            blobs: must(blobs)?,
+        };
+        ascending(&record.blobs)?;
+        Ok(record)
+    }
+}
+
+fn blob_row(row: &[u8; 33]) -> Result<(BlobKind, BlobId), DecodeError> {
+    let mut rest = row.as_slice();
+    let [kind] = super::header::array(&mut rest)?;
+    Ok((
+        BlobKind::from_number(kind)?,
+        BlobId(super::header::array(&mut rest)?),
+    ))
+}
+
+impl LedgerRecord {
+    /// Fields: 0 number, 1 time, 2 nonce, 3 verified (id 32, seconds 8 BE), 4 quarantined (id 32).
+    pub fn encode(&self) -> Vec<u8> {
+        let verified: Vec<u8> = self
+            .verified
+            .iter()
+            .flat_map(|(id, at)| id.0.into_iter().chain(at.to_be_bytes()))
+            .collect();
+        let mut out = Encoder::new();
+        out.map(5).uint(0).uint(u64::from(self.number)).uint(1);
+        put_time(&mut out, self.time);
+        out.uint(2)
+            .bytes(&self.nonce)
+            .uint(3)
+            .bytes(&verified)
+            .uint(4)
+            .bytes(&pack_ids(&self.quarantined));
+        out.finish()
+    }
+
+    /// Reads the record.
+    ///
+    /// # Errors
+    /// Any class of [`DecodeError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let (mut number, mut when, mut nonce, mut verified, mut quarantined) = (None, None, None, None, None);
+        read_map(bytes, 5, |field, d| {
+            match field {
+                0 => number = Some(d.uint32()?),
+                1 => when = Some(time(d)?),
+                2 => nonce = Some(d.fixed()?),
+                3 => {
+                    verified = Some(
+                        rows::<40>(d)?
+                            .iter()
+                            .map(verified_row)
+                            .collect::<Result<Vec<_>, _>>()?,
+                    )
+                }
+                4 => quarantined = Some(read_ids(d)?),
+                _ => return Err(UNKNOWN_FIELD),
+            }
+            Ok(())
+        })?;
+        let record = Self {
+            number: must(number)?,
+            time: must(when)?,
+            nonce: must(nonce)?,
+            verified: must(verified)?,
+            quarantined: must(quarantined)?,
+        };
+        if !record.verified.is_sorted_by(|a, b| a.0 < b.0) {
+            return Err(DecodeError::NotCanonical("rows do not ascend"));
+        }
+        Ok(record)
+    }
+}
+
+fn verified_row(row: &[u8; 40]) -> Result<(ObjectId, i64), DecodeError> {
+    let mut rest = row.as_slice();
+    Ok((
+        ObjectId(super::header::array(&mut rest)?),
+        i64::from_be_bytes(super::header::array(&mut rest)?),
+    ))
+}
