@@ -8,6 +8,7 @@
 //! 5. No message holds a secret, and none holds a raw control character: [`escape`] is applied on display.
 
 use std::fmt;
+use std::sync::Arc;
 
 /// The result of every fallible function from the repository layer upwards.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -54,17 +55,20 @@ pub enum ErrorKind {
     Internal,
 }
 
-/// An error: kind, what failed, context pairs, hint and source.
+/// An error: kind, what failed, context pairs, hint and source. Cheap to move; clones share their source, since one failed
+/// request may be awaited by several.
+#[derive(Clone)]
 pub struct Error {
     inner: Box<Inner>,
 }
 
+#[derive(Clone)]
 struct Inner {
     kind: ErrorKind,
     what: String,
     context: Vec<(&'static str, String)>,
     hint: Option<String>,
-    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
@@ -91,7 +95,7 @@ impl Error {
     /// Adds the error that caused this one.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        self.inner.source = Some(source.into());
+        self.inner.source = Some(source.into().into());
         self
     }
 

@@ -7,4 +7,6 @@ pub mod crypto;
 pub mod error;
 pub mod event;
 pub mod format;
+pub mod repository;
 pub mod snapshot;
+pub mod store;

@@ -32,11 +32,11 @@ pub struct Keyring {
 }
 
 impl Keyring {
-    /// A new keyring with one epoch.
+    /// A new keyring of `repository` with one epoch.
     ///
     /// # Errors
     /// `Internal` without randomness.
-    pub fn generate(random: &dyn Random) -> Result<Self> {
+    pub fn generate(random: &dyn Random, repository: RepositoryId) -> Result<Self> {
         let epoch = Epoch {
             number: 1,
             secret: Secret::new(random.bytes()?),

@@ -8,6 +8,6 @@ mod slot;
 
 pub use kdf::{KdfParams, stretch};
 pub use keyring::{Epoch, Keyring};
-pub use object::{Opener, Sealed, Sealer, open_object, peek_origin, seal_object};
+pub use object::{Opener, Sealed, Sealer, TRAILER_RECORD, open_object, peek_origin, seal_object};
 pub use secret::{Secret, phrase_from_secret, secret_from_phrase};
 pub use slot::{SlotInfo, SlotKind, Unlock, open_slot, read_slot_kind, seal_slot, slot_label};

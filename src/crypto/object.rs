@@ -142,14 +142,26 @@ impl Sealer {
     /// # Errors
     /// `Internal` above 16 MiB or 2³² records.
     pub fn record(&mut self, plaintext: &[u8], last: bool) -> Result<(u32, u32, u32)> {
-        let too_large = || Error::new(ErrorKind::Internal, "object over the limits of the format");
+        let index = self.next;
+        self.next = index.checked_add(1).ok_or_else(too_large)?;
+        let (offset, sealed) = self.numbered(index, plaintext, last)?;
+        Ok((index, offset, sealed))
+    }
+
+    /// Seals the last record of an object whose readers cannot know how many precede it: its number is [`TRAILER_RECORD`].
+    ///
+    /// # Errors
+    /// As [`Self::record`].
+    pub fn trailer(&mut self, plaintext: &[u8]) -> Result<()> {
+        self.numbered(TRAILER_RECORD, plaintext, true).map(drop)
+    }
+
+    fn numbered(&mut self, index: u32, plaintext: &[u8], last: bool) -> Result<(u32, u32)> {
         let len = u32::try_from(plaintext.len()).map_err(|_| too_large())?;
         if plaintext.len() > limits::RECORD_MAX {
             return Err(too_large());
         }
         let offset = self.out.len();
-        let index = self.next;
-        self.next = index.checked_add(1).ok_or_else(too_large)?;
         self.out.extend_from_slice(plaintext);
         let aad = associated_data(&self.prefix, &self.repository, &self.name, index, last, len);
         let body = self.out.get_mut(offset..).ok_or_else(too_large)?;
@@ -164,7 +176,7 @@ impl Sealer {
             .map_err(|_| Error::new(ErrorKind::Internal, "cannot seal a record"))?;
         self.out.extend_from_slice(tag.as_ref());
         let offset = u32::try_from(offset).map_err(|_| too_large())?;
-        Ok((index, offset, len + TAG_LEN as u32))
+        Ok((offset, len + TAG_LEN as u32))
     }
 
     /// Appends bytes of padding, which nothing tells from sealed bytes.
@@ -200,6 +212,13 @@ impl Sealer {
         })
     }
 }
+
+fn too_large() -> Error {
+    Error::new(ErrorKind::Internal, "object over the limits of the format")
+}
+
+/// The number of a pack's trailer record.
+pub const TRAILER_RECORD: u32 = u32::MAX;
 
 /// Where an object stands: what its header says besides salt and commitment.
 pub(super) struct Place<'a> {

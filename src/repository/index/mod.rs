@@ -1,0 +1,272 @@
+//! Which pack holds which blob: the entries of all valid index runs, in memory, at most 64 bytes resident for each blob.
+
+mod usable;
+
+pub(crate) use usable::Chain;
+
+use crate::format::header::HEADER_LEN;
+use crate::format::id::{BlobId, ObjectId};
+use crate::format::index::{BlobKind, BlockRow, Codec, EntryRow, PackRow, Tables};
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+/// One copy of a blob: 52 bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Copy {
+    pub(crate) id: BlobId,
+    block: u32,
+    pub(crate) offset: u32,
+    pub(crate) encoded: u32,
+    pub(crate) plain: u32,
+    kind: u8,
+    delta: bool,
+}
+
+impl Copy {
+    pub(crate) fn kind(&self) -> BlobKind {
+        match self.kind {
+            0 => BlobKind::Data,
+            1 => BlobKind::Node,
+            _ => BlobKind::List,
+        }
+    }
+
+    pub(crate) fn is_delta(&self) -> bool {
+        self.delta
+    }
+}
+
+/// A block of some pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Block {
+    pub(crate) pack: PackNumber,
+    pub(crate) record: u32,
+    pub(crate) offset: u32,
+    pub(crate) sealed: u32,
+    pub(crate) plain: u32,
+    pub(crate) codec: Codec,
+}
+
+/// A pack's place in [`Index::packs`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct PackNumber(pub(crate) u32);
+
+/// A pack that some run lists.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pack {
+    pub(crate) id: ObjectId,
+    pub(crate) header: [u8; HEADER_LEN],
+    pub(crate) size: u32,
+    /// Listed only by runs of sessions without a commit: it may be reused after a claim.
+    pub(crate) unclaimed: bool,
+}
+
+/// The entries of a view.
+#[derive(Default)]
+pub(crate) struct Index {
+    packs: Vec<Pack>,
+    blocks: Vec<Block>,
+    /// Ascending by id.
+    copies: Vec<Copy>,
+    /// Of deltas, by block and offset.
+    bases: HashMap<(u32, u32), BlobId>,
+}
+
+/// Puts runs together.
+#[derive(Default)]
+pub(crate) struct IndexBuilder {
+    index: Index,
+    numbers: HashMap<ObjectId, PackNumber>,
+    excluded: HashSet<ObjectId>,
+}
+
+impl IndexBuilder {
+    /// A builder that leaves out entries in `excluded` packs: dead, condemned or quarantined ones.
+    pub(crate) fn new(excluded: HashSet<ObjectId>) -> Self {
+        Self {
+            excluded,
+            ..Self::default()
+        }
+    }
+
+    /// Adds a run. A pack that an earlier run listed is not listed again: all runs say the same of it. `unclaimed` marks packs that
+    /// only an uncommitted session lists.
+    pub(crate) fn add(&mut self, run: &Tables, unclaimed: bool) {
+        let mut numbers: Vec<Option<PackNumber>> = Vec::with_capacity(run.packs.len());
+        for row in &run.packs {
+            numbers.push(self.add_pack(row, unclaimed));
+        }
+        let mut blocks: Vec<Option<u32>> = Vec::with_capacity(run.blocks.len());
+        for row in &run.blocks {
+            let pack = numbers.get(row.pack as usize).copied().flatten();
+            blocks.push(pack.map(|pack| {
+                let (record, offset, sealed) = (row.record, row.offset, row.sealed);
+                self.index.blocks.push(Block {
+                    pack,
+                    record,
+                    offset,
+                    sealed,
+                    plain: row.plain,
+                    codec: row.codec,
+                });
+                u32::try_from(self.index.blocks.len() - 1).unwrap_or(u32::MAX)
+            }));
+        }
+        self.index.copies.reserve(run.entries.len());
+        let mut bases = run.bases.iter();
+        for row in &run.entries {
+            let base = if row.delta { bases.next() } else { None };
+            let Some(block) = blocks.get(row.block as usize).copied().flatten() else {
+                continue;
+            };
+            if let Some((_, base)) = base {
+                self.index.bases.insert((block, row.offset), *base);
+            }
+            let (id, offset, encoded, plain) = (row.id, row.offset, row.encoded, row.plain);
+            self.index.copies.push(Copy {
+                id,
+                block,
+                offset,
+                encoded,
+                plain,
+                kind: row.kind as u8,
+                delta: row.delta,
+            });
+        }
+    }
+
+    fn add_pack(&mut self, row: &PackRow, unclaimed: bool) -> Option<PackNumber> {
+        if self.excluded.contains(&row.id) || self.numbers.contains_key(&row.id) {
+            return None;
+        }
+        let number = PackNumber(u32::try_from(self.index.packs.len()).ok()?);
+        self.index.packs.push(Pack {
+            id: row.id,
+            header: row.header,
+            size: row.size,
+            unclaimed,
+        });
+        self.numbers.insert(row.id, number);
+        Some(number)
+    }
+
+    /// Sorts the entries.
+    pub(crate) fn finish(mut self) -> Index {
+        self.index
+            .copies
+            .sort_unstable_by_key(|copy| (copy.id, copy.block, copy.offset));
+        self.index.copies.shrink_to_fit();
+        self.index
+    }
+}
+
+impl Index {
+    /// All copies of a blob.
+    pub(crate) fn copies(&self, id: &BlobId) -> &[Copy] {
+        let start = self.copies.partition_point(|copy| copy.id < *id);
+        let rest = self.copies.get(start..).unwrap_or_default();
+        let len = rest.iter().take_while(|copy| copy.id == *id).count();
+        rest.get(..len).unwrap_or_default()
+    }
+
+    /// The block that holds a copy.
+    pub(crate) fn block(&self, copy: &Copy) -> Option<&Block> {
+        self.blocks.get(copy.block as usize)
+    }
+
+    /// The number of that block, for caches.
+    pub(crate) fn block_number(copy: &Copy) -> u32 {
+        copy.block
+    }
+
+    /// The base of a delta.
+    pub(crate) fn base(&self, copy: &Copy) -> Option<BlobId> {
+        self.bases.get(&(copy.block, copy.offset)).copied()
+    }
+
+    /// A pack by its number.
+    pub(crate) fn pack(&self, number: PackNumber) -> Option<&Pack> {
+        self.packs.get(number.0 as usize)
+    }
+
+    /// All packs, in no order that means anything.
+    pub(crate) fn packs(&self) -> &[Pack] {
+        &self.packs
+    }
+
+    /// All copies, ascending by id.
+    pub(crate) fn all(&self) -> &[Copy] {
+        &self.copies
+    }
+
+    /// All blocks.
+    pub(crate) fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
+    /// The rows that list some packs, as a run of theirs would.
+    pub(crate) fn rows_of(&self, packs: &BTreeSet<PackNumber>) -> Vec<Tables> {
+        let mut order: Vec<(ObjectId, PackNumber)> = packs
+            .iter()
+            .filter_map(|number| self.pack(*number).map(|pack| (pack.id, *number)))
+            .collect();
+        order.sort_unstable();
+        let places: HashMap<PackNumber, usize> =
+            order.iter().enumerate().map(|(at, (_, n))| (*n, at)).collect();
+        let mut tables: Vec<Tables> = order
+            .iter()
+            .filter_map(|(_, number)| self.pack(*number))
+            .map(|pack| Tables {
+                packs: vec![PackRow {
+                    id: pack.id,
+                    header: pack.header,
+                    size: pack.size,
+                }],
+                ..Tables::default()
+            })
+            .collect();
+        let mut blocks: HashMap<u32, u32> = HashMap::new();
+        for (at, block) in (0u32..).zip(&self.blocks) {
+            let Some(table) = places.get(&block.pack).and_then(|place| tables.get_mut(*place)) else {
+                continue;
+            };
+            blocks.insert(at, u32::try_from(table.blocks.len()).unwrap_or(u32::MAX));
+            table.blocks.push(BlockRow {
+                pack: 0,
+                record: block.record,
+                offset: block.offset,
+                sealed: block.sealed,
+                plain: block.plain,
+                codec: block.codec,
+            });
+        }
+        for copy in &self.copies {
+            let Some(block) = blocks.get(&copy.block).copied() else {
+                continue;
+            };
+            let place = self.block(copy).and_then(|block| places.get(&block.pack));
+            let Some(table) = place.and_then(|place| tables.get_mut(*place)) else {
+                continue;
+            };
+            if let Some(base) = self.base(copy) {
+                table
+                    .bases
+                    .push((u32::try_from(table.entries.len()).unwrap_or(u32::MAX), base));
+            }
+            let (id, kind, delta, offset) = (copy.id, copy.kind(), copy.delta, copy.offset);
+            let (encoded, plain) = (copy.encoded, copy.plain);
+            table.entries.push(EntryRow {
+                id,
+                kind,
+                delta,
+                block,
+                offset,
+                encoded,
+                plain,
+            });
+        }
+        tables
+    }
+}
+
+#[cfg(test)]
+mod tests;

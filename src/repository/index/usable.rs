@@ -1,0 +1,47 @@
+//! Which blobs can be read from a view: `usable` of `format-spec/85-sessions.md`. Presence of an entry is not enough, a delta
+//! needs its base, and never counts through itself.
+
+use super::{Copy, Index};
+use crate::format::id::BlobId;
+use crate::format::limits::CHAIN_MAX;
+
+/// Copies to read for one blob: the blob's own first, then bases, the last one whole.
+pub(crate) type Chain<'a> = Vec<&'a Copy>;
+
+impl Index {
+    /// Whether the blob can be read.
+    pub(crate) fn usable(&self, id: &BlobId) -> bool {
+        self.chain(id, &|_| true).is_some()
+    }
+
+    /// A chain of copies that gives the blob, out of those that `allowed` lets through; whole copies are preferred.
+    pub(crate) fn chain<'a>(&'a self, id: &BlobId, allowed: &dyn Fn(&Copy) -> bool) -> Option<Chain<'a>> {
+        let mut chain = Chain::new();
+        self.extend_chain(id, allowed, &mut chain).then_some(chain)
+    }
+
+    fn extend_chain<'a>(
+        &'a self,
+        id: &BlobId,
+        allowed: &dyn Fn(&Copy) -> bool,
+        chain: &mut Chain<'a>,
+    ) -> bool {
+        if chain.len() > CHAIN_MAX || chain.iter().any(|copy| copy.id == *id) {
+            return false;
+        }
+        let copies = self.copies(id);
+        if let Some(whole) = copies.iter().find(|copy| !copy.delta && allowed(copy)) {
+            chain.push(whole);
+            return true;
+        }
+        for delta in copies.iter().filter(|copy| copy.delta && allowed(copy)) {
+            let Some(base) = self.base(delta) else { continue };
+            chain.push(delta);
+            if self.extend_chain(&base, allowed, chain) {
+                return true;
+            }
+            chain.pop();
+        }
+        false
+    }
+}

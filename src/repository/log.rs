@@ -1,0 +1,201 @@
+//! The collector's log, as every actor reads it (`format-spec/85-sessions.md`): the newest seal, its state, and what the next round
+//! has condemned.
+
+use super::Repository;
+use crate::crypto::open_object;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::collect::{CondemnedRecord, SealRecord, StateRecord};
+use crate::format::header::{ObjectType, Origin};
+use crate::format::id::{ObjectId, SessionId};
+use crate::format::layout::{ObjectName, Prefix};
+use std::collections::HashSet;
+
+/// How often the log is read again when a state is gone, or a list was not stable, before the store is called unreachable.
+const TRIES: u32 = 16;
+
+/// What the seals say.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Log {
+    /// The number of the newest seal; 0 without any.
+    pub(crate) newest: u64,
+    /// Sessions of a lower epoch are void unless live.
+    pub(crate) floor: u64,
+    /// Committed, unforgotten sessions below the floor.
+    pub(crate) live: HashSet<SessionId>,
+    /// The valid collector runs.
+    pub(crate) runs: HashSet<(u64, ObjectId)>,
+    /// Packs that the newest round killed.
+    pub(crate) dead: HashSet<ObjectId>,
+    /// Packs that the round after the newest seal has condemned.
+    pub(crate) condemned: HashSet<ObjectId>,
+}
+
+impl Log {
+    /// Whether a session counts no more.
+    pub(crate) fn is_void(&self, sid: &SessionId) -> bool {
+        sid.epoch < self.floor && !self.live.contains(sid)
+    }
+
+    /// Whether an index run counts.
+    pub(crate) fn is_valid(&self, name: &ObjectName) -> bool {
+        match name {
+            ObjectName::SessionRun(sid, _) => sid.epoch >= self.floor,
+            ObjectName::CollectorRun(round, id) => self.runs.contains(&(*round, *id)),
+            _ => false,
+        }
+    }
+
+    /// Reads the log from the store.
+    ///
+    /// # Errors
+    /// `Damaged` if the newest seal or its state is not readable, or what the store says.
+    pub(crate) async fn read(repository: &Repository) -> Result<Self> {
+        for _ in 0..TRIES {
+            if let Some(log) = Self::try_read(repository).await? {
+                return Ok(log);
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Damaged,
+            "the state of the newest collector round is missing",
+        )
+        .hint("run `holdall check` to see what else is"))
+    }
+
+    async fn try_read(repository: &Repository) -> Result<Option<Self>> {
+        let names = repository.list(Prefix::Gc).await?;
+        let newest = names
+            .iter()
+            .filter_map(|n| {
+                if let ObjectName::Seal(n) = n {
+                    Some(*n)
+                } else {
+                    None
+                }
+            })
+            .max();
+        let newest = newest.unwrap_or(0);
+        let mut log = Self {
+            newest,
+            ..Self::default()
+        };
+        if newest > 0 {
+            let seal = repository
+                .load(ObjectName::Seal(newest), ObjectType::Seal)
+                .await?;
+            let seal = SealRecord::decode(&seal)?;
+            if seal.round != newest {
+                return Err(Error::new(ErrorKind::Damaged, "seal of another round")
+                    .with("object", ObjectName::Seal(newest)));
+            }
+            let (round, id) = seal.state;
+            let state = match repository
+                .load_hashed(ObjectName::State(round, id), id, Origin::Round(round))
+                .await
+            {
+                Ok(state) => state,
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            let state = StateRecord::decode(&state)?;
+            log.floor = state.floor;
+            log.live = state.live.into_iter().collect();
+            log.runs = state.runs.iter().map(|run| (run.round, run.id)).collect();
+            log.dead = state.dead.into_iter().collect();
+        }
+        let next = ObjectName::Condemned(newest + 1);
+        if names.contains(&next) {
+            match repository.load(next, ObjectType::Condemned).await {
+                Ok(record) => log.condemned = CondemnedRecord::decode(&record)?.packs.into_iter().collect(),
+                // A later round has cleaned it away: there is a newer seal.
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(log))
+    }
+
+    /// Lists until no seal came between: `format-spec/85-sessions.md`, stable list.
+    pub(crate) async fn stable(repository: &Repository) -> Result<(Self, Listing)> {
+        for _ in 0..TRIES {
+            let log = Self::read(repository).await?;
+            let listing = Listing::read(repository, &log).await?;
+            if Self::newest_seal(repository).await? == log.newest {
+                return Ok((log, listing));
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Unreachable,
+            "collector rounds end faster than the repository can be listed",
+        ))
+    }
+
+    async fn newest_seal(repository: &Repository) -> Result<u64> {
+        let names = repository.list(Prefix::Gc).await?;
+        Ok(names
+            .iter()
+            .filter_map(|n| {
+                if let ObjectName::Seal(n) = n {
+                    Some(*n)
+                } else {
+                    None
+                }
+            })
+            .max()
+            .unwrap_or(0))
+    }
+}
+
+/// What a stable list found.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Listing {
+    /// Valid index runs.
+    pub(crate) runs: Vec<ObjectName>,
+    /// Sessions with a decision, void ones left out.
+    pub(crate) decided: Vec<SessionId>,
+    /// Sessions with a forget.
+    pub(crate) forgets: HashSet<SessionId>,
+}
+
+impl Listing {
+    /// Session runs, then collector runs, then snapshots, then forgets: the order is part of the protocol.
+    async fn read(repository: &Repository, log: &Log) -> Result<Self> {
+        let mut runs = repository.list(Prefix::SessionRuns).await?;
+        runs.extend(repository.list(Prefix::CollectorRuns).await?);
+        runs.retain(|name| log.is_valid(name));
+        let decided = repository.list(Prefix::Snapshots).await?;
+        let decided = decided.into_iter().filter_map(|name| match name {
+            ObjectName::Snapshot(sid) if !log.is_void(&sid) => Some(sid),
+            _ => None,
+        });
+        let decided = decided.collect();
+        let forgets = repository.list(Prefix::Forgets).await?;
+        let forgets = forgets
+            .into_iter()
+            .filter_map(|n| {
+                if let ObjectName::Forget(sid) = n {
+                    Some(sid)
+                } else {
+                    None
+                }
+            })
+            .collect();
+        Ok(Self {
+            runs,
+            decided,
+            forgets,
+        })
+    }
+}
+
+/// Opens a sealed object of one record and checks that it stands under its name.
+pub(crate) fn open_named(
+    repository: &Repository,
+    object_type: ObjectType,
+    name: &ObjectName,
+    bytes: &[u8],
+) -> Result<Vec<u8>> {
+    let (payload, _, _) = open_object(repository.keyring(), object_type, &name.to_string(), bytes)
+        .map_err(|e| Error::from(e).with("object", name))?;
+    Ok(payload)
+}

@@ -1,0 +1,235 @@
+//! A repository: keys, sessions, blobs in and blobs out. What a blob means is not known here.
+//!
+//! The order *packs, then index runs, then the commit* is held by types: only [`BlobWriter::finish`] makes a [`Durable`], and only a
+//! `Durable` can be committed.
+
+mod cache;
+mod index;
+mod keys;
+mod ledger;
+mod log;
+mod notes;
+mod open;
+mod pack;
+mod read;
+mod session;
+mod survey;
+mod view;
+mod write;
+
+pub use cache::Cache;
+pub use keys::KeySlotInfo;
+pub use open::{InitOptions, Initialized};
+pub use read::BlobReader;
+pub use session::{Commit, Session};
+pub use survey::{Finding, ReadData, Survey, SurveyReport};
+pub use view::View;
+pub use write::{BlobWriter, Durable, WriteCounts};
+
+use crate::chunk::{ChunkParams, Chunker};
+use crate::context::Context;
+use crate::crypto::{Keyring, open_object, seal_object};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::error::DecodeError;
+use crate::format::header::{ObjectType, Origin};
+use crate::format::id::{BlobId, ObjectId, RepositoryId};
+use crate::format::index::BlobKind;
+use crate::format::layout::{ObjectName, Prefix};
+use crate::format::repo_config::ConfigRecord;
+use crate::store::{Listed, Put, Store};
+use bytes::Bytes;
+use futures::TryStreamExt;
+use std::sync::Arc;
+use view::Purpose;
+
+/// An open repository; cheap to clone.
+#[derive(Clone)]
+pub struct Repository {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    keyring: Arc<Keyring>,
+    config: ConfigRecord,
+    cache: Arc<Cache>,
+    slot: u32,
+}
+
+impl Repository {
+    /// Its id.
+    pub fn id(&self) -> RepositoryId {
+        self.inner.config.repository
+    }
+
+    /// Its sealed configuration.
+    pub fn config(&self) -> &ConfigRecord {
+        &self.inner.config
+    }
+
+    /// The store that it lives in.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// The number of the key slot that opened it.
+    pub fn slot(&self) -> u32 {
+        self.inner.slot
+    }
+
+    /// The chunker for one connector.
+    pub fn chunker(&self, connector: &str) -> Chunker {
+        let profiles = &self.inner.config.profiles;
+        let find = |name: &str| profiles.iter().find(|p| p.name == name).map(|p| p.params);
+        let params: ChunkParams = find(connector).or_else(|| find("default")).unwrap_or_default();
+        Chunker::new(params, &self.inner.keyring.gear_key())
+    }
+
+    /// The key of the tree's borders.
+    pub fn border_key(&self) -> [u8; 32] {
+        *self.inner.keyring.border_key().expose()
+    }
+
+    /// Names blobs; for work on the CPU pool.
+    pub fn namer(&self) -> BlobNamer {
+        BlobNamer(self.inner.keyring.clone())
+    }
+
+    /// What there is to read, now.
+    ///
+    /// # Errors
+    /// What the store says; damaged objects are in [`View::damaged`].
+    pub async fn view(&self, context: &Context) -> Result<View> {
+        View::load(self, context, Purpose::Read).await
+    }
+
+    /// A reader of the blobs of a view.
+    pub fn reader(&self, context: &Context, view: &View) -> BlobReader {
+        BlobReader::new(self.clone(), context.clone(), view.index.clone(), view.log.newest)
+    }
+
+    pub(crate) fn keyring(&self) -> &Keyring {
+        &self.inner.keyring
+    }
+
+    pub(crate) fn shared_keyring(&self) -> Arc<Keyring> {
+        self.inner.keyring.clone()
+    }
+
+    pub(crate) fn cache(&self) -> &Arc<Cache> {
+        &self.inner.cache
+    }
+
+    pub(crate) fn concurrency(&self) -> usize {
+        self.inner.store.concurrency().max(1)
+    }
+
+    /// Names under a prefix; names that the format does not have are left to `check`.
+    pub(crate) async fn list(&self, prefix: Prefix) -> Result<Vec<ObjectName>> {
+        let named = |listed| async move {
+            Ok(if let Listed::Object(info) = listed {
+                Some(info.name)
+            } else {
+                None
+            })
+        };
+        self.inner
+            .store
+            .list(prefix)
+            .try_filter_map(named)
+            .try_collect()
+            .await
+    }
+
+    /// The payload of an object that is sealed under its name, from the cache if it is there and right.
+    pub(crate) async fn load(&self, name: ObjectName, object_type: ObjectType) -> Result<Vec<u8>> {
+        if let Some(payload) = self
+            .cache()
+            .get(&name)
+            .and_then(|bytes| log::open_named(self, object_type, &name, &bytes).ok())
+        {
+            return Ok(payload);
+        }
+        let bytes = self.inner.store.get(&name).await?;
+        let payload = log::open_named(self, object_type, &name, &bytes)?;
+        self.cache().put(&name, &bytes);
+        Ok(payload)
+    }
+
+    /// The payload of an object that is named by its own hash and made by `origin`.
+    pub(crate) async fn load_hashed(
+        &self,
+        name: ObjectName,
+        id: ObjectId,
+        origin: Origin,
+    ) -> Result<Vec<u8>> {
+        let object_type = if matches!(name, ObjectName::State(..)) {
+            ObjectType::State
+        } else {
+            ObjectType::IndexRun
+        };
+        let open = |bytes: &Bytes| -> Result<Vec<u8>, DecodeError> {
+            let (payload, found_origin, found) = open_object(self.keyring(), object_type, "", bytes)?;
+            if found != id {
+                return Err(DecodeError::BadHash);
+            }
+            if found_origin == origin {
+                Ok(payload)
+            } else {
+                Err(DecodeError::Invalid("object of another origin"))
+            }
+        };
+        if let Some(payload) = self.cache().get(&name).and_then(|bytes| open(&bytes).ok()) {
+            return Ok(payload);
+        }
+        let bytes = self.inner.store.get(&name).await?;
+        let payload = open(&bytes).map_err(|e| Error::from(e).with("object", name))?;
+        self.cache().put(&name, &bytes);
+        Ok(payload)
+    }
+
+    /// Seals a record under its name and puts it if nothing is there.
+    pub(crate) async fn save(
+        &self,
+        context: &Context,
+        name: ObjectName,
+        object_type: ObjectType,
+        record: &[u8],
+    ) -> Result<Put> {
+        let random = context.random.as_ref();
+        let sealed = seal_object(
+            self.keyring(),
+            random,
+            object_type,
+            Origin::None,
+            &name.to_string(),
+            record,
+        )?;
+        let put = self.inner.store.put_new(&name, sealed.bytes.clone()).await?;
+        if put.is_mine() {
+            self.cache().put(&name, &sealed.bytes);
+        }
+        Ok(put)
+    }
+}
+
+/// Names blobs by their content, on any thread.
+#[derive(Clone)]
+pub struct BlobNamer(Arc<Keyring>);
+
+impl BlobNamer {
+    /// The id of a blob.
+    pub fn name(&self, kind: BlobKind, plaintext: &[u8]) -> BlobId {
+        self.0.blob_id(kind, plaintext)
+    }
+}
+
+/// The error for a blob that nothing can give.
+pub(crate) fn lost(id: &BlobId) -> Error {
+    Error::new(
+        ErrorKind::Damaged,
+        "a blob is missing from the repository, or every copy of it is damaged",
+    )
+    .with("blob", id)
+    .hint("run `holdall check` to see which snapshots it belongs to; what else they hold can be restored")
+}

@@ -1,0 +1,400 @@
+//! Packs as pure code: blocks in, sealed bytes out, and back.
+
+use crate::context::{Random, Reservation};
+use crate::crypto::{Keyring, Opener, Sealed, Sealer, TRAILER_RECORD};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::error::DecodeError;
+use crate::format::header::{HEADER_LEN, Header, ObjectType, Origin, TAG_LEN, check_trailer};
+use crate::format::id::{BlobId, ObjectId};
+use crate::format::index::{BlobKind, BlockRow, Codec, EntryRow, PackRow, Tables};
+use crate::format::limits;
+use crate::format::pack::{PACK_TRAILER_LEN, PackTrailer, padding};
+use std::cell::RefCell;
+
+/// The level of zstd that new blocks are compressed with.
+pub(crate) const LEVEL: i32 = 3;
+
+/// A blob inside a block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BlobPlace {
+    pub(crate) id: BlobId,
+    pub(crate) kind: BlobKind,
+    pub(crate) base: Option<BlobId>,
+    pub(crate) offset: u32,
+    pub(crate) encoded: u32,
+    pub(crate) plain: u32,
+}
+
+/// Blobs that are gathered for one block.
+pub(crate) struct OpenBlock {
+    pub(crate) plain: Vec<u8>,
+    pub(crate) blobs: Vec<BlobPlace>,
+    pub(crate) held: Reservation,
+}
+
+/// A block that is compressed, and proven to decompress to what it was made from.
+pub(crate) struct ReadyBlock {
+    stored: Vec<u8>,
+    codec: Codec,
+    plain: u32,
+    blobs: Vec<BlobPlace>,
+    held: Reservation,
+}
+
+impl OpenBlock {
+    pub(crate) fn new() -> Self {
+        Self {
+            plain: Vec::new(),
+            blobs: Vec::new(),
+            held: Reservation::none(),
+        }
+    }
+
+    /// Adds a whole blob.
+    pub(crate) fn push(
+        &mut self,
+        kind: BlobKind,
+        id: BlobId,
+        plaintext: &[u8],
+        held: Reservation,
+    ) -> Result<()> {
+        let number =
+            |n: usize| u32::try_from(n).map_err(|_| Error::new(ErrorKind::Internal, "block over its limit"));
+        let (offset, len) = (number(self.plain.len())?, number(plaintext.len())?);
+        self.plain.extend_from_slice(plaintext);
+        self.blobs.push(BlobPlace {
+            id,
+            kind,
+            base: None,
+            offset,
+            encoded: len,
+            plain: len,
+        });
+        self.held.merge(held);
+        Ok(())
+    }
+
+    /// Compresses the block, decompresses it again and compares: an encoder that errs must not cost a backup.
+    ///
+    /// # Errors
+    /// `Internal` if the codec fails or does not give the plaintext back.
+    pub(crate) fn prepare(mut self) -> Result<ReadyBlock> {
+        let plain = u32::try_from(self.plain.len())
+            .map_err(|_| Error::new(ErrorKind::Internal, "block over its limit"))?;
+        let compressed = compress(&self.plain)?;
+        let (stored, codec) = if compressed.len() < self.plain.len() {
+            verify(&compressed, &self.plain)?;
+            (compressed, Codec::Zstd)
+        } else {
+            (self.plain, Codec::Raw)
+        };
+        self.held.shrink_to(stored.len() as u64);
+        Ok(ReadyBlock {
+            stored,
+            codec,
+            plain,
+            blobs: self.blobs,
+            held: self.held,
+        })
+    }
+}
+
+impl ReadyBlock {
+    /// Bytes that the block takes in a pack.
+    pub(crate) fn stored_len(&self) -> usize {
+        self.stored.len() + TAG_LEN
+    }
+}
+
+/// A context of zstd with its scratch buffer; each thread of the pool keeps one.
+struct Codecs {
+    compressor: zstd::bulk::Compressor<'static>,
+    decompressor: zstd::bulk::Decompressor<'static>,
+    scratch: Vec<u8>,
+}
+
+thread_local! {
+    static CODECS: RefCell<Option<Codecs>> = const { RefCell::new(None) };
+}
+
+fn with_codecs<T>(work: impl FnOnce(&mut Codecs) -> std::io::Result<T>) -> Result<T> {
+    let failed = |e: std::io::Error| Error::new(ErrorKind::Internal, "zstd failed").because(e);
+    CODECS.with_borrow_mut(|slot| {
+        if slot.is_none() {
+            let compressor = zstd::bulk::Compressor::new(LEVEL).map_err(failed)?;
+            let decompressor = zstd::bulk::Decompressor::new().map_err(failed)?;
+            *slot = Some(Codecs {
+                compressor,
+                decompressor,
+                scratch: Vec::new(),
+            });
+        }
+        match slot {
+            Some(codecs) => work(codecs).map_err(failed),
+            None => Err(Error::new(ErrorKind::Internal, "zstd failed")),
+        }
+    })
+}
+
+fn compress(plain: &[u8]) -> Result<Vec<u8>> {
+    with_codecs(|codecs| {
+        let bound = zstd::zstd_safe::compress_bound(plain.len());
+        if codecs.scratch.len() < bound {
+            codecs.scratch.resize(bound, 0);
+        }
+        let len = codecs
+            .compressor
+            .compress_to_buffer(plain, codecs.scratch.as_mut_slice())?;
+        Ok(codecs.scratch.get(..len).unwrap_or_default().to_vec())
+    })
+}
+
+fn verify(compressed: &[u8], plain: &[u8]) -> Result<()> {
+    let equal = with_codecs(|codecs| {
+        if codecs.scratch.len() < plain.len() {
+            codecs.scratch.resize(plain.len(), 0);
+        }
+        let len = codecs
+            .decompressor
+            .decompress_to_buffer(compressed, codecs.scratch.as_mut_slice())?;
+        Ok(codecs.scratch.get(..len) == Some(plain))
+    })?;
+    if equal {
+        Ok(())
+    } else {
+        Err(Error::new(
+            ErrorKind::Internal,
+            "a compressed block does not give its content back",
+        ))
+    }
+}
+
+/// Gives the plaintext of a block: exactly `plain` bytes.
+///
+/// # Errors
+/// `Invalid` if the frame is damaged or of another length.
+pub(crate) fn decode_block(stored: Vec<u8>, codec: Codec, plain: u32) -> Result<Vec<u8>, DecodeError> {
+    let len = plain as usize;
+    if len > limits::BLOCK_MAX {
+        return Err(DecodeError::OverLimit("block"));
+    }
+    let out = match codec {
+        Codec::Raw => stored,
+        Codec::Zstd => {
+            let mut out = vec![0; len];
+            let written = with_codecs(|codecs| {
+                codecs
+                    .decompressor
+                    .decompress_to_buffer(&stored, out.as_mut_slice())
+            })
+            .map_err(|_| DecodeError::Invalid("compressed block"))?;
+            out.truncate(written);
+            out
+        }
+    };
+    if out.len() == len {
+        Ok(out)
+    } else {
+        Err(DecodeError::Invalid("length of a block"))
+    }
+}
+
+/// Applies a delta: one zstd frame that was made with the base's plaintext as its prefix.
+///
+/// # Errors
+/// `Invalid` if the frame is damaged or gives another length.
+pub(crate) fn apply_delta(delta: &[u8], base: &[u8], plain: u32) -> Result<Vec<u8>, DecodeError> {
+    let mut out = Vec::with_capacity(plain as usize);
+    let mut context = zstd::zstd_safe::DCtx::create();
+    let invalid = |_| DecodeError::Invalid("delta");
+    context
+        .set_parameter(zstd::zstd_safe::DParameter::WindowLogMax(27))
+        .map_err(invalid)?;
+    context.ref_prefix(base).map_err(invalid)?;
+    context.decompress(&mut out, delta).map_err(invalid)?;
+    if out.len() == plain as usize {
+        Ok(out)
+    } else {
+        Err(DecodeError::Invalid("length of a delta"))
+    }
+}
+
+/// A pack ready to be stored, with the rows that list it.
+pub(crate) struct SealedPack {
+    pub(crate) sealed: Sealed,
+    pub(crate) tables: Tables,
+    pub(crate) held: Reservation,
+}
+
+/// Seals blocks as one pack.
+///
+/// # Errors
+/// `Internal` over the limits of the format or without randomness.
+pub(crate) fn seal_pack(
+    keyring: &Keyring,
+    random: &dyn Random,
+    origin: Origin,
+    blocks: Vec<ReadyBlock>,
+    use_padme: bool,
+) -> Result<SealedPack> {
+    let capacity: usize = blocks.iter().map(ReadyBlock::stored_len).sum();
+    // Directory, padding of at most 12 %, header and tails.
+    let capacity =
+        capacity + capacity / 8 + blocks.iter().map(|b| b.blobs.len() * 56 + 32).sum::<usize>() + 512;
+    let mut sealer = Sealer::new(keyring, random, ObjectType::Pack, origin, "", capacity)?;
+    let header = *sealer
+        .header()
+        .first_chunk::<HEADER_LEN>()
+        .ok_or(DecodeError::Truncated)?;
+    let mut tables = Tables::default();
+    let mut held = Reservation::none();
+    for (number, block) in (0u32..).zip(blocks) {
+        let (record, offset, sealed) = sealer.record(&block.stored, false)?;
+        tables.blocks.push(BlockRow {
+            pack: 0,
+            record,
+            offset,
+            sealed,
+            plain: block.plain,
+            codec: block.codec,
+        });
+        tables.entries.extend(block.blobs.iter().map(|blob| EntryRow {
+            id: blob.id,
+            kind: blob.kind,
+            delta: blob.base.is_some(),
+            block: number,
+            offset: blob.offset,
+            encoded: blob.encoded,
+            plain: blob.plain,
+        }));
+        held.merge(block.held);
+        // The block's buffer is freed here, while the pack's grows.
+    }
+    tables.entries.sort_unstable_by_key(|e| (e.id, e.block, e.offset));
+    let (record, offset, sealed) = sealer.record(&tables.encode(), false)?;
+    sealer.pad(padding(sealer.len(), use_padme));
+    sealer.trailer(
+        &PackTrailer {
+            offset,
+            sealed,
+            blocks: record,
+        }
+        .encode(),
+    )?;
+    let sealed = sealer.finish()?;
+    let size = u32::try_from(sealed.bytes.len())
+        .map_err(|_| Error::new(ErrorKind::Internal, "pack over its limit"))?;
+    tables.packs.push(PackRow {
+        id: sealed.id,
+        header,
+        size,
+    });
+    Ok(SealedPack { sealed, tables, held })
+}
+
+/// A pack whose bytes are in hand.
+pub(crate) struct OpenedPack<'a> {
+    bytes: &'a [u8],
+    opener: Opener,
+    /// The directory, with the pack's own row.
+    pub(crate) tables: Tables,
+    /// Who made it.
+    pub(crate) origin: Origin,
+}
+
+/// Checks a pack's hash and name and opens its directory.
+///
+/// # Errors
+/// Any class of [`DecodeError`].
+pub(crate) fn open_pack<'a>(
+    keyring: &Keyring,
+    id: &ObjectId,
+    bytes: &'a [u8],
+) -> Result<OpenedPack<'a>, DecodeError> {
+    let (body, found) = check_trailer(bytes)?;
+    if found != *id {
+        return Err(DecodeError::BadHash);
+    }
+    let header = Header::decode(body, ObjectType::Pack)?;
+    let opener = Opener::new(keyring, body, ObjectType::Pack, "")?;
+    let at = body
+        .len()
+        .checked_sub(PACK_TRAILER_LEN)
+        .ok_or(DecodeError::Truncated)?;
+    let sealed = body.get(at..).ok_or(DecodeError::Truncated)?;
+    let trailer = PackTrailer::decode(&opener.record(TRAILER_RECORD, true, sealed)?)?;
+    let end = (trailer.offset as usize)
+        .checked_add(trailer.sealed as usize)
+        .ok_or(DecodeError::Truncated)?;
+    let directory = body
+        .get(trailer.offset as usize..end.min(at))
+        .ok_or(DecodeError::Truncated)?;
+    let mut tables = Tables::decode(&opener.record(trailer.blocks, false, directory)?, true)?;
+    if tables.blocks.len() != trailer.blocks as usize {
+        return Err(DecodeError::Invalid("directory of a pack"));
+    }
+    let header_bytes = *body.first_chunk::<HEADER_LEN>().ok_or(DecodeError::Truncated)?;
+    let size = u32::try_from(bytes.len()).map_err(|_| DecodeError::OverLimit("pack"))?;
+    tables.packs.push(PackRow {
+        id: *id,
+        header: header_bytes,
+        size,
+    });
+    Ok(OpenedPack {
+        bytes,
+        opener,
+        tables,
+        origin: header.origin,
+    })
+}
+
+impl OpenedPack<'_> {
+    /// The plaintext of a block.
+    ///
+    /// # Errors
+    /// Any class of [`DecodeError`].
+    pub(crate) fn block(&self, row: &BlockRow) -> Result<Vec<u8>, DecodeError> {
+        let end = (row.offset as usize)
+            .checked_add(row.sealed as usize)
+            .ok_or(DecodeError::Truncated)?;
+        let sealed = self
+            .bytes
+            .get(row.offset as usize..end)
+            .ok_or(DecodeError::Truncated)?;
+        decode_block(
+            self.opener.record(row.record, false, sealed)?,
+            row.codec,
+            row.plain,
+        )
+    }
+
+    /// Opens every block and checks every whole blob against its id; deltas are checked by whoever has their bases. Gives the
+    /// number of blobs checked.
+    ///
+    /// # Errors
+    /// Any class of [`DecodeError`].
+    pub(crate) fn verify(&self, keyring: &Keyring) -> Result<u64, DecodeError> {
+        let mut by_block: Vec<Vec<&EntryRow>> = vec![Vec::new(); self.tables.blocks.len()];
+        for entry in &self.tables.entries {
+            by_block
+                .get_mut(entry.block as usize)
+                .ok_or(DecodeError::Invalid("entry without a block"))?
+                .push(entry);
+        }
+        let mut checked = 0;
+        for (row, entries) in self.tables.blocks.iter().zip(by_block) {
+            let plain = self.block(row)?;
+            for entry in entries.into_iter().filter(|entry| !entry.delta) {
+                let end = (entry.offset as usize)
+                    .checked_add(entry.encoded as usize)
+                    .ok_or(DecodeError::Truncated)?;
+                let blob = plain
+                    .get(entry.offset as usize..end)
+                    .ok_or(DecodeError::Truncated)?;
+                keyring.verify_blob(entry.kind, &entry.id, blob)?;
+                checked += 1;
+            }
+        }
+        Ok(checked)
+    }
+}

@@ -1,0 +1,209 @@
+//! Blocks of packs: fetched in whole packs or aligned spans, opened and decompressed on the CPU pool, kept for a while.
+
+use super::super::Repository;
+use super::super::index::{Block, Index, PackNumber};
+use super::super::pack::decode_block;
+use crate::context::Context;
+use crate::crypto::Opener;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::header::ObjectType;
+use crate::format::layout::ObjectName;
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+/// Ranges of packs begin and end at multiples of this, so that a store learns no blob's place.
+const SPAN: u64 = 1 << 20;
+
+type SharedBytes = Shared<BoxFuture<'static, Result<Bytes>>>;
+
+/// Blocks on their way or at hand.
+pub(super) struct Blocks {
+    repository: Repository,
+    context: Context,
+    index: Arc<Index>,
+    /// How many bytes of plaintext are kept.
+    kept_max: u64,
+    /// How many bytes one request fetches at the most, a single block apart.
+    request_max: u64,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    blocks: HashMap<u32, SharedBytes>,
+    order: VecDeque<(u32, u64)>,
+    bytes: u64,
+}
+
+impl Blocks {
+    pub(super) fn new(repository: Repository, context: Context, index: Arc<Index>) -> Self {
+        let budget = context.budget.total();
+        let (kept_max, request_max) = (budget / 4, budget / 16);
+        Self {
+            repository,
+            context,
+            index,
+            kept_max,
+            request_max,
+            kept: Mutex::default(),
+        }
+    }
+
+    /// The plaintext of a block.
+    pub(super) async fn get(&self, number: u32) -> Result<Bytes> {
+        let pending = {
+            let kept = self.kept.lock().map_err(|_| poisoned())?;
+            kept.blocks.get(&number).cloned()
+        };
+        if let Some(pending) = pending {
+            return self.settle(number, pending).await;
+        }
+        self.fetch(&[number]);
+        let pending = {
+            let kept = self.kept.lock().map_err(|_| poisoned())?;
+            kept.blocks.get(&number).cloned()
+        };
+        match pending {
+            Some(pending) => self.settle(number, pending).await,
+            None => Err(Error::new(ErrorKind::Damaged, "block outside the index")),
+        }
+    }
+
+    /// Waits for a block; one that failed is not kept, so that it can be asked for again.
+    async fn settle(&self, number: u32, pending: SharedBytes) -> Result<Bytes> {
+        let result = pending.await;
+        if result.is_err() {
+            self.kept.lock().map_err(|_| poisoned())?.remove(number);
+        }
+        result
+    }
+
+    /// Begins to fetch blocks that are neither at hand nor on their way. They move when someone waits for one of them.
+    pub(super) fn fetch(&self, wanted: &[u32]) {
+        let Ok(mut kept) = self.kept.lock() else { return };
+        let mut by_pack: BTreeMap<PackNumber, Vec<(u32, Block)>> = BTreeMap::new();
+        for number in wanted {
+            if kept.blocks.contains_key(number) {
+                continue;
+            }
+            if let Some(block) = self.index.blocks().get(*number as usize) {
+                by_pack.entry(block.pack).or_default().push((*number, *block));
+            }
+        }
+        for (pack, mut blocks) in by_pack {
+            blocks.sort_unstable_by_key(|(_, block)| block.offset);
+            blocks.dedup_by_key(|(number, _)| *number);
+            for (range, group) in self.ranges(pack, &blocks) {
+                let bytes = self.range(pack, range.clone());
+                for (number, block) in group {
+                    kept.insert(
+                        number,
+                        u64::from(block.plain),
+                        self.open(block, range.start, bytes.clone()),
+                    );
+                }
+            }
+        }
+        kept.shrink(self.kept_max);
+    }
+
+    /// Groups the blocks of one pack into aligned ranges: neighbours, and what lies less than a span apart, go together.
+    fn ranges(&self, pack: PackNumber, blocks: &[(u32, Block)]) -> Vec<(Range<u64>, Vec<(u32, Block)>)> {
+        let size = self.index.pack(pack).map_or(0, |pack| u64::from(pack.size));
+        let mut ranges: Vec<(Range<u64>, Vec<(u32, Block)>)> = Vec::new();
+        for (number, block) in blocks {
+            let (start, end) = (
+                u64::from(block.offset),
+                u64::from(block.offset) + u64::from(block.sealed),
+            );
+            let start = start / SPAN * SPAN;
+            let end = (end.div_ceil(SPAN) * SPAN).min(size);
+            match ranges.last_mut() {
+                Some((range, group))
+                    if start <= range.end + SPAN && end - range.start <= self.request_max =>
+                {
+                    range.end = end.max(range.end);
+                    group.push((*number, *block));
+                }
+                _ => ranges.push((start..end, vec![(*number, *block)])),
+            }
+        }
+        ranges
+    }
+
+    fn range(&self, pack: PackNumber, range: Range<u64>) -> SharedBytes {
+        let (repository, id) = (self.repository.clone(), self.index.pack(pack).map(|pack| pack.id));
+        async move {
+            let id = id.ok_or_else(|| Error::new(ErrorKind::Damaged, "pack outside the index"))?;
+            let expected = range.end - range.start;
+            let bytes = repository.store().get_range(&ObjectName::Pack(id), range).await?;
+            if bytes.len() as u64 == expected {
+                Ok(bytes)
+            } else {
+                Err(Error::new(ErrorKind::Damaged, "pack is shorter than it was")
+                    .with("object", ObjectName::Pack(id)))
+            }
+        }
+        .boxed()
+        .shared()
+    }
+
+    fn open(&self, block: Block, start: u64, bytes: SharedBytes) -> SharedBytes {
+        let pack = self.index.pack(block.pack).copied();
+        let (keyring, cpu) = (self.repository.shared_keyring(), self.context.cpu.clone());
+        async move {
+            let pack = pack.ok_or_else(|| Error::new(ErrorKind::Damaged, "pack outside the index"))?;
+            let bytes = bytes.await?;
+            let name = ObjectName::Pack(pack.id);
+            let work = move || -> Result<Bytes> {
+                let opener = Opener::new(&keyring, &pack.header, ObjectType::Pack, "")?;
+                let at = usize::try_from(u64::from(block.offset).saturating_sub(start)).unwrap_or(usize::MAX);
+                let end = at.saturating_add(block.sealed as usize);
+                let sealed = bytes
+                    .get(at..end)
+                    .ok_or_else(|| Error::new(ErrorKind::Damaged, "pack is shorter than it was"))?;
+                let stored = opener.record(block.record, false, sealed)?;
+                Ok(decode_block(stored, block.codec, block.plain)?.into())
+            };
+            cpu.run(work).await?.map_err(|error| error.with("object", name))
+        }
+        .boxed()
+        .shared()
+    }
+}
+
+impl Kept {
+    fn insert(&mut self, number: u32, bytes: u64, block: SharedBytes) {
+        if self.blocks.insert(number, block).is_none() {
+            self.order.push_back((number, bytes));
+            self.bytes += bytes;
+        }
+    }
+
+    fn remove(&mut self, number: u32) {
+        self.blocks.remove(&number);
+        if let Some(at) = self.order.iter().position(|(n, _)| *n == number)
+            && let Some((_, bytes)) = self.order.remove(at)
+        {
+            self.bytes -= bytes;
+        }
+    }
+
+    /// Lets the oldest go. Whoever waits for one has a handle of its own.
+    fn shrink(&mut self, max: u64) {
+        while self.bytes > max && self.order.len() > 1 {
+            if let Some((number, bytes)) = self.order.pop_front() {
+                self.blocks.remove(&number);
+                self.bytes -= bytes;
+            }
+        }
+    }
+}
+
+fn poisoned() -> Error {
+    Error::new(ErrorKind::Internal, "block cache is poisoned")
+}

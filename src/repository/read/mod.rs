@@ -1,0 +1,232 @@
+//! Blobs out: ranges of one pack are fetched together, every blob is verified, every copy is tried before a blob counts as lost.
+
+mod fetch;
+
+use super::index::{Copy, Index, PackNumber};
+use super::view::{Purpose, View};
+use super::{Repository, lost, pack};
+use crate::context::Context;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::id::BlobId;
+use crate::format::index::BlobKind;
+use bytes::Bytes;
+use fetch::Blocks;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use std::collections::HashSet;
+use std::sync::{Arc, RwLock};
+
+/// Reads blobs of a view; cheap to clone, shared by everything that one operation reads.
+#[derive(Clone)]
+pub struct BlobReader {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    repository: Repository,
+    context: Context,
+    state: RwLock<State>,
+}
+
+/// What reading rests on; replaced as a whole when a collector round ended meanwhile.
+#[derive(Clone)]
+struct State {
+    index: Arc<Index>,
+    blocks: Arc<Blocks>,
+    newest: u64,
+    /// Packs that are gone or damaged, so that their copies are not tried again.
+    bad: Arc<RwLock<HashSet<PackNumber>>>,
+}
+
+impl BlobReader {
+    pub(super) fn new(repository: Repository, context: Context, index: Arc<Index>, newest: u64) -> Self {
+        let state = State::new(&repository, &context, index, newest);
+        Self {
+            inner: Arc::new(Inner {
+                repository,
+                context,
+                state: RwLock::new(state),
+            }),
+        }
+    }
+
+    /// The plaintext of one blob.
+    ///
+    /// # Errors
+    /// `Damaged` if no copy gives it, `Conflict` never here, or what the store says.
+    pub async fn get(&self, kind: BlobKind, id: &BlobId) -> Result<Bytes> {
+        for _ in 0..8 {
+            let state = self.state()?;
+            while let Some(chain) = state.chain(id) {
+                match self.read_chain(&state, kind, id, &chain).await {
+                    Ok(bytes) => return Ok(bytes),
+                    Err(Failed {
+                        pack: Some(pack),
+                        error,
+                    }) if can_try_elsewhere(&error) => state.condemn(pack)?,
+                    Err(Failed { error, .. }) => return Err(error),
+                }
+            }
+            if !self.refresh(state.newest).await? {
+                return Err(lost(id).with("kind", format!("{kind:?}").to_lowercase()));
+            }
+        }
+        Err(lost(id))
+    }
+
+    /// The plaintexts of several blobs, in the order asked. What lies in one pack is fetched together.
+    ///
+    /// # Errors
+    /// As [`Self::get`], the first one.
+    pub async fn get_many(&self, kind: BlobKind, ids: &[BlobId]) -> Result<Vec<Bytes>> {
+        self.prefetch(ids)?;
+        stream::iter(ids)
+            .map(|id| self.get(kind, id))
+            .buffered(64)
+            .try_collect()
+            .await
+    }
+
+    /// Begins to fetch what these blobs need, in as few requests as it takes; [`Self::get`] then waits for it. What is never
+    /// asked for is dropped with the reader.
+    ///
+    /// # Errors
+    /// `Internal` only.
+    pub fn prefetch(&self, ids: &[BlobId]) -> Result<()> {
+        let state = self.state()?;
+        let chains = ids.iter().filter_map(|id| state.chain(id)).flatten();
+        let wanted: Vec<u32> = chains.map(|copy| Index::block_number(&copy)).collect();
+        state.blocks.fetch(&wanted);
+        Ok(())
+    }
+
+    /// Whether the view has a chain of copies for a blob.
+    pub fn has(&self, id: &BlobId) -> bool {
+        *id == BlobId::HOLE || self.state().is_ok_and(|state| state.index.usable(id))
+    }
+
+    async fn read_chain(
+        &self,
+        state: &State,
+        kind: BlobKind,
+        id: &BlobId,
+        chain: &[Copy],
+    ) -> Result<Bytes, Failed> {
+        let mut plain: Option<Bytes> = None;
+        // The last of a chain is whole; each one before it is a delta against the one after.
+        for copy in chain.iter().rev() {
+            let pack = state.index.block(copy).map(|block| block.pack);
+            let failed = |error: Error| Failed { pack, error };
+            let block = state
+                .blocks
+                .get(Index::block_number(copy))
+                .await
+                .map_err(failed)?;
+            let end = copy.offset as usize + copy.encoded as usize;
+            let out_of_block =
+                || failed(Error::new(ErrorKind::Damaged, "blob outside its block").with("blob", copy.id));
+            if end > block.len() {
+                return Err(out_of_block());
+            }
+            let encoded = block.slice(copy.offset as usize..end);
+            let bytes = match plain.take() {
+                None => encoded,
+                Some(base) => pack::apply_delta(&encoded, &base, copy.plain)
+                    .map_err(|e| failed(e.into()))?
+                    .into(),
+            };
+            let keyring = self.inner.repository.shared_keyring();
+            let (checked, expected, blob_kind) = (bytes.clone(), copy.id, copy.kind());
+            let verify = move || keyring.verify_blob(blob_kind, &expected, &checked);
+            self.inner
+                .context
+                .cpu
+                .run(verify)
+                .await
+                .map_err(failed)?
+                .map_err(|e| failed(Error::from(e).with("blob", copy.id)))?;
+            plain = Some(bytes);
+        }
+        let found = chain.first().map(Copy::kind);
+        match plain {
+            Some(bytes) if found == Some(kind) => Ok(bytes),
+            _ => Err(Failed {
+                pack: None,
+                error: Error::new(ErrorKind::Damaged, "blob of another kind").with("blob", id),
+            }),
+        }
+    }
+
+    fn state(&self) -> Result<State> {
+        let poisoned = |_| Error::new(ErrorKind::Internal, "reader is poisoned");
+        self.inner
+            .state
+            .read()
+            .map(|state| state.clone())
+            .map_err(poisoned)
+    }
+
+    /// R4: if a collector round has ended since the view was read, reads the view again. Gives whether it did.
+    async fn refresh(&self, newest: u64) -> Result<bool> {
+        if self.state()?.newest != newest {
+            return Ok(true);
+        }
+        if super::log::Log::read(&self.inner.repository).await?.newest == newest {
+            return Ok(false);
+        }
+        let view = View::load(&self.inner.repository, &self.inner.context, Purpose::Read).await?;
+        let state = State::new(
+            &self.inner.repository,
+            &self.inner.context,
+            view.index,
+            view.log.newest,
+        );
+        if let Ok(mut current) = self.inner.state.write() {
+            *current = state;
+        }
+        Ok(true)
+    }
+}
+
+impl State {
+    fn new(repository: &Repository, context: &Context, index: Arc<Index>, newest: u64) -> Self {
+        let blocks = Arc::new(Blocks::new(repository.clone(), context.clone(), index.clone()));
+        Self {
+            index,
+            blocks,
+            newest,
+            bad: Arc::default(),
+        }
+    }
+
+    fn chain(&self, id: &BlobId) -> Option<Vec<Copy>> {
+        let bad = self.bad.read().ok()?;
+        let allowed = |copy: &Copy| {
+            self.index
+                .block(copy)
+                .is_some_and(|block| !bad.contains(&block.pack))
+        };
+        self.index
+            .chain(id, &allowed)
+            .map(|chain| chain.into_iter().copied().collect())
+    }
+
+    fn condemn(&self, pack: PackNumber) -> Result<()> {
+        let poisoned = |_| Error::new(ErrorKind::Internal, "reader is poisoned");
+        self.bad.write().map_err(poisoned)?.insert(pack);
+        Ok(())
+    }
+}
+
+/// Why a chain could not be read, and the pack to blame.
+struct Failed {
+    pack: Option<PackNumber>,
+    error: Error,
+}
+
+/// A missing or damaged copy; an unreachable store is not a reason to call a pack bad.
+fn can_try_elsewhere(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::NotFound | ErrorKind::Damaged | ErrorKind::WrongKey | ErrorKind::Unsupported
+    )
+}

@@ -1,0 +1,443 @@
+//! Looks at every object of the store itself, never at the cache: what is damaged, missing, or should not be there.
+//!
+//! What trees say is not known here; `ops::check` walks them over the same view.
+
+use super::index::PackNumber;
+use super::log::{Log, open_named};
+use super::pack::open_pack;
+use super::{Repository, ledger};
+use crate::context::Context;
+use crate::crypto::{open_object, read_slot_kind, slot_label};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
+use crate::format::collect::{CondemnedRecord, LedgerRecord, RefsRecord, SealRecord, StateRecord};
+use crate::format::error::DecodeError;
+use crate::format::header::{ObjectType, Origin, check_trailer};
+use crate::format::id::{ObjectId, SessionId};
+use crate::format::index::{BlobKind, Tables};
+use crate::format::layout::{ObjectName, Prefix};
+use crate::format::note::StampedNote;
+use crate::format::repo_config::{ConfigRecord, Marker};
+use crate::format::session::{ForgetRecord, SessionRecord};
+use crate::format::snapshot::Decision;
+use crate::store::Listed;
+use bytes::Bytes;
+use futures::stream::{self, StreamExt};
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+/// How much of the data packs is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadData {
+    /// None: their presence and sizes are compared with the index.
+    None,
+    /// Those whose id falls into part `part` (from 1) of `of`.
+    Part {
+        /// 1 to `of`.
+        part: u32,
+        /// How many parts there are.
+        of: u32,
+    },
+    /// So many percent, chosen anew each time.
+    Percent(u8),
+    /// All.
+    All,
+}
+
+/// Something that is not as it must be.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// The object, or what else is hit.
+    pub object: String,
+    /// What is wrong.
+    pub what: String,
+    /// Whether data is lost or at risk; else it is worth knowing only.
+    pub is_error: bool,
+}
+
+/// What was looked at.
+#[derive(Clone, Debug, Default)]
+pub struct SurveyReport {
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+    /// Objects in the store.
+    pub objects: u64,
+    /// Packs in the store.
+    pub packs: u64,
+    /// Packs that were read whole.
+    pub packs_read: u64,
+    /// Bytes of packs that were read.
+    pub bytes_read: u64,
+    /// Blobs that were compared with their ids.
+    pub blobs_verified: u64,
+    /// Packs that no finished session lists: left by interrupted runs, reused by the next ones.
+    pub packs_unlisted: u64,
+    /// Their bytes.
+    pub bytes_unlisted: u64,
+}
+
+impl SurveyReport {
+    fn error(&mut self, object: impl ToString, what: impl ToString) {
+        self.findings.push(Finding {
+            object: object.to_string(),
+            what: what.to_string(),
+            is_error: true,
+        });
+    }
+
+    fn note(&mut self, object: impl ToString, what: impl ToString) {
+        self.findings.push(Finding {
+            object: object.to_string(),
+            what: what.to_string(),
+            is_error: false,
+        });
+    }
+}
+
+/// A survey in progress.
+pub struct Survey<'a> {
+    repository: &'a Repository,
+    context: &'a Context,
+    report: SurveyReport,
+    sizes: HashMap<ObjectName, u64>,
+    /// Pack → rows of the runs that list it, one table for each pack.
+    listed: HashMap<ObjectId, Tables>,
+    decided: HashSet<SessionId>,
+}
+
+impl<'a> Survey<'a> {
+    /// Looks at everything, and reads data packs as far as `read_data` says; packs with nodes are always read.
+    ///
+    /// # Errors
+    /// What the store says when it cannot be read at all; damage is a finding.
+    pub async fn run(
+        repository: &'a Repository,
+        context: &'a Context,
+        read_data: ReadData,
+    ) -> Result<SurveyReport> {
+        let mut survey = Self {
+            repository,
+            context,
+            report: SurveyReport::default(),
+            sizes: HashMap::new(),
+            listed: HashMap::new(),
+            decided: HashSet::new(),
+        };
+        survey.list().await?;
+        let log = match Log::read(repository).await {
+            Ok(log) => log,
+            Err(error) if super::view::is_damage(&error) => {
+                survey.report.error("gc/", error);
+                Log::default()
+            }
+            Err(error) => return Err(error),
+        };
+        survey.records(&log).await?;
+        survey.missing(&log);
+        survey.packs(read_data).await?;
+        Ok(survey.report)
+    }
+
+    async fn list(&mut self) -> Result<()> {
+        let mut listed = self.repository.store().list(Prefix::All);
+        while let Some(item) = listed.next().await {
+            match item? {
+                Listed::Object(info) => {
+                    self.report.objects += 1;
+                    self.sizes.insert(info.name, info.size);
+                }
+                Listed::Foreign(name) => self
+                    .report
+                    .note(name, "not an object of a repository; nothing reads it"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads every object but packs from the store, and decodes it.
+    async fn records(&mut self, log: &Log) -> Result<()> {
+        let mut names: Vec<ObjectName> = self
+            .sizes
+            .keys()
+            .filter(|name| !matches!(name, ObjectName::Pack(_)))
+            .copied()
+            .collect();
+        names.sort_unstable();
+        let store = self.repository.store().clone();
+        let gets = names.into_iter().map(|name| {
+            let store = store.clone();
+            async move { (name, store.get(&name).await) }
+        });
+        let mut gets = stream::iter(gets).buffered(self.repository.concurrency());
+        while let Some((name, got)) = gets.next().await {
+            self.context.check_cancelled()?;
+            match got {
+                Ok(bytes) => {
+                    if let Err(error) = self.record(log, name, &bytes) {
+                        self.report.error(name, error);
+                    }
+                }
+                // Deleted by a collector between list and get.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, log: &Log, name: ObjectName, bytes: &Bytes) -> Result<()> {
+        let repository = self.repository;
+        let open = |object_type| open_named(repository, object_type, &name, bytes);
+        let same = |equal: bool| {
+            if equal {
+                Ok(())
+            } else {
+                Err(Error::new(ErrorKind::Damaged, "record of another object"))
+            }
+        };
+        match name {
+            ObjectName::Marker => {
+                let marker = Marker::decode(bytes)?;
+                same(
+                    marker.repository == repository.id()
+                        && *blake3::hash(bytes).as_bytes() == repository.config().marker_hash,
+                )
+            }
+            ObjectName::Key(slot) => {
+                read_slot_kind(bytes)?;
+                slot_label(repository.keyring(), slot, bytes)?;
+                Ok(())
+            }
+            ObjectName::Config(generation) => {
+                let config = ConfigRecord::decode(&open(ObjectType::Config)?)?;
+                same(config.generation == generation && config.repository == repository.id())
+            }
+            ObjectName::SessionRun(sid, id) => self.run_record(log, name, id, Origin::Session(sid), bytes),
+            ObjectName::CollectorRun(round, id) => {
+                self.run_record(log, name, id, Origin::Round(round), bytes)
+            }
+            ObjectName::Session(sid) => same(SessionRecord::decode(&open(ObjectType::Session)?)?.sid == sid),
+            ObjectName::Snapshot(sid) => {
+                let decision = Decision::decode(&open(ObjectType::Snapshot)?)?;
+                self.decided.insert(sid);
+                same(decision.sid() == sid)
+            }
+            ObjectName::Forget(sid) => same(ForgetRecord::decode(&open(ObjectType::Forget)?)?.sid == sid),
+            ObjectName::Condemned(round) => {
+                same(CondemnedRecord::decode(&open(ObjectType::Condemned)?)?.round == round)
+            }
+            ObjectName::State(round, id) => {
+                let (payload, origin, found) =
+                    open_object(repository.keyring(), ObjectType::State, "", bytes)?;
+                let state = StateRecord::decode(&payload)?;
+                same(found == id && origin == Origin::Round(round) && state.round == round)
+            }
+            ObjectName::Seal(round) => same(SealRecord::decode(&open(ObjectType::Seal)?)?.round == round),
+            ObjectName::Note(sid, number) => {
+                let note = StampedNote::decode(&open(ObjectType::Note)?)?;
+                same(note.sid == sid && note.number == number)
+            }
+            ObjectName::Refs(node) => same(RefsRecord::decode(&open(ObjectType::Refs)?)?.node == node),
+            ObjectName::Ledger(number) => {
+                same(LedgerRecord::decode(&open(ObjectType::Ledger)?)?.number == number)
+            }
+            ObjectName::Reserve(_) => check_trailer(bytes).map(drop).map_err(Error::from),
+            ObjectName::Pack(_) => Ok(()),
+        }
+    }
+
+    fn run_record(
+        &mut self,
+        log: &Log,
+        name: ObjectName,
+        id: ObjectId,
+        origin: Origin,
+        bytes: &Bytes,
+    ) -> Result<()> {
+        let (payload, found_origin, found) =
+            open_object(self.repository.keyring(), ObjectType::IndexRun, "", bytes)?;
+        if found != id || found_origin != origin {
+            return Err(Error::new(ErrorKind::Damaged, "index run of another place"));
+        }
+        let tables = Tables::decode(&payload, false)?;
+        if !log.is_valid(&name) {
+            return Ok(());
+        }
+        let mut builder = super::index::IndexBuilder::new(HashSet::new());
+        builder.add(&tables, false);
+        let index = builder.finish();
+        let all: BTreeSet<PackNumber> = (0u32..)
+            .zip(index.packs())
+            .map(|(at, _)| PackNumber(at))
+            .collect();
+        for rows in index.rows_of(&all) {
+            let Some(pack) = rows.packs.first().map(|pack| pack.id) else {
+                continue;
+            };
+            if self
+                .listed
+                .insert(pack, rows.clone())
+                .is_some_and(|earlier| earlier != rows)
+            {
+                self.report
+                    .error(name, format!("lists pack {pack} otherwise than another run does"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the local cache has seen in the store, and no seal retired, must still be there.
+    fn missing(&mut self, log: &Log) {
+        let mut retired = Vec::new();
+        for name in self.repository.cache().seen() {
+            if self.sizes.contains_key(&name) {
+                continue;
+            }
+            let is_retired = match name {
+                ObjectName::Snapshot(sid) | ObjectName::Session(sid) => {
+                    sid.epoch < log.floor && !log.live.contains(&sid)
+                }
+                ObjectName::SessionRun(..) | ObjectName::CollectorRun(..) => !log.is_valid(&name),
+                _ => true,
+            };
+            if is_retired {
+                retired.push(name);
+            } else {
+                self.report.error(
+                    name,
+                    "was in the store before and is gone; no collector round retired it",
+                );
+            }
+        }
+        self.repository.cache().forget_seen(&retired);
+    }
+
+    async fn packs(&mut self, read_data: ReadData) -> Result<()> {
+        let present: HashMap<ObjectId, u64> = self
+            .sizes
+            .iter()
+            .filter_map(|(n, s)| {
+                if let ObjectName::Pack(id) = n {
+                    Some((*id, *s))
+                } else {
+                    None
+                }
+            })
+            .collect();
+        self.report.packs = present.len() as u64;
+        let mut listed: Vec<_> = self.listed.iter().collect();
+        listed.sort_unstable_by_key(|(id, _)| **id);
+        for (id, rows) in listed {
+            let expected = rows.packs.first().map(|pack| u64::from(pack.size));
+            match present.get(id) {
+                None => self.report.error(ObjectName::Pack(*id), "is missing"),
+                Some(size) if Some(*size) != expected => {
+                    self.report.error(
+                        ObjectName::Pack(*id),
+                        format!("has {size} bytes instead of {}", expected.unwrap_or(0)),
+                    );
+                }
+                Some(_) => {}
+            }
+        }
+        let mut wanted = Vec::new();
+        for (id, size) in &present {
+            let rows = self.listed.get(id);
+            if rows.is_none() {
+                self.report.packs_unlisted += 1;
+                self.report.bytes_unlisted += size;
+            }
+            let has_nodes = rows.is_some_and(|rows| rows.entries.iter().any(|e| e.kind != BlobKind::Data));
+            if has_nodes || self.is_chosen(id, read_data)? {
+                wanted.push(*id);
+            }
+        }
+        wanted.sort_unstable();
+        self.read_packs(&wanted).await
+    }
+
+    fn is_chosen(&self, id: &ObjectId, read_data: ReadData) -> Result<bool> {
+        let [a, b, c, d, ..] = id.0;
+        let number = u32::from_be_bytes([a, b, c, d]);
+        Ok(match read_data {
+            ReadData::None => false,
+            ReadData::All => true,
+            ReadData::Part { part, of } => number % of.max(1) + 1 == part,
+            ReadData::Percent(percent) => {
+                u32::from_le_bytes(self.context.random.bytes()?) % 100 < u32::from(percent)
+            }
+        })
+    }
+
+    async fn read_packs(&mut self, wanted: &[ObjectId]) -> Result<()> {
+        // Each pack in flight is held whole, sealed and one block open: the budget says how many.
+        let at_once = usize::try_from(self.context.budget.total() / (48 << 20))
+            .unwrap_or(1)
+            .clamp(1, 8);
+        let (repository, context) = (self.repository.clone(), self.context.clone());
+        let reads = wanted.iter().map(|id| {
+            let (repository, context, id) = (repository.clone(), context.clone(), *id);
+            let expected = self.listed.get(&id).cloned();
+            async move { (id, read_pack(&repository, &context, id, expected).await) }
+        });
+        let reads: Vec<_> = reads.collect();
+        let mut reads = stream::iter(reads).buffered(at_once);
+        let mut verified = Vec::new();
+        while let Some((id, read)) = reads.next().await {
+            self.context.check_cancelled()?;
+            match read {
+                Ok((bytes, blobs)) => {
+                    self.report.packs_read += 1;
+                    self.report.bytes_read += bytes;
+                    self.report.blobs_verified += blobs;
+                    self.context.emit(&Event::Progress { bytes });
+                    verified.push((id, self.context.clock.now().seconds));
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    // A collector may have taken a pack that nothing lists.
+                    if self.listed.contains_key(&id) {
+                        self.report.error(ObjectName::Pack(id), "is missing");
+                    }
+                }
+                Err(error) if super::view::is_damage(&error) => {
+                    self.report.error(ObjectName::Pack(id), error)
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.remember(verified).await
+    }
+
+    /// Writes what was verified into the ledger, where the store can be written to.
+    async fn remember(&mut self, verified: Vec<(ObjectId, i64)>) -> Result<()> {
+        if verified.is_empty() || !self.repository.store().is_writable() {
+            return Ok(());
+        }
+        match ledger::put(self.repository, self.context, verified, Vec::new()).await {
+            Err(error) if error.kind() == ErrorKind::Denied => Ok(()),
+            result => result,
+        }
+    }
+}
+
+async fn read_pack(
+    repository: &Repository,
+    context: &Context,
+    id: ObjectId,
+    expected: Option<Tables>,
+) -> Result<(u64, u64)> {
+    let bytes = repository.store().get(&ObjectName::Pack(id)).await?;
+    let keyring = repository.shared_keyring();
+    let len = bytes.len() as u64;
+    let work = move || -> Result<u64, DecodeError> {
+        let pack = open_pack(&keyring, &id, &bytes)?;
+        if expected.is_some_and(|expected| expected != pack.tables) {
+            return Err(DecodeError::Invalid("directory differs from the index"));
+        }
+        if pack.origin == Origin::None {
+            return Err(DecodeError::Invalid("pack without an origin"));
+        }
+        pack.verify(&keyring)
+    };
+    let blobs = context.cpu.run(work).await??;
+    Ok((len, blobs))
+}

@@ -1,0 +1,192 @@
+//! A view: which snapshots there are and which blobs can be read, at one stable list.
+
+use super::Repository;
+use super::index::{Index, IndexBuilder};
+use super::log::{Listing, Log};
+use crate::context::Context;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::error::DecodeError;
+use crate::format::header::{ObjectType, Origin};
+use crate::format::id::{ObjectId, SessionId};
+use crate::format::index::Tables;
+use crate::format::layout::{ObjectName, Prefix};
+use crate::format::snapshot::{Decision, SnapshotRecord};
+use futures::stream::{self, StreamExt, TryStreamExt};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+/// Who looks: a writer may rest reuse on less than a reader may read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Entries of all valid runs.
+    Read,
+    /// Entries of collector runs and of committed sessions, condemned packs left out; packs that only uncommitted sessions list may
+    /// be claimed.
+    Write,
+}
+
+/// What was found at one stable list.
+pub struct View {
+    pub(crate) log: Log,
+    /// Snapshots that are committed, not void and not forgotten.
+    pub(crate) snapshots: BTreeMap<SessionId, Arc<SnapshotRecord>>,
+    /// Sessions with a forget.
+    pub(crate) forgets: HashSet<SessionId>,
+    pub(crate) index: Arc<Index>,
+    /// Objects that do not decode; what they would have said is missing from the view.
+    pub damaged: Vec<(ObjectName, Error)>,
+}
+
+impl View {
+    /// Reads a view from the store, index runs and snapshots through the cache.
+    pub(crate) async fn load(repository: &Repository, context: &Context, purpose: Purpose) -> Result<Self> {
+        let (log, listing) = Log::stable(repository).await?;
+        let (decisions, mut damaged) = load_decisions(repository, &listing).await?;
+        let committed: HashSet<SessionId> = decisions
+            .iter()
+            .filter(|(_, decision)| matches!(decision, Decision::Commit(_)))
+            .map(|(sid, _)| *sid)
+            .collect();
+        let excluded = excluded_packs(repository, &log, purpose).await?;
+        let (index, damaged_runs) =
+            load_index(repository, context, &listing, &committed, purpose, excluded).await?;
+        damaged.extend(damaged_runs);
+        let snapshots = decisions
+            .into_iter()
+            .filter_map(|(sid, decision)| match decision {
+                Decision::Commit(snapshot) if !listing.forgets.contains(&sid) => {
+                    Some((sid, Arc::from(snapshot)))
+                }
+                _ => None,
+            })
+            .collect();
+        repository.cache().note_seen(&listing.runs);
+        repository.cache().note_seen(
+            &listing
+                .decided
+                .iter()
+                .map(|sid| ObjectName::Snapshot(*sid))
+                .collect::<Vec<_>>(),
+        );
+        Ok(Self {
+            log,
+            snapshots,
+            forgets: listing.forgets,
+            index: Arc::new(index),
+            damaged,
+        })
+    }
+
+    /// Snapshots that are committed, not void and not forgotten, by session id.
+    pub fn snapshots(&self) -> impl Iterator<Item = &Arc<SnapshotRecord>> {
+        self.snapshots.values()
+    }
+}
+
+async fn load_decisions(
+    repository: &Repository,
+    listing: &Listing,
+) -> Result<(Vec<(SessionId, Decision)>, Vec<(ObjectName, Error)>)> {
+    let loads = listing.decided.iter().map(|sid| async move {
+        let name = ObjectName::Snapshot(*sid);
+        let decision = match repository.load(name, ObjectType::Snapshot).await {
+            Ok(payload) => Decision::decode(&payload).map_err(|e| Error::from(e).with("object", name)),
+            Err(error) => Err(error),
+        };
+        (*sid, decision)
+    });
+    let mut loaded = stream::iter(loads).buffered(repository.concurrency());
+    let (mut decisions, mut damaged) = (Vec::new(), Vec::new());
+    while let Some((sid, decision)) = loaded.next().await {
+        match decision {
+            Ok(decision) if decision.sid() == sid => decisions.push((sid, decision)),
+            Ok(_) => {
+                let error = Error::new(ErrorKind::Damaged, "snapshot of another session");
+                damaged.push((ObjectName::Snapshot(sid), error));
+            }
+            // Deleted between list and get: forgotten, and swept.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) if is_damage(&error) => damaged.push((ObjectName::Snapshot(sid), error)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((decisions, damaged))
+}
+
+pub(crate) fn is_damage(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Damaged | ErrorKind::WrongKey | ErrorKind::Unsupported
+    )
+}
+
+async fn excluded_packs(repository: &Repository, log: &Log, purpose: Purpose) -> Result<HashSet<ObjectId>> {
+    let mut excluded = log.dead.clone();
+    if purpose == Purpose::Write {
+        excluded.extend(log.condemned.iter().copied());
+        excluded.extend(super::ledger::quarantined(repository).await?);
+    }
+    Ok(excluded)
+}
+
+type DamagedRuns = Vec<(ObjectName, Error)>;
+
+async fn load_index(
+    repository: &Repository,
+    context: &Context,
+    listing: &Listing,
+    committed: &HashSet<SessionId>,
+    purpose: Purpose,
+    excluded: HashSet<ObjectId>,
+) -> Result<(Index, DamagedRuns)> {
+    let is_claimable = |name: &ObjectName| match name {
+        ObjectName::SessionRun(sid, _) => purpose == Purpose::Write && !committed.contains(sid),
+        _ => false,
+    };
+    // What a committed session lists needs no claim, whoever else lists it: committed runs come first.
+    let mut runs = listing.runs.clone();
+    runs.sort_by_key(is_claimable);
+    let mut builder = IndexBuilder::new(excluded);
+    let mut damaged = Vec::new();
+    let loads = runs
+        .iter()
+        .map(|name| async move { (*name, load_run(repository, context, *name).await) });
+    let mut loaded = stream::iter(loads).buffered(repository.concurrency());
+    while let Some((name, run)) = loaded.next().await {
+        match run {
+            Ok(run) => builder.add(&run, is_claimable(&name)),
+            Err(error) if error.kind() == ErrorKind::NotFound || is_damage(&error) => {
+                damaged.push((name, error))
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let index = context.cpu.run(move || builder.finish()).await?;
+    Ok((index, damaged))
+}
+
+/// Loads one index run and checks that it stands where it was put.
+pub(crate) async fn load_run(repository: &Repository, context: &Context, name: ObjectName) -> Result<Tables> {
+    let (id, origin) = match name {
+        ObjectName::SessionRun(sid, id) => (id, Origin::Session(sid)),
+        ObjectName::CollectorRun(round, id) => (id, Origin::Round(round)),
+        _ => return Err(Error::new(ErrorKind::Internal, "not an index run").with("object", name)),
+    };
+    let payload = repository.load_hashed(name, id, origin).await?;
+    let tables = context.cpu.run(move || Tables::decode(&payload, false)).await?;
+    tables.map_err(|e: DecodeError| Error::from(e).with("object", name))
+}
+
+/// The runs of one session that are in the store now.
+pub(crate) async fn runs_of(
+    repository: &Repository,
+    context: &Context,
+    sid: SessionId,
+) -> Result<Vec<Tables>> {
+    let names = repository.list(Prefix::RunsOf(sid)).await?;
+    stream::iter(names)
+        .map(|name| load_run(repository, context, name))
+        .buffered(repository.concurrency())
+        .try_collect()
+        .await
+}

@@ -1,0 +1,100 @@
+//! One lane of blobs: they fill a block, blocks are compressed on the CPU pool in order, and ready blocks fill a pack.
+
+use super::super::pack::{OpenBlock, ReadyBlock};
+use crate::context::{Context, Reservation};
+use crate::error::Result;
+use crate::format::id::BlobId;
+use crate::format::index::BlobKind;
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use std::collections::VecDeque;
+
+/// A block is closed before it would exceed this, in bytes of plaintext; a larger blob has a block of its own.
+const BLOCK_TARGET: usize = 1 << 20;
+
+pub(super) struct Lane {
+    block: OpenBlock,
+    preparing: VecDeque<BoxFuture<'static, Result<Result<ReadyBlock>>>>,
+    preparing_max: usize,
+    pack: Vec<ReadyBlock>,
+    pack_len: usize,
+    pack_target: usize,
+}
+
+impl Lane {
+    pub(super) fn new(context: &Context, pack_target: usize) -> Self {
+        // Blocks on their way hold budget and do not end by themselves: they get an eighth of it at most.
+        let share = usize::try_from(context.budget.total() / 8).unwrap_or(usize::MAX) / BLOCK_TARGET;
+        let preparing_max = (context.cpu.threads() * 2 + 1).min(share).max(1);
+        Self {
+            block: OpenBlock::new(),
+            preparing: VecDeque::new(),
+            preparing_max,
+            pack: Vec::new(),
+            pack_len: 0,
+            pack_target,
+        }
+    }
+
+    /// Adds a blob; gives whether a pack is full.
+    pub(super) async fn push(
+        &mut self,
+        context: &Context,
+        kind: BlobKind,
+        id: BlobId,
+        plaintext: &Bytes,
+        held: Reservation,
+    ) -> Result<bool> {
+        if !self.block.blobs.is_empty() && self.block.plain.len() + plaintext.len() > BLOCK_TARGET {
+            self.close_block(context).await?;
+        }
+        if self.block.blobs.is_empty() {
+            self.block.plain.reserve_exact(BLOCK_TARGET.max(plaintext.len()));
+        }
+        self.block.push(kind, id, plaintext, held)?;
+        Ok(self.pack_len >= self.pack_target)
+    }
+
+    async fn close_block(&mut self, context: &Context) -> Result<()> {
+        let block = std::mem::replace(&mut self.block, OpenBlock::new());
+        if block.blobs.is_empty() {
+            return Ok(());
+        }
+        self.preparing
+            .push_back(context.cpu.run(move || block.prepare()).boxed());
+        while self.preparing.len() > self.preparing_max {
+            self.take_ready().await?;
+        }
+        Ok(())
+    }
+
+    async fn take_ready(&mut self) -> Result<()> {
+        if let Some(job) = self.preparing.pop_front() {
+            let block = job.await??;
+            self.pack_len += block.stored_len();
+            self.pack.push(block);
+        }
+        Ok(())
+    }
+
+    /// Closes the open block and waits for all blocks.
+    pub(super) async fn close(&mut self, context: &Context) -> Result<()> {
+        self.close_block(context).await?;
+        while !self.preparing.is_empty() {
+            self.take_ready().await?;
+        }
+        Ok(())
+    }
+
+    /// Bytes of the blocks that wait for their pack.
+    pub(super) fn pack_len(&self) -> usize {
+        self.pack_len
+    }
+
+    /// Takes the blocks that are ready.
+    pub(super) fn take_pack(&mut self) -> Vec<ReadyBlock> {
+        self.pack_len = 0;
+        std::mem::take(&mut self.pack)
+    }
+}

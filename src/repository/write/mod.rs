@@ -1,0 +1,341 @@
+//! Blobs in: dedup, blocks, packs, uploads, index runs. Everything in flight holds a reservation of the byte budget, from the
+//! moment it was read until its pack is durable.
+
+mod lane;
+mod runs;
+
+use super::Repository;
+use super::index::{Index, PackNumber};
+use super::pack::{SealedPack, seal_pack};
+use crate::context::{Context, Reservation, Time};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
+use crate::format::header::Origin;
+use crate::format::id::{BlobId, SessionId};
+use crate::format::index::{BlobKind, Tables};
+use crate::format::layout::ObjectName;
+use bytes::Bytes;
+use lane::Lane;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use tokio::task::JoinSet;
+
+/// The largest target for a pack of data, in bytes.
+const DATA_PACK_MAX: usize = 32 << 20;
+/// The target for a pack of nodes and lists, in bytes.
+const NODE_PACK_MAX: usize = 8 << 20;
+/// Data and nodes of a run that together are below this share one pack.
+const SHARED_PACK_MAX: usize = 1 << 20;
+/// A live writer puts an index run at least so often, in seconds: only a dead one looks idle.
+const HEARTBEAT_SECONDS: f64 = 300.0;
+/// An index run is put after so many packs, so that an interrupted run loses little.
+const PACKS_PER_RUN: usize = 8;
+/// An index run is put before it has more rows than this.
+const ROWS_PER_RUN: usize = 100_000;
+
+/// Proof that every blob that was put is durable and indexed. Only [`BlobWriter::finish`] makes one; committing takes it.
+#[must_use]
+pub struct Durable {
+    sid: SessionId,
+    /// What was written.
+    pub counts: WriteCounts,
+}
+
+impl Durable {
+    pub(crate) fn sid(&self) -> SessionId {
+        self.sid
+    }
+}
+
+/// What a writer has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteCounts {
+    /// Blobs that the repository did not have.
+    pub blobs_new: u64,
+    /// Their plaintext bytes, of content only.
+    pub bytes_new: u64,
+    /// Bytes of packs and index runs uploaded.
+    pub bytes_stored: u64,
+    /// Nodes and lists among the new blobs.
+    pub nodes_new: u64,
+}
+
+/// Takes blobs of one session.
+pub struct BlobWriter {
+    repository: Repository,
+    context: Context,
+    sid: SessionId,
+    view: Arc<Index>,
+    /// Blobs of this session, uploaded or on their way.
+    fresh: HashSet<BlobId>,
+    data: Lane,
+    nodes: Lane,
+    uploads: JoinSet<Result<Uploaded>>,
+    uploads_max: usize,
+    /// Rows of packs that are durable and that no run lists yet.
+    rows: Vec<Tables>,
+    last_run: Time,
+    /// Packs of dead sessions: whether they are still there, and whether this session's runs list them.
+    presence: HashMap<PackNumber, bool>,
+    claimed: BTreeSet<PackNumber>,
+    claims_listed: BTreeSet<PackNumber>,
+    counts: WriteCounts,
+    broken: bool,
+}
+
+struct Uploaded {
+    tables: Tables,
+    bytes: u64,
+}
+
+impl BlobWriter {
+    pub(super) fn new(repository: Repository, context: Context, sid: SessionId, view: Arc<Index>) -> Self {
+        let eighth = usize::try_from(context.budget.total() / 8).unwrap_or(DATA_PACK_MAX);
+        let data = Lane::new(&context, DATA_PACK_MAX.min(eighth));
+        let nodes = Lane::new(&context, NODE_PACK_MAX.min(eighth));
+        let last_run = context.clock.now();
+        let uploads_max = repository.concurrency().min(4);
+        Self {
+            repository,
+            context,
+            sid,
+            view,
+            fresh: HashSet::new(),
+            data,
+            nodes,
+            uploads: JoinSet::new(),
+            uploads_max,
+            rows: Vec::new(),
+            last_run,
+            presence: HashMap::new(),
+            claimed: BTreeSet::new(),
+            claims_listed: BTreeSet::new(),
+            counts: WriteCounts::default(),
+            broken: false,
+        }
+    }
+
+    /// Takes a blob whose id is known. Gives whether it is new to the repository; `held` goes back if it is not.
+    ///
+    /// # Errors
+    /// What the store says. After an error the writer takes nothing more: the session cannot be committed.
+    pub async fn put(
+        &mut self,
+        kind: BlobKind,
+        id: BlobId,
+        plaintext: &Bytes,
+        held: Reservation,
+    ) -> Result<bool> {
+        if self.broken {
+            return Err(Error::new(ErrorKind::Internal, "the writer has failed before"));
+        }
+        let result = self.try_put(kind, id, plaintext, held).await;
+        self.broken |= result.is_err();
+        result
+    }
+
+    async fn try_put(
+        &mut self,
+        kind: BlobKind,
+        id: BlobId,
+        plaintext: &Bytes,
+        held: Reservation,
+    ) -> Result<bool> {
+        if self.fresh.contains(&id) || self.reusable(&id).await? {
+            return Ok(false);
+        }
+        self.fresh.insert(id);
+        self.counts.blobs_new += 1;
+        match kind {
+            BlobKind::Data => self.counts.bytes_new += plaintext.len() as u64,
+            BlobKind::Node | BlobKind::List => self.counts.nodes_new += 1,
+        }
+        self.context.emit(&Event::BlobAdded {
+            bytes: plaintext.len() as u64,
+        });
+        let lane = if kind == BlobKind::Data {
+            &mut self.data
+        } else {
+            &mut self.nodes
+        };
+        let pack_is_full = lane.push(&self.context, kind, id, plaintext, held).await?;
+        if pack_is_full {
+            self.seal_and_upload(kind == BlobKind::Data).await?;
+        }
+        self.heartbeat().await?;
+        Ok(true)
+    }
+
+    /// Whether the session may rest on a blob that is in the repository already: W5 (B) and (D).
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn reusable(&mut self, id: &BlobId) -> Result<bool> {
+        if *id == BlobId::HOLE {
+            return Ok(true);
+        }
+        let view = self.view.clone();
+        let committed = |copy: &super::index::Copy| {
+            view.block(copy)
+                .and_then(|b| view.pack(b.pack))
+                .is_some_and(|pack| !pack.unclaimed)
+        };
+        if view.chain(id, &committed).is_some() {
+            return Ok(true);
+        }
+        loop {
+            let known_absent = |copy: &super::index::Copy| {
+                view.block(copy)
+                    .is_some_and(|b| self.presence.get(&b.pack) != Some(&false))
+            };
+            let Some(chain) = view.chain(id, &known_absent) else {
+                return Ok(false);
+            };
+            let packs: BTreeSet<PackNumber> = chain
+                .iter()
+                .filter_map(|copy| view.block(copy))
+                .map(|b| b.pack)
+                .collect();
+            if self.claim(&view, &packs).await? {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Claims packs of uncommitted sessions, if they are still there.
+    async fn claim(&mut self, view: &Index, packs: &BTreeSet<PackNumber>) -> Result<bool> {
+        for number in packs {
+            let Some(pack) = view.pack(*number) else {
+                return Ok(false);
+            };
+            if !pack.unclaimed {
+                continue;
+            }
+            if !self.presence.contains_key(number) {
+                let present = match self.repository.store().head(&ObjectName::Pack(pack.id)).await {
+                    Ok(info) => info.size == u64::from(pack.size),
+                    Err(error) if error.kind() == ErrorKind::NotFound => false,
+                    Err(error) => return Err(error),
+                };
+                self.presence.insert(*number, present);
+            }
+            if self.presence.get(number) != Some(&true) {
+                return Ok(false);
+            }
+        }
+        self.claimed.extend(
+            packs
+                .iter()
+                .filter(|n| view.pack(**n).is_some_and(|pack| pack.unclaimed)),
+        );
+        Ok(true)
+    }
+
+    async fn seal_and_upload(&mut self, data: bool) -> Result<()> {
+        let lane = if data { &mut self.data } else { &mut self.nodes };
+        let blocks = lane.take_pack();
+        self.upload(blocks).await
+    }
+
+    async fn upload(&mut self, blocks: Vec<super::pack::ReadyBlock>) -> Result<()> {
+        if blocks.is_empty() {
+            return Ok(());
+        }
+        while self.uploads.len() >= self.uploads_max {
+            self.join_upload().await?;
+        }
+        let (repository, context, sid) = (self.repository.clone(), self.context.clone(), self.sid);
+        self.uploads.spawn(async move {
+            let (keyring, random) = (repository.shared_keyring(), context.random.clone());
+            let padme = repository.config().padme;
+            let seal = move || seal_pack(&keyring, random.as_ref(), Origin::Session(sid), blocks, padme);
+            let SealedPack { sealed, tables, held } = context.cpu.run(seal).await??;
+            let (name, bytes) = (ObjectName::Pack(sealed.id), sealed.bytes.len() as u64);
+            if !repository.store().put_new(&name, sealed.bytes).await?.is_mine() {
+                return Err(
+                    Error::new(ErrorKind::Damaged, "a pack's name is taken by other bytes")
+                        .with("object", name),
+                );
+            }
+            drop(held);
+            context.emit(&Event::ObjectStored {
+                name: name.to_string(),
+                bytes,
+            });
+            Ok(Uploaded { tables, bytes })
+        });
+        Ok(())
+    }
+
+    async fn join_upload(&mut self) -> Result<()> {
+        let Some(joined) = self.uploads.join_next().await else {
+            return Ok(());
+        };
+        let uploaded =
+            joined.map_err(|e| Error::new(ErrorKind::Internal, "an upload task failed").because(e))??;
+        self.counts.bytes_stored += uploaded.bytes;
+        self.rows.push(uploaded.tables);
+        let rows: usize = self.rows.iter().map(|tables| tables.entries.len()).sum();
+        if self.rows.len() >= PACKS_PER_RUN || rows >= ROWS_PER_RUN {
+            self.put_run().await?;
+        }
+        Ok(())
+    }
+
+    /// Puts an index run if none was put for five minutes. Called between entries; a source that stalls must call it too.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn heartbeat(&mut self) -> Result<()> {
+        let now = self.context.clock.now();
+        if now.seconds_since(self.last_run) >= HEARTBEAT_SECONDS {
+            self.put_run().await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Puts everything that is pending as packs and index runs, so that a later session can claim it. The writer can go on.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn flush(&mut self) -> Result<()> {
+        self.data.close(&self.context).await?;
+        self.nodes.close(&self.context).await?;
+        if self.data.pack_len() + self.nodes.pack_len() < SHARED_PACK_MAX {
+            let mut blocks = self.data.take_pack();
+            blocks.extend(self.nodes.take_pack());
+            self.upload(blocks).await?;
+        } else {
+            self.seal_and_upload(true).await?;
+            self.seal_and_upload(false).await?;
+        }
+        while !self.uploads.is_empty() {
+            self.join_upload().await?;
+        }
+        if !self.rows.is_empty() || self.claimed != self.claims_listed {
+            self.put_run().await?;
+        }
+        Ok(())
+    }
+
+    /// Makes everything durable and indexed: the last packs, then the last index run.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn finish(mut self) -> Result<Durable> {
+        if self.broken {
+            return Err(Error::new(ErrorKind::Internal, "the writer has failed before"));
+        }
+        self.flush().await?;
+        Ok(Durable {
+            sid: self.sid,
+            counts: self.counts,
+        })
+    }
+
+    /// What was written so far.
+    pub fn counts(&self) -> WriteCounts {
+        self.counts
+    }
+}
