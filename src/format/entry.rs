@@ -255,7 +255,10 @@ impl EntryRecord {
             match field {
                 0 => entry.key = Key(Bytes::copy_from_slice(decoder.bytes(limits::KEY_MAX)?)),
                 1 => kind = Some(EntryKind::from_number(decoder.uint()?)?),
-                2 => entry.metadata = Metadata::from_encoded(present(decoder.raw(limits::METADATA_MAX)?, EMPTY)?)?,
+                2 => {
+                    entry.metadata =
+                        Metadata::from_encoded(present(decoder.raw(limits::METADATA_MAX)?, EMPTY)?)?
+                }
                 3 => entry.state = Bytes::copy_from_slice(present(decoder.bytes(limits::STATE_MAX)?, b"")?),
                 4 => entry.size = present(decoder.uint()?, 0)?,
                 5 => entry.content = decode_content(decoder)?,
@@ -287,7 +290,9 @@ impl EntryRecord {
         let (total, needs_whole) = match &self.content {
             ContentRecord::None => return if self.whole.is_none() { Ok(()) } else { Err(WHOLE) },
             ContentRecord::Inline(bytes) => (check_inline(bytes)?.len() as u64, false),
-            ContentRecord::Refs { level, refs } => (check_inner_refs(*level, refs)?, *level > 0 || refs.len() > 1),
+            ContentRecord::Refs { level, refs } => {
+                (check_inner_refs(*level, refs)?, *level > 0 || refs.len() > 1)
+            }
         };
         if total != self.size {
             return Err(DecodeError::Invalid("size differs from the content's"));
@@ -301,7 +306,11 @@ impl EntryRecord {
 
     /// Bytes of content: the size, or 0 if the size is not that of content.
     pub fn content_bytes(&self) -> u64 {
-        if self.content == ContentRecord::None { 0 } else { self.size }
+        if self.content == ContentRecord::None {
+            0
+        } else {
+            self.size
+        }
     }
 }
 
@@ -310,7 +319,9 @@ const WHOLE: DecodeError = DecodeError::Invalid("whole hash missing, or present 
 /// A field that holds nothing is left out: present, it would be a second encoding of the entry.
 fn present<T: PartialEq>(value: T, nothing: T) -> Result<T, DecodeError> {
     if value == nothing {
-        Err(DecodeError::NotCanonical("a field that holds nothing is left out"))
+        Err(DecodeError::NotCanonical(
+            "a field that holds nothing is left out",
+        ))
     } else {
         Ok(value)
     }
@@ -350,10 +361,14 @@ fn check_inner_refs(level: u8, refs: &[BlobRef]) -> Result<u64, DecodeError> {
 
 fn decode_content(decoder: &mut Decoder<'_>) -> Result<ContentRecord, DecodeError> {
     if decoder.major() != Some(4) {
-        return Ok(ContentRecord::Inline(Bytes::copy_from_slice(decoder.bytes(limits::INLINE_MAX)?)));
+        return Ok(ContentRecord::Inline(Bytes::copy_from_slice(
+            decoder.bytes(limits::INLINE_MAX)?,
+        )));
     }
     decoder.array_of(2)?;
-    let level = u8::try_from(decoder.uint()?).ok().filter(|l| *l <= limits::LIST_DEPTH_MAX);
+    let level = u8::try_from(decoder.uint()?)
+        .ok()
+        .filter(|l| *l <= limits::LIST_DEPTH_MAX);
     let level = level.ok_or(DecodeError::OverLimit("levels of lists"))?;
     let refs = decode_refs(decoder.bytes(limits::REFS_INLINE_MAX * BlobRef::ENCODED)?, level)?;
     Ok(ContentRecord::Refs { level, refs })

@@ -160,7 +160,14 @@ mod tests {
     fn what_is_encoded_decodes_again_and_the_rest_is_refused_where_it_is_made() {
         let fields = vec![
             (1, Value::Int(-5)),
-            (2, Value::List(vec![Value::Bool(true), Value::Text("ü".into()), Value::Bytes(vec![0])])),
+            (
+                2,
+                Value::List(vec![
+                    Value::Bool(true),
+                    Value::Text("ü".into()),
+                    Value::Bytes(vec![0]),
+                ]),
+            ),
         ];
         let metadata = Metadata::new(&fields).unwrap();
         assert_eq!(metadata.fields().unwrap(), fields);
@@ -168,11 +175,17 @@ mod tests {
         let class = |fields: &[(u64, Value)]| Metadata::new(fields).unwrap_err().class();
         let twice = [(u64::MAX, Value::Bool(true)), (u64::MAX, Value::Bool(true))];
         assert_eq!(class(&twice), "not canonical");
-        assert_eq!(class(&[(1, Value::Bytes(vec![0; limits::METADATA_MAX]))]), "over limit");
+        assert_eq!(
+            class(&[(1, Value::Bytes(vec![0; limits::METADATA_MAX]))]),
+            "over limit"
+        );
         let many: Vec<_> = (0..257).map(|i| (i, Value::Bool(true))).collect();
         assert_eq!(class(&many), "over limit");
         let nested = |depth| (0..depth).fold(Value::Int(1), |inner, _| Value::List(vec![inner]));
         assert!(Metadata::new(&[(1, nested(limits::METADATA_DEPTH_MAX))]).is_ok());
-        assert_eq!(class(&[(1, nested(limits::METADATA_DEPTH_MAX + 1))]), "over limit");
+        assert_eq!(
+            class(&[(1, nested(limits::METADATA_DEPTH_MAX + 1))]),
+            "over limit"
+        );
     }
 }

@@ -65,48 +65,6 @@ impl Totals {
     }
 }
 
-/// The tree of a snapshot, as the snapshot's record names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Root {
-    /// The root node.
-    pub id: BlobId,
-    /// Levels, 1 to 16: the root node's level is one less.
-    pub height: u8,
-    /// What the tree holds.
-    pub totals: Totals,
-}
-
-impl Root {
-    /// Appends the root record: an array of id, height, entries, bytes.
-    pub fn encode(&self, out: &mut Encoder) {
-        out.array(4)
-            .bytes(&self.id.0)
-            .uint(u64::from(self.height))
-            .uint(self.totals.entries)
-            .uint(self.totals.bytes);
-    }
-
-    /// Reads a root record.
-    ///
-    /// # Errors
-    /// Any class of [`DecodeError`].
-    pub fn decode(decoder: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        decoder.array_of(4)?;
-        let id = decode_id(decoder)?;
-        let height = u8::try_from(decoder.uint()?).unwrap_or(u8::MAX);
-        match height {
-            0 => return Err(DecodeError::Invalid("tree of no levels")),
-            1..=limits::TREE_HEIGHT_MAX => {}
-            _ => return Err(DecodeError::OverLimit("height of the tree")),
-        }
-        let totals = decode_totals(decoder)?;
-        if totals.entries == 0 && (height > 1 || totals.bytes > 0) {
-            return Err(DecodeError::Invalid("totals of an empty tree"));
-        }
-        Ok(Self { id, height, totals })
-    }
-}
-
 /// What an inner node says of one of its children.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Child {
@@ -299,24 +257,5 @@ mod tests {
         assert!((900..1100).contains(&on(0)), "{}", on(0));
         assert!((900..1100).contains(&on(1)), "{}", on(1));
         assert!(both < 30, "{both}");
-    }
-
-    #[test]
-    fn root_records_round_trip_and_refuse_what_no_tree_has() {
-        let root = |height, entries, bytes| Root {
-            id: BlobId([1; 32]),
-            height,
-            totals: Totals { entries, bytes },
-        };
-        let again = |root: Root| {
-            let mut out = Encoder::new();
-            root.encode(&mut out);
-            Root::decode(&mut Decoder::new(&out.finish())).map_err(|e| e.class())
-        };
-        assert_eq!(again(root(3, 7, 9)), Ok(root(3, 7, 9)));
-        assert_eq!(again(root(1, 0, 0)), Ok(root(1, 0, 0)));
-        assert_eq!(again(root(0, 1, 0)), Err("invalid"));
-        assert_eq!(again(root(17, 1, 0)), Err("over limit"));
-        assert_eq!(again(root(2, 0, 0)), Err("invalid"));
     }
 }

@@ -6,7 +6,8 @@ use crate::format::cbor::Encoder;
 use crate::format::entry::{EntryRecord, Key};
 use crate::format::error::DecodeError;
 use crate::format::limits;
-use crate::format::node::{BODY_MAX, BorderKey, Child, Root, Totals, seal};
+use crate::format::node::{BODY_MAX, BorderKey, Child, Totals, seal};
+use crate::format::snapshot::RootRecord;
 
 /// Builds a tree; the same entries give the same root.
 pub struct TreeBuilder<S> {
@@ -112,7 +113,11 @@ impl<S: NodeSink> TreeBuilder<S> {
     pub async fn add(&mut self, entry: &EntryRecord) -> Result<()> {
         let at = |error: Error| error.with("key", &entry.key);
         let refuse = |why: DecodeError| {
-            at(Error::new(ErrorKind::Unsupported, "entry is over the limits of the format")).because(why)
+            at(Error::new(
+                ErrorKind::Unsupported,
+                "entry is over the limits of the format",
+            ))
+            .because(why)
         };
         entry.validate().map_err(refuse)?;
         self.check_whole()?;
@@ -135,7 +140,7 @@ impl<S: NodeSink> TreeBuilder<S> {
     ///
     /// # Errors
     /// What the sink says.
-    pub async fn finish(mut self) -> Result<(Root, S)> {
+    pub async fn finish(mut self) -> Result<(RootRecord, S)> {
         self.check_whole()?;
         let mut level = 0;
         loop {
@@ -145,9 +150,15 @@ impl<S: NodeSink> TreeBuilder<S> {
             let node = std::mem::replace(open, OpenNode::new(open.level));
             level += 1;
             if level == self.open.len() {
-                let (height, totals) = (node.level + 1, node.totals);
+                let (height, Totals { entries, bytes }) = (node.level, node.totals);
                 let id = self.put(node).await?.id;
-                return Ok((Root { id, height, totals }, self.sink));
+                let root = RootRecord {
+                    id,
+                    height,
+                    entries,
+                    bytes,
+                };
+                return Ok((root, self.sink));
             }
             self.raise(node).await?;
         }
@@ -170,9 +181,15 @@ impl<S: NodeSink> TreeBuilder<S> {
                 self.open.push(OpenNode::new(above));
             }
             let parent = self.open.get_mut(usize::from(above)).ok_or_else(lost)?;
-            closed = parent.push(&self.border, &Element::Child(&child)).map_err(|why| {
-                Error::new(ErrorKind::Unsupported, "the tree is over the limits of the format").because(why)
-            })?;
+            closed = parent
+                .push(&self.border, &Element::Child(&child))
+                .map_err(|why| {
+                    Error::new(
+                        ErrorKind::Unsupported,
+                        "the tree is over the limits of the format",
+                    )
+                    .because(why)
+                })?;
         }
         self.broken = false;
         Ok(())

@@ -86,7 +86,10 @@ impl ContentWriter {
 
 async fn put(level: usize, refs: &[BlobRef], sink: &mut dyn NodeSink) -> Result<BlobRef> {
     let over = || Error::new(ErrorKind::Unsupported, "content is over the limits of the format");
-    let level = u8::try_from(level).ok().filter(|l| *l < limits::LIST_DEPTH_MAX).ok_or_else(over)?;
+    let level = u8::try_from(level)
+        .ok()
+        .filter(|l| *l < limits::LIST_DEPTH_MAX)
+        .ok_or_else(over)?;
     let len = sum(refs).map_err(|why| over().because(why))?;
     let id = sink.put_list(encode_list(level, refs)).await?;
     Ok(BlobRef { id, len })

@@ -76,7 +76,9 @@ impl Pair {
                     match order {
                         Ordering::Less => return Ok(Some(Change::Removed(b))),
                         Ordering::Greater => return Ok(Some(Change::Added(a))),
-                        Ordering::Equal if a != b => return Ok(Some(Change::Changed { before: b, after: a })),
+                        Ordering::Equal if a != b => {
+                            return Ok(Some(Change::Changed { before: b, after: a }));
+                        }
                         Ordering::Equal => {}
                     }
                 }

@@ -5,7 +5,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::entry::{BlobRef, Key, decode_list, sum};
 use crate::format::error::DecodeError;
 use crate::format::id::BlobId;
-use crate::format::node::{Child, Node, Root, Totals};
+use crate::format::node::{Child, Node, Totals};
+use crate::format::snapshot::RootRecord;
 
 /// What is claimed of a node before it is read.
 #[derive(Clone, Debug)]
@@ -20,12 +21,12 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    pub(super) fn root(root: &Root) -> Self {
+    pub(super) fn root(root: &RootRecord) -> Self {
         Self {
             id: root.id,
-            level: root.height.saturating_sub(1),
+            level: root.height,
             last: None,
-            totals: root.totals,
+            totals: totals_of(root),
             after: None,
         }
     }
@@ -36,7 +37,10 @@ impl Claim {
             return None;
         };
         let Child { last, id, totals } = children.get(index)?;
-        let before = index.checked_sub(1).and_then(|i| children.get(i)).map(|c| &c.last);
+        let before = index
+            .checked_sub(1)
+            .and_then(|i| children.get(i))
+            .map(|c| &c.last);
         Some(Self {
             id: *id,
             level: level.saturating_sub(1),
@@ -86,11 +90,22 @@ impl Claim {
     }
 }
 
+pub(super) fn totals_of(root: &RootRecord) -> Totals {
+    Totals {
+        entries: root.entries,
+        bytes: root.bytes,
+    }
+}
+
 /// Reads the list that `reference` names, whose references stand at `level`.
 ///
 /// # Errors
 /// What the source says, or `Damaged` if the list is not what is claimed.
-pub(super) async fn load_list(source: &dyn NodeSource, reference: &BlobRef, level: u8) -> Result<Vec<BlobRef>> {
+pub(super) async fn load_list(
+    source: &dyn NodeSource,
+    reference: &BlobRef,
+    level: u8,
+) -> Result<Vec<BlobRef>> {
     let bytes = source.list(reference.id).await?;
     let damaged = |why: DecodeError| {
         Error::new(ErrorKind::Damaged, "list of references does not decode")
@@ -101,6 +116,8 @@ pub(super) async fn load_list(source: &dyn NodeSource, reference: &BlobRef, leve
     if sum(&refs).map_err(damaged)? == reference.len {
         Ok(refs)
     } else {
-        Err(damaged(DecodeError::Invalid("lengths do not sum to that of the list")))
+        Err(damaged(DecodeError::Invalid(
+            "lengths do not sum to that of the list",
+        )))
     }
 }

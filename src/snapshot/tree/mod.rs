@@ -1,6 +1,6 @@
 //! The tree of a snapshot (`format-spec/60-tree.md`): all its entries in key order, in nodes with content-defined borders.
 //!
-//! [`TreeBuilder`] takes entries and gives a [`Root`]; [`TreeReader`] gives them back, from any key on; [`diff`] compares two
+//! [`TreeBuilder`] takes entries and gives a [`RootRecord`]; [`TreeReader`] gives them back, from any key on; [`diff`] compares two
 //! trees without reading what they share; [`walk`] visits every blob that a tree needs; [`TreePrior`] shows a tree to sources.
 //! Long content has lists of its own: [`ContentWriter`] makes them, [`content_refs`] reads them.
 //!
@@ -15,7 +15,8 @@ mod prior;
 mod reader;
 mod walk;
 
-pub use crate::format::node::{BorderKey, Root, Totals};
+pub use crate::format::node::{BorderKey, Totals};
+pub use crate::format::snapshot::RootRecord;
 pub use builder::TreeBuilder;
 pub use content::{ContentWriter, content_refs};
 pub use diff::{Change, diff};

@@ -4,7 +4,8 @@ use super::NodeSource;
 use super::load::Claim;
 use crate::error::{Error, Result};
 use crate::format::entry::{EntryRecord, Key};
-use crate::format::node::{Node, Root};
+use crate::format::node::Node;
+use crate::format::snapshot::RootRecord;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use std::sync::Arc;
 
@@ -12,13 +13,13 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct TreeReader {
     source: Arc<dyn NodeSource>,
-    root: Root,
+    root: RootRecord,
     read_ahead: usize,
 }
 
 impl TreeReader {
     /// The tree under `root`, whose nodes come from `source`. Nothing is read yet.
-    pub fn new(source: Arc<dyn NodeSource>, root: Root) -> Self {
+    pub fn new(source: Arc<dyn NodeSource>, root: RootRecord) -> Self {
         Self {
             source,
             root,
@@ -34,7 +35,7 @@ impl TreeReader {
     }
 
     /// The root.
-    pub fn root(&self) -> &Root {
+    pub fn root(&self) -> &RootRecord {
         &self.root
     }
 
@@ -142,7 +143,11 @@ impl LeafWalk {
                 continue;
             };
             // The last key before a child that is out of the range on the right: so is the rest of the tree.
-            if claim.after.as_ref().is_some_and(|after| beyond(&self.prefix, after)) {
+            if claim
+                .after
+                .as_ref()
+                .is_some_and(|after| beyond(&self.prefix, after))
+            {
                 self.path.clear();
                 return None;
             }
@@ -170,7 +175,11 @@ fn name_ahead(source: &dyn NodeSource, step: &mut Step, prefix: &Key, read_ahead
     let Node::Inner { level, children } = &step.node else {
         return;
     };
-    let window = if *level == 1 { read_ahead } else { read_ahead.min(1) };
+    let window = if *level == 1 {
+        read_ahead
+    } else {
+        read_ahead.min(1)
+    };
     let from = step.named.max(step.next);
     if window == 0 || from > step.next + window / 2 {
         return;

@@ -1,11 +1,12 @@
 //! Visits every blob that a tree needs: for checks, and for the mark of a collector.
 
 use super::NodeSource;
-use super::load::{Claim, load_list};
+use super::load::{Claim, load_list, totals_of};
 use crate::error::{Error, Result};
 use crate::format::entry::{BlobRef, ContentRecord, EntryRecord};
 use crate::format::id::BlobId;
-use crate::format::node::{Node, Root, Totals};
+use crate::format::node::{Node, Totals};
+use crate::format::snapshot::RootRecord;
 
 /// Nodes that are named to the source ahead of their reading.
 const READ_AHEAD: usize = 16;
@@ -38,11 +39,11 @@ pub trait Marker: Send {
 ///
 /// # Errors
 /// What [`Marker::failed`] returns.
-pub async fn walk(source: &dyn NodeSource, root: &Root, marker: &mut dyn Marker) -> Result<()> {
-    let mut path: Vec<Vec<Claim>> = vec![vec![Claim::root(root)]];
-    if !marker.node(root.id, root.height.saturating_sub(1), root.totals) {
+pub async fn walk(source: &dyn NodeSource, root: &RootRecord, marker: &mut dyn Marker) -> Result<()> {
+    if !marker.node(root.id, root.height, totals_of(root)) {
         return Ok(());
     }
+    let mut path: Vec<Vec<Claim>> = vec![vec![Claim::root(root)]];
     while let Some(claims) = path.last_mut() {
         let Some(claim) = claims.pop() else {
             path.pop();
