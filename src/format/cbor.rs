@@ -108,6 +108,14 @@ impl Encoder {
         self.out.is_empty()
     }
 
+    /// Takes off what was written after the first `at` bytes.
+    #[must_use]
+    pub fn split_off(&mut self, at: usize) -> Self {
+        Self {
+            out: self.out.split_off(at.min(self.out.len())),
+        }
+    }
+
     /// The encoded bytes.
     pub fn finish(self) -> Vec<u8> {
         self.out
@@ -235,7 +243,7 @@ impl<'a> Decoder<'a> {
         let len = self.typed(5, "expected a map")?;
         Ok(Fields {
             left: bounded(len, max, "map")?,
-            next: 0,
+            last: None,
         })
     }
 
@@ -255,6 +263,11 @@ impl<'a> Decoder<'a> {
             return true;
         }
         false
+    }
+
+    /// The major type of the next value, nothing at the end.
+    pub fn major(&self) -> Option<u8> {
+        self.rest.first().map(|first| first >> 5)
     }
 
     /// Any one value, checked for its form, as the bytes that encode it: at most `max`.
@@ -302,7 +315,7 @@ impl<'a> Decoder<'a> {
 /// The pairs of a map that is being read; keys must ascend.
 pub struct Fields {
     left: usize,
-    next: u64,
+    last: Option<u64>,
 }
 
 impl Fields {
@@ -313,10 +326,10 @@ impl Fields {
         }
         self.left -= 1;
         let key = decoder.uint()?;
-        if key < self.next {
+        if self.last.is_some_and(|last| key <= last) {
             return Err(DecodeError::NotCanonical("map keys do not ascend"));
         }
-        self.next = key.saturating_add(1);
+        self.last = Some(key);
         Ok(Some(key))
     }
 }

@@ -4,7 +4,7 @@ use super::cbor::{Decoder, Encoder};
 use super::error::DecodeError;
 use super::id::BlobId;
 use super::limits;
-use super::metadata::Metadata;
+use super::metadata::{EMPTY, Metadata};
 use bytes::Bytes;
 use std::fmt;
 
@@ -16,6 +16,11 @@ impl Key {
     /// A key of `bytes`; the limit on its length is checked where it is encoded.
     pub fn new(bytes: impl Into<Bytes>) -> Self {
         Self(bytes.into())
+    }
+
+    /// No bytes: the prefix of every key, and no key of an entry.
+    pub fn empty() -> Self {
+        Self(Bytes::new())
     }
 
     /// The bytes.
@@ -123,6 +128,32 @@ pub struct BlobRef {
 impl BlobRef {
     /// Bytes that one reference takes in its encoding.
     pub const ENCODED: usize = 40;
+
+    /// Whether these are zero bytes that are not stored.
+    pub fn is_hole(&self) -> bool {
+        self.id == BlobId::HOLE
+    }
+
+    /// Whether a list ends after this reference (chapter 60, section 4.2). A hole never ends one: all holes have one id, and
+    /// a sparse file would fall into lists of a few references each.
+    pub fn ends_list(&self) -> bool {
+        let [low, high, ..] = self.id.0;
+        !self.is_hole() && u16::from_le_bytes([low, high]) < 64
+    }
+
+    fn check(&self, level: u8) -> Result<(), DecodeError> {
+        let possible = match (self.is_hole(), level) {
+            (true, 0) => true,
+            (true, _) => false,
+            (false, 0) => self.len <= limits::BLOB_MAX as u64,
+            (false, _) => true,
+        };
+        if possible && self.len > 0 {
+            Ok(())
+        } else {
+            Err(DecodeError::Invalid("reference"))
+        }
+    }
 }
 
 /// The content of an entry, as stored.
@@ -164,7 +195,7 @@ impl EntryRecord {
     /// Appends the canonical encoding: a map of 0 key, 1 kind, 2 metadata, 3 state, 4 size, 5 content, 6 whole; fields that hold
     /// nothing are left out.
     pub fn encode(&self, out: &mut Encoder) {
-        let has_metadata = self.metadata != Metadata::default();
+        let has_metadata = !self.metadata.is_empty();
         let has_content = self.content != ContentRecord::None;
         let optional = [
             has_metadata,
@@ -224,27 +255,44 @@ impl EntryRecord {
             match field {
                 0 => entry.key = Key(Bytes::copy_from_slice(decoder.bytes(limits::KEY_MAX)?)),
                 1 => kind = Some(EntryKind::from_number(decoder.uint()?)?),
-                2 => entry.metadata = Metadata::from_encoded(decoder.raw(limits::METADATA_MAX)?)?,
-                3 => entry.state = Bytes::copy_from_slice(decoder.bytes(limits::STATE_MAX)?),
-                4 => entry.size = decoder.uint()?,
+                2 => {
+                    entry.metadata =
+                        Metadata::from_encoded(present(decoder.raw(limits::METADATA_MAX)?, EMPTY)?)?
+                }
+                3 => entry.state = Bytes::copy_from_slice(present(decoder.bytes(limits::STATE_MAX)?, b"")?),
+                4 => entry.size = present(decoder.uint()?, 0)?,
                 5 => entry.content = decode_content(decoder)?,
                 6 => entry.whole = Some(decoder.fixed()?),
                 _ => return Err(DecodeError::Invalid("unknown field of an entry")),
             }
         }
         entry.kind = kind.ok_or(DecodeError::Invalid("entry without a kind"))?;
-        entry.check()?;
+        entry.validate()?;
         Ok(entry)
     }
 
-    fn check(&self) -> Result<(), DecodeError> {
+    /// Checks everything that decoding would refuse, so that what is encoded can be read.
+    ///
+    /// # Errors
+    /// `OverLimit` for a key, metadata, state or content above its limit, `Invalid` for values that contradict each other.
+    pub fn validate(&self) -> Result<(), DecodeError> {
         if self.key.as_bytes().is_empty() {
             return Err(DecodeError::Invalid("entry without a key"));
         }
+        let bounds = [
+            (self.key.as_bytes().len(), limits::KEY_MAX, "key"),
+            (self.metadata.encoded().len(), limits::METADATA_MAX, "metadata"),
+            (self.state.len(), limits::STATE_MAX, "state"),
+        ];
+        if let Some((.., what)) = bounds.into_iter().find(|(len, max, _)| len > max) {
+            return Err(DecodeError::OverLimit(what));
+        }
         let (total, needs_whole) = match &self.content {
             ContentRecord::None => return if self.whole.is_none() { Ok(()) } else { Err(WHOLE) },
-            ContentRecord::Inline(bytes) => (bytes.len() as u64, false),
-            ContentRecord::Refs { level, refs } => (sum(refs)?, *level > 0 || refs.len() > 1),
+            ContentRecord::Inline(bytes) => (check_inline(bytes)?.len() as u64, false),
+            ContentRecord::Refs { level, refs } => {
+                (check_inner_refs(*level, refs)?, *level > 0 || refs.len() > 1)
+            }
         };
         if total != self.size {
             return Err(DecodeError::Invalid("size differs from the content's"));
@@ -255,31 +303,75 @@ impl EntryRecord {
             Err(WHOLE)
         }
     }
+
+    /// Bytes of content: the size, or 0 if the size is not that of content.
+    pub fn content_bytes(&self) -> u64 {
+        if self.content == ContentRecord::None {
+            0
+        } else {
+            self.size
+        }
+    }
 }
 
 const WHOLE: DecodeError = DecodeError::Invalid("whole hash missing, or present without need");
 
-fn sum(refs: &[BlobRef]) -> Result<u64, DecodeError> {
+/// A field that holds nothing is left out: present, it would be a second encoding of the entry.
+fn present<T: PartialEq>(value: T, nothing: T) -> Result<T, DecodeError> {
+    if value == nothing {
+        Err(DecodeError::NotCanonical(
+            "a field that holds nothing is left out",
+        ))
+    } else {
+        Ok(value)
+    }
+}
+
+/// The bytes of content under `refs`.
+///
+/// # Errors
+/// `OverLimit` if the sum does not fit 64 bits.
+pub fn sum(refs: &[BlobRef]) -> Result<u64, DecodeError> {
     refs.iter()
         .try_fold(0u64, |sum, r| sum.checked_add(r.len))
         .ok_or(DecodeError::OverLimit("size of content"))
 }
 
+fn check_inline(bytes: &[u8]) -> Result<&[u8], DecodeError> {
+    match bytes.len() {
+        0 => Err(DecodeError::NotCanonical("empty content is left out")),
+        1..=limits::INLINE_MAX => Ok(bytes),
+        _ => Err(DecodeError::OverLimit("content inside an entry")),
+    }
+}
+
+fn check_inner_refs(level: u8, refs: &[BlobRef]) -> Result<u64, DecodeError> {
+    if level > limits::LIST_DEPTH_MAX {
+        return Err(DecodeError::OverLimit("levels of lists"));
+    }
+    if refs.len() > limits::REFS_INLINE_MAX {
+        return Err(DecodeError::OverLimit("references inside an entry"));
+    }
+    if refs.is_empty() {
+        return Err(DecodeError::Invalid("empty list of references"));
+    }
+    refs.iter().try_for_each(|r| r.check(level))?;
+    sum(refs)
+}
+
 fn decode_content(decoder: &mut Decoder<'_>) -> Result<ContentRecord, DecodeError> {
-    let mut probe = decoder.clone();
-    if probe.array(2).is_ok() {
-        decoder.array_of(2)?;
-        let level = decoder.uint()?;
-        let level = u8::try_from(level).ok().filter(|l| *l <= limits::LIST_DEPTH_MAX);
-        let level = level.ok_or(DecodeError::OverLimit("levels of lists"))?;
-        let refs = decode_refs(decoder.bytes(limits::REFS_INLINE_MAX * BlobRef::ENCODED)?, level)?;
-        return Ok(ContentRecord::Refs { level, refs });
+    if decoder.major() != Some(4) {
+        return Ok(ContentRecord::Inline(Bytes::copy_from_slice(
+            decoder.bytes(limits::INLINE_MAX)?,
+        )));
     }
-    let bytes = decoder.bytes(limits::INLINE_MAX)?;
-    if bytes.is_empty() {
-        return Err(DecodeError::NotCanonical("empty content is left out"));
-    }
-    Ok(ContentRecord::Inline(Bytes::copy_from_slice(bytes)))
+    decoder.array_of(2)?;
+    let level = u8::try_from(decoder.uint()?)
+        .ok()
+        .filter(|l| *l <= limits::LIST_DEPTH_MAX);
+    let level = level.ok_or(DecodeError::OverLimit("levels of lists"))?;
+    let refs = decode_refs(decoder.bytes(limits::REFS_INLINE_MAX * BlobRef::ENCODED)?, level)?;
+    Ok(ContentRecord::Refs { level, refs })
 }
 
 /// Encodes references: id, then length as 8 bytes little-endian, each.
@@ -306,10 +398,7 @@ pub fn decode_refs(bytes: &[u8], level: u8) -> Result<Vec<BlobRef>, DecodeError>
         let (id, len) = chunk.split_first_chunk::<32>().ok_or(DecodeError::Truncated)?;
         let len = u64::from_le_bytes(len.try_into().map_err(|_| DecodeError::Truncated)?);
         let r = BlobRef { id: BlobId(*id), len };
-        let hole = r.id == BlobId::HOLE;
-        if len == 0 || (hole && level > 0) || (level == 0 && !hole && len > limits::BLOB_MAX as u64) {
-            return Err(DecodeError::Invalid("reference"));
-        }
+        r.check(level)?;
         refs.push(r);
     }
     if chunks.remainder().is_empty() {
@@ -321,7 +410,8 @@ pub fn decode_refs(bytes: &[u8], level: u8) -> Result<Vec<BlobRef>, DecodeError>
 
 /// Encodes a list blob: one byte for the level of its references, then the references.
 pub fn encode_list(level: u8, refs: &[BlobRef]) -> Vec<u8> {
-    let mut out = vec![level];
+    let mut out = Vec::with_capacity(1 + refs.len() * BlobRef::ENCODED);
+    out.push(level);
     out.extend(encode_refs(refs));
     out
 }

@@ -10,12 +10,16 @@ pub const BLOCK_MAX: usize = 16 << 20;
 pub const BLOB_MAX: usize = 16 << 20;
 /// The largest plaintext of a node, in bytes, an entry that alone is larger apart.
 pub const NODE_MAX: usize = 256 << 10;
+/// The largest plaintext of a node that holds a single element, in bytes.
+pub const NODE_SINGLE_MAX: usize = 2 << 20;
 /// The longest key of an entry, in bytes.
 pub const KEY_MAX: usize = 8 << 10;
 /// The largest metadata of an entry, in bytes.
 pub const METADATA_MAX: usize = 1 << 20;
 /// The most fields of metadata.
 pub const METADATA_FIELDS_MAX: usize = 256;
+/// The deepest nesting of arrays in a value of metadata.
+pub const METADATA_DEPTH_MAX: usize = 6;
 /// The largest `Prior` state of an entry, in bytes.
 pub const STATE_MAX: usize = 64 << 10;
 /// The most bytes of content kept inside an entry.

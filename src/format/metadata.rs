@@ -1,7 +1,7 @@
 //! Metadata of an entry (`format-spec/60-tree.md`): a map of small unsigned numbers to values, whose meaning each
 //! connector's chapter defines. Kept in its canonical encoding; equal metadata is equal bytes.
 
-use super::cbor::{DEPTH_MAX, Decoder, Encoder};
+use super::cbor::{Decoder, Encoder};
 use super::error::DecodeError;
 use super::limits;
 
@@ -24,9 +24,12 @@ pub enum Value {
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Metadata(bytes::Bytes);
 
+/// The map of no pairs.
+pub(super) const EMPTY: &[u8] = &[0xa0];
+
 impl Default for Metadata {
     fn default() -> Self {
-        Self(bytes::Bytes::from_static(&[0xa0]))
+        Self(bytes::Bytes::from_static(EMPTY))
     }
 }
 
@@ -43,21 +46,17 @@ impl Metadata {
     /// Encodes `fields`, which must ascend by number.
     ///
     /// # Errors
-    /// `NotCanonical` if they do not, `OverLimit` above 1 MiB.
+    /// `NotCanonical` if they do not, `OverLimit` above 1 MiB, 256 fields or 6 nested lists.
     pub fn new(fields: &[(u64, Value)]) -> Result<Self, DecodeError> {
-        if !fields.is_sorted_by(|a, b| a.0 < b.0) {
-            return Err(DecodeError::NotCanonical("metadata fields do not ascend"));
-        }
         let mut out = Encoder::new();
         out.map(fields.len());
         for (number, value) in fields {
             out.uint(*number);
             encode(&mut out, value);
         }
-        if out.len() > limits::METADATA_MAX {
-            return Err(DecodeError::OverLimit("metadata"));
-        }
-        Ok(Self(out.finish().into()))
+        let encoded = out.finish();
+        check(&encoded)?;
+        Ok(Self(encoded.into()))
     }
 
     /// Takes encoded metadata.
@@ -65,13 +64,18 @@ impl Metadata {
     /// # Errors
     /// Any class of [`DecodeError`] if it is not one canonical map.
     pub fn from_encoded(encoded: &[u8]) -> Result<Self, DecodeError> {
-        let metadata = Self(bytes::Bytes::copy_from_slice(encoded));
-        metadata.fields().map(|_| metadata)
+        check(encoded)?;
+        Ok(Self(bytes::Bytes::copy_from_slice(encoded)))
     }
 
     /// The canonical encoding.
     pub fn encoded(&self) -> &[u8] {
         &self.0
+    }
+
+    /// Whether there are no fields.
+    pub fn is_empty(&self) -> bool {
+        self.encoded() == EMPTY
     }
 
     /// All fields, ascending.
@@ -83,7 +87,7 @@ impl Metadata {
         let mut fields = decoder.map(limits::METADATA_FIELDS_MAX)?;
         let mut out = Vec::new();
         while let Some(number) = fields.next(&mut decoder)? {
-            out.push((number, decode(&mut decoder, DEPTH_MAX - 1)?));
+            out.push((number, decode(&mut decoder, limits::METADATA_DEPTH_MAX)?));
         }
         decoder.finish()?;
         Ok(out)
@@ -104,22 +108,84 @@ fn encode(out: &mut Encoder, value: &Value) {
     };
 }
 
-fn decode(decoder: &mut Decoder<'_>, depth: usize) -> Result<Value, DecodeError> {
-    let raw = decoder.raw(limits::METADATA_MAX)?;
-    let mut value = Decoder::new(raw);
-    Ok(match raw.first().map(|b| b >> 5) {
-        Some(0 | 1) => Value::Int(value.int()?),
-        Some(2) => Value::Bytes(value.bytes(limits::METADATA_MAX)?.to_vec()),
-        Some(3) => Value::Text(value.text(limits::METADATA_MAX)?.to_owned()),
-        Some(4) if depth > 0 => {
-            let len = value.array(limits::METADATA_MAX)?;
-            Value::List(
-                (0..len)
-                    .map(|_| decode(&mut value, depth - 1))
-                    .collect::<Result<_, _>>()?,
-            )
+/// Checks encoded metadata without building its values: every entry that is read comes through here.
+fn check(encoded: &[u8]) -> Result<(), DecodeError> {
+    if encoded.len() > limits::METADATA_MAX {
+        return Err(DecodeError::OverLimit("metadata"));
+    }
+    let mut decoder = Decoder::new(encoded);
+    let mut fields = decoder.map(limits::METADATA_FIELDS_MAX)?;
+    while fields.next(&mut decoder)?.is_some() {
+        check_value(&mut decoder, limits::METADATA_DEPTH_MAX)?;
+    }
+    decoder.finish()
+}
+
+fn check_value(decoder: &mut Decoder<'_>, depth: usize) -> Result<(), DecodeError> {
+    match decoder.major() {
+        Some(0 | 1) => decoder.int().map(drop),
+        Some(2) => decoder.bytes(limits::METADATA_MAX).map(drop),
+        Some(3) => decoder.text(limits::METADATA_MAX).map(drop),
+        Some(4) if depth == 0 => Err(DecodeError::OverLimit("nesting of metadata")),
+        Some(4) => {
+            let len = decoder.array(limits::METADATA_MAX)?;
+            (0..len).try_for_each(|_| check_value(decoder, depth - 1))
         }
-        Some(7) => Value::Bool(value.bool()?),
+        Some(7) => decoder.bool().map(drop),
+        Some(_) => Err(DecodeError::Invalid("metadata value")),
+        None => Err(DecodeError::Truncated),
+    }
+}
+
+fn decode(decoder: &mut Decoder<'_>, depth: usize) -> Result<Value, DecodeError> {
+    Ok(match decoder.major() {
+        Some(0 | 1) => Value::Int(decoder.int()?),
+        Some(2) => Value::Bytes(decoder.bytes(limits::METADATA_MAX)?.to_vec()),
+        Some(3) => Value::Text(decoder.text(limits::METADATA_MAX)?.to_owned()),
+        Some(4) if depth > 0 => {
+            let len = decoder.array(limits::METADATA_MAX)?;
+            let values = (0..len).map(|_| decode(decoder, depth - 1));
+            Value::List(values.collect::<Result<_, _>>()?)
+        }
+        Some(7) => Value::Bool(decoder.bool()?),
         _ => return Err(DecodeError::Invalid("metadata value")),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_encoded_decodes_again_and_the_rest_is_refused_where_it_is_made() {
+        let fields = vec![
+            (1, Value::Int(-5)),
+            (
+                2,
+                Value::List(vec![
+                    Value::Bool(true),
+                    Value::Text("ü".into()),
+                    Value::Bytes(vec![0]),
+                ]),
+            ),
+        ];
+        let metadata = Metadata::new(&fields).unwrap();
+        assert_eq!(metadata.fields().unwrap(), fields);
+        assert_eq!(Metadata::from_encoded(metadata.encoded()).unwrap(), metadata);
+        let class = |fields: &[(u64, Value)]| Metadata::new(fields).unwrap_err().class();
+        let twice = [(u64::MAX, Value::Bool(true)), (u64::MAX, Value::Bool(true))];
+        assert_eq!(class(&twice), "not canonical");
+        assert_eq!(
+            class(&[(1, Value::Bytes(vec![0; limits::METADATA_MAX]))]),
+            "over limit"
+        );
+        let many: Vec<_> = (0..257).map(|i| (i, Value::Bool(true))).collect();
+        assert_eq!(class(&many), "over limit");
+        let nested = |depth| (0..depth).fold(Value::Int(1), |inner, _| Value::List(vec![inner]));
+        assert!(Metadata::new(&[(1, nested(limits::METADATA_DEPTH_MAX))]).is_ok());
+        assert_eq!(
+            class(&[(1, nested(limits::METADATA_DEPTH_MAX + 1))]),
+            "over limit"
+        );
+    }
 }

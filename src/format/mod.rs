@@ -12,6 +12,7 @@ pub mod index;
 pub mod layout;
 pub mod limits;
 pub mod metadata;
+pub mod node;
 pub mod note;
 pub mod pack;
 mod records;

@@ -98,7 +98,7 @@ pub struct RootRecord {
     pub height: u8,
     /// Entries.
     pub entries: u64,
-    /// Sum of the entries' sizes.
+    /// Sum of the sizes of the entries that have content.
     pub bytes: u64,
 }
 

@@ -1,0 +1,3 @@
+//! What tests, benches and fuzz targets share. It may use everything; nothing may use it.
+
+pub mod nodes;
