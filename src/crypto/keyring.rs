@@ -42,7 +42,7 @@ impl Keyring {
             secret: Secret::new(random.bytes()?),
         };
         Ok(Self::assemble(
-            RepositoryId(random.bytes()?),
+            repository,
             Secret::new(random.bytes()?),
             vec![epoch],
         ))

@@ -238,6 +238,38 @@ fn decode_abort(bytes: &[u8]) -> Result<Decision, DecodeError> {
 }
 
 impl SnapshotRecord {
+    /// A snapshot that nothing was written for: what a dry run reports.
+    pub fn planned(host: String, project: Option<String>, sources: Vec<SourceRecord>, started: Time) -> Self {
+        Self {
+            sid: SessionId {
+                epoch: 0,
+                random: [0; 16],
+            },
+            started,
+            consistent_at: None,
+            ended: started,
+            host,
+            project,
+            tags: Vec::new(),
+            sources,
+            parent: None,
+            original: None,
+            root: RootRecord {
+                id: BlobId::HOLE,
+                height: 0,
+                entries: 0,
+                bytes: 0,
+            },
+            partial: false,
+            statistics: Statistics::default(),
+            incident_count: 0,
+            incidents: Vec::new(),
+            incident_list: None,
+            tool: String::new(),
+            nonce: [0; 16],
+        }
+    }
+
     fn encode(&self, out: &mut Encoder) {
         let optional = [
             self.consistent_at.is_some(),

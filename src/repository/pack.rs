@@ -138,7 +138,7 @@ fn with_codecs<T>(work: impl FnOnce(&mut Codecs) -> std::io::Result<T>) -> Resul
 
 fn compress(plain: &[u8]) -> Result<Vec<u8>> {
     with_codecs(|codecs| {
-        let bound = zstd::zstd_safe::compress_bound(plain.len());
+        let bound = zstd_safe::compress_bound(plain.len());
         if codecs.scratch.len() < bound {
             codecs.scratch.resize(bound, 0);
         }
@@ -205,10 +205,10 @@ pub(crate) fn decode_block(stored: Vec<u8>, codec: Codec, plain: u32) -> Result<
 /// `Invalid` if the frame is damaged or gives another length.
 pub(crate) fn apply_delta(delta: &[u8], base: &[u8], plain: u32) -> Result<Vec<u8>, DecodeError> {
     let mut out = Vec::with_capacity(plain as usize);
-    let mut context = zstd::zstd_safe::DCtx::create();
+    let mut context = zstd_safe::DCtx::create();
     let invalid = |_| DecodeError::Invalid("delta");
     context
-        .set_parameter(zstd::zstd_safe::DParameter::WindowLogMax(27))
+        .set_parameter(zstd_safe::DParameter::WindowLogMax(27))
         .map_err(invalid)?;
     context.ref_prefix(base).map_err(invalid)?;
     context.decompress(&mut out, delta).map_err(invalid)?;

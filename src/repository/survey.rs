@@ -69,6 +69,8 @@ pub struct SurveyReport {
     pub bytes_read: u64,
     /// Blobs that were compared with their ids.
     pub blobs_verified: u64,
+    /// Packs that are missing or damaged.
+    pub bad_packs: Vec<ObjectId>,
     /// Packs that no finished session lists: left by interrupted runs, reused by the next ones.
     pub packs_unlisted: u64,
     /// Their bytes.
@@ -329,8 +331,12 @@ impl<'a> Survey<'a> {
         for (id, rows) in listed {
             let expected = rows.packs.first().map(|pack| u64::from(pack.size));
             match present.get(id) {
-                None => self.report.error(ObjectName::Pack(*id), "is missing"),
+                None => {
+                    self.report.bad_packs.push(*id);
+                    self.report.error(ObjectName::Pack(*id), "is missing");
+                }
                 Some(size) if Some(*size) != expected => {
+                    self.report.bad_packs.push(*id);
                     self.report.error(
                         ObjectName::Pack(*id),
                         format!("has {size} bytes instead of {}", expected.unwrap_or(0)),
@@ -399,7 +405,8 @@ impl<'a> Survey<'a> {
                     }
                 }
                 Err(error) if super::view::is_damage(&error) => {
-                    self.report.error(ObjectName::Pack(id), error)
+                    self.report.bad_packs.push(id);
+                    self.report.error(ObjectName::Pack(id), error);
                 }
                 Err(error) => return Err(error),
             }

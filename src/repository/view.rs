@@ -9,9 +9,9 @@ use crate::format::error::DecodeError;
 use crate::format::header::{ObjectType, Origin};
 use crate::format::id::{ObjectId, SessionId};
 use crate::format::index::Tables;
-use crate::format::layout::{ObjectName, Prefix};
+use crate::format::layout::ObjectName;
 use crate::format::snapshot::{Decision, SnapshotRecord};
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, StreamExt};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ pub struct View {
     /// Snapshots that are committed, not void and not forgotten.
     pub(crate) snapshots: BTreeMap<SessionId, Arc<SnapshotRecord>>,
     /// Sessions with a forget.
-    pub(crate) forgets: HashSet<SessionId>,
+    forgets: HashSet<SessionId>,
     pub(crate) index: Arc<Index>,
     /// Objects that do not decode; what they would have said is missing from the view.
     pub damaged: Vec<(ObjectName, Error)>,
@@ -77,6 +77,11 @@ impl View {
         })
     }
 
+    /// Whether somebody let a snapshot go: then it is not among [`Self::snapshots`], whatever else stands against it.
+    pub fn is_forgotten(&self, sid: &SessionId) -> bool {
+        self.forgets.contains(sid)
+    }
+
     /// Snapshots that are committed, not void and not forgotten, by session id.
     pub fn snapshots(&self) -> impl Iterator<Item = &Arc<SnapshotRecord>> {
         self.snapshots.values()
@@ -87,13 +92,13 @@ async fn load_decisions(
     repository: &Repository,
     listing: &Listing,
 ) -> Result<(Vec<(SessionId, Decision)>, Vec<(ObjectName, Error)>)> {
-    let loads = listing.decided.iter().map(|sid| async move {
-        let name = ObjectName::Snapshot(*sid);
+    let loads = listing.decided.clone().into_iter().map(|sid| async move {
+        let name = ObjectName::Snapshot(sid);
         let decision = match repository.load(name, ObjectType::Snapshot).await {
             Ok(payload) => Decision::decode(&payload).map_err(|e| Error::from(e).with("object", name)),
             Err(error) => Err(error),
         };
-        (*sid, decision)
+        (sid, decision)
     });
     let mut loaded = stream::iter(loads).buffered(repository.concurrency());
     let (mut decisions, mut damaged) = (Vec::new(), Vec::new());
@@ -149,8 +154,8 @@ async fn load_index(
     let mut builder = IndexBuilder::new(excluded);
     let mut damaged = Vec::new();
     let loads = runs
-        .iter()
-        .map(|name| async move { (*name, load_run(repository, context, *name).await) });
+        .into_iter()
+        .map(|name| async move { (name, load_run(repository, context, name).await) });
     let mut loaded = stream::iter(loads).buffered(repository.concurrency());
     while let Some((name, run)) = loaded.next().await {
         match run {
@@ -175,18 +180,4 @@ pub(crate) async fn load_run(repository: &Repository, context: &Context, name: O
     let payload = repository.load_hashed(name, id, origin).await?;
     let tables = context.cpu.run(move || Tables::decode(&payload, false)).await?;
     tables.map_err(|e: DecodeError| Error::from(e).with("object", name))
-}
-
-/// The runs of one session that are in the store now.
-pub(crate) async fn runs_of(
-    repository: &Repository,
-    context: &Context,
-    sid: SessionId,
-) -> Result<Vec<Tables>> {
-    let names = repository.list(Prefix::RunsOf(sid)).await?;
-    stream::iter(names)
-        .map(|name| load_run(repository, context, name))
-        .buffered(repository.concurrency())
-        .try_collect()
-        .await
 }

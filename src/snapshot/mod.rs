@@ -2,3 +2,15 @@
 
 pub mod entry;
 pub mod tree;
+
+mod content;
+mod nodes;
+mod parent;
+mod reader;
+mod select;
+mod writer;
+
+pub use parent::{ParentPrior, choose_parent};
+pub use reader::SnapshotReader;
+pub use select::{SnapshotFilter, SnapshotSpec, age_key};
+pub use writer::{SnapshotWriter, Written};

@@ -17,14 +17,15 @@ use std::collections::BTreeMap;
 fn bytes(value: &Value) -> Vec<u8> {
     let unhex = |text: &str| -> Vec<u8> {
         let pairs = text.as_bytes().chunks(2);
-        pairs.map(|p| u8::from_str_radix(std::str::from_utf8(p).unwrap(), 16).unwrap()).collect()
+        pairs
+            .map(|p| u8::from_str_radix(std::str::from_utf8(p).unwrap(), 16).unwrap())
+            .collect()
     };
     match value {
         Value::String(text) => unhex(text),
         Value::Array(parts) => parts.iter().flat_map(bytes).collect(),
-        Value::Object(run) => {
-            unhex(run["repeat"].as_str().unwrap()).repeat(usize::try_from(run["times"].as_u64().unwrap()).unwrap())
-        }
+        Value::Object(run) => unhex(run["repeat"].as_str().unwrap())
+            .repeat(usize::try_from(run["times"].as_u64().unwrap()).unwrap()),
         _ => panic!("not bytes: {value}"),
     }
 }
@@ -96,7 +97,11 @@ fn list(input: &[u8], level: u8) -> Result<Value, DecodeError> {
 /// Builds the tree that the members `count`, `state_bytes` and `rare_metadata_bytes` describe.
 fn tree(vector: &Value) -> Value {
     let number = |name: &str| usize::try_from(vector[name].as_u64().unwrap()).unwrap();
-    let (count, state, rare) = (number("count"), number("state_bytes"), number("rare_metadata_bytes"));
+    let (count, state, rare) = (
+        number("count"),
+        number("state_bytes"),
+        number("rare_metadata_bytes"),
+    );
     let nodes = MemoryNodes::new();
     let root = run(async {
         let mut builder = TreeBuilder::new(border_key(vector), nodes.clone());
@@ -158,7 +163,10 @@ fn every_vector_has_the_outcome_that_it_expects() {
         }
         for (member, value) in members.as_object().unwrap() {
             if vector[member] != *value {
-                wrong.push(format!("{name}: {member} is {value}, expected {}", vector[member]));
+                wrong.push(format!(
+                    "{name}: {member} is {value}, expected {}",
+                    vector[member]
+                ));
             }
         }
     }

@@ -2,8 +2,6 @@
 
 mod usable;
 
-pub(crate) use usable::Chain;
-
 use crate::format::header::HEADER_LEN;
 use crate::format::id::{BlobId, ObjectId};
 use crate::format::index::{BlobKind, BlockRow, Codec, EntryRow, PackRow, Tables};
@@ -28,10 +26,6 @@ impl Copy {
             1 => BlobKind::Node,
             _ => BlobKind::List,
         }
-    }
-
-    pub(crate) fn is_delta(&self) -> bool {
-        self.delta
     }
 }
 
@@ -191,11 +185,6 @@ impl Index {
     /// All packs, in no order that means anything.
     pub(crate) fn packs(&self) -> &[Pack] {
         &self.packs
-    }
-
-    /// All copies, ascending by id.
-    pub(crate) fn all(&self) -> &[Copy] {
-        &self.copies
     }
 
     /// All blocks.

@@ -6,7 +6,7 @@ use crate::format::id::BlobId;
 use crate::format::limits::CHAIN_MAX;
 
 /// Copies to read for one blob: the blob's own first, then bases, the last one whole.
-pub(crate) type Chain<'a> = Vec<&'a Copy>;
+type Chain<'a> = Vec<&'a Copy>;
 
 impl Index {
     /// Whether the blob can be read.

@@ -14,6 +14,8 @@ use futures::future::{BoxFuture, Shared};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 /// Ranges of packs begin and end at multiples of this, so that a store learns no blob's place.
 const SPAN: u64 = 1 << 20;
@@ -30,6 +32,9 @@ pub(super) struct Blocks {
     /// How many bytes one request fetches at the most, a single block apart.
     request_max: u64,
     kept: Mutex<Kept>,
+    /// Moves what was asked for ahead; ends with the reader.
+    tasks: Mutex<JoinSet<()>>,
+    requests: Arc<Semaphore>,
 }
 
 #[derive(Default)]
@@ -43,13 +48,17 @@ impl Blocks {
     pub(super) fn new(repository: Repository, context: Context, index: Arc<Index>) -> Self {
         let budget = context.budget.total();
         let (kept_max, request_max) = (budget / 4, budget / 16);
+        let requests = Arc::new(Semaphore::new(repository.concurrency()));
+        let (kept, tasks) = (Mutex::default(), Mutex::default());
         Self {
             repository,
             context,
             index,
             kept_max,
             request_max,
-            kept: Mutex::default(),
+            kept,
+            tasks,
+            requests,
         }
     }
 
@@ -82,7 +91,7 @@ impl Blocks {
         result
     }
 
-    /// Begins to fetch blocks that are neither at hand nor on their way. They move when someone waits for one of them.
+    /// Begins to fetch blocks that are neither at hand nor on their way.
     pub(super) fn fetch(&self, wanted: &[u32]) {
         let Ok(mut kept) = self.kept.lock() else { return };
         let mut by_pack: BTreeMap<PackNumber, Vec<(u32, Block)>> = BTreeMap::new();
@@ -99,16 +108,24 @@ impl Blocks {
             blocks.dedup_by_key(|(number, _)| *number);
             for (range, group) in self.ranges(pack, &blocks) {
                 let bytes = self.range(pack, range.clone());
+                let mut opened = Vec::with_capacity(group.len());
                 for (number, block) in group {
-                    kept.insert(
-                        number,
-                        u64::from(block.plain),
-                        self.open(block, range.start, bytes.clone()),
-                    );
+                    let plaintext = self.open(block, range.start, bytes.clone());
+                    opened.push(plaintext.clone());
+                    kept.insert(number, u64::from(block.plain), plaintext);
                 }
+                self.drive(opened);
             }
         }
         kept.shrink(self.kept_max);
+    }
+
+    fn drive(&self, blocks: Vec<SharedBytes>) {
+        if let Ok(mut tasks) = self.tasks.lock() {
+            while tasks.try_join_next().is_some() {}
+            // Errors are for whoever asks for the block.
+            tasks.spawn(async move { drop(futures::future::join_all(blocks).await) });
+        }
     }
 
     /// Groups the blocks of one pack into aligned ranges: neighbours, and what lies less than a span apart, go together.
@@ -137,7 +154,9 @@ impl Blocks {
 
     fn range(&self, pack: PackNumber, range: Range<u64>) -> SharedBytes {
         let (repository, id) = (self.repository.clone(), self.index.pack(pack).map(|pack| pack.id));
+        let requests = self.requests.clone();
         async move {
+            let _permit = requests.acquire_owned().await;
             let id = id.ok_or_else(|| Error::new(ErrorKind::Damaged, "pack outside the index"))?;
             let expected = range.end - range.start;
             let bytes = repository.store().get_range(&ObjectName::Pack(id), range).await?;

@@ -7,7 +7,7 @@ use super::view::{Purpose, View};
 use super::{Repository, lost, pack};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::id::BlobId;
+use crate::format::id::{BlobId, ObjectId};
 use crate::format::index::BlobKind;
 use bytes::Bytes;
 use fetch::Blocks;
@@ -79,8 +79,8 @@ impl BlobReader {
     /// As [`Self::get`], the first one.
     pub async fn get_many(&self, kind: BlobKind, ids: &[BlobId]) -> Result<Vec<Bytes>> {
         self.prefetch(ids)?;
-        stream::iter(ids)
-            .map(|id| self.get(kind, id))
+        stream::iter(ids.to_vec())
+            .map(|id| async move { self.get(kind, &id).await })
             .buffered(64)
             .try_collect()
             .await
@@ -99,9 +99,24 @@ impl BlobReader {
         Ok(())
     }
 
+    /// Does not read from these packs: a check has found them missing or damaged.
+    ///
+    /// # Errors
+    /// `Internal` only.
+    pub fn avoid(&self, packs: &[ObjectId]) -> Result<()> {
+        let state = self.state()?;
+        let avoided: HashSet<&ObjectId> = packs.iter().collect();
+        for (number, pack) in (0u32..).zip(state.index.packs()) {
+            if avoided.contains(&pack.id) {
+                state.condemn(PackNumber(number))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the view has a chain of copies for a blob.
     pub fn has(&self, id: &BlobId) -> bool {
-        *id == BlobId::HOLE || self.state().is_ok_and(|state| state.index.usable(id))
+        *id == BlobId::HOLE || self.state().is_ok_and(|state| state.chain(id).is_some())
     }
 
     async fn read_chain(

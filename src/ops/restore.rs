@@ -1,0 +1,58 @@
+//! Bringing entries back: snapshot → sink.
+
+use crate::connector::{Sink, SinkReport};
+use crate::context::Context;
+use crate::error::Result;
+use crate::event::Event;
+use crate::snapshot::SnapshotReader;
+use crate::snapshot::entry::{EntryRecord, Key};
+use futures::StreamExt;
+
+/// What to restore.
+pub struct RestoreRequest {
+    /// Keys begin with this.
+    pub prefix: Key,
+    /// Which of them.
+    pub wanted: Box<dyn Fn(&EntryRecord) -> bool + Send>,
+}
+
+/// What was done.
+#[derive(Clone, Debug)]
+pub struct RestoreReport {
+    /// What the sink did.
+    pub sink: SinkReport,
+    /// Seconds.
+    pub seconds: f64,
+}
+
+/// Restores entries of a snapshot into a sink, in key order.
+///
+/// # Errors
+/// `Damaged` if the tree cannot be read, `Cancelled`, or what the sink says of its target as a whole. A single entry that fails is
+/// counted in the report.
+pub async fn restore(
+    context: &Context,
+    snapshot: &SnapshotReader,
+    request: RestoreRequest,
+    sink: &mut dyn Sink,
+) -> Result<RestoreReport> {
+    let started = context.clock.now();
+    sink.prepare(context).await?;
+    let root = snapshot.record().root;
+    context.emit(&Event::PhaseStarted {
+        phase: "restore",
+        entries: Some(root.entries),
+        bytes: Some(root.bytes),
+    });
+    let mut entries = snapshot.entries(request.prefix, request.wanted);
+    while let Some(entry) = entries.next().await {
+        context.check_cancelled()?;
+        sink.write(context, entry?).await?;
+    }
+    let report = sink.finish(context).await?;
+    context.emit(&Event::PhaseEnded { phase: "restore" });
+    Ok(RestoreReport {
+        sink: report,
+        seconds: context.clock.now().seconds_since(started),
+    })
+}

@@ -1,0 +1,313 @@
+//! Making a snapshot: sources → writer → commit.
+
+use crate::connector::Source;
+use crate::context::{Context, Time};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
+use crate::format::id::SessionId;
+use crate::format::snapshot::{SnapshotRecord, SourceRecord};
+use crate::repository::{Commit, Repository, Session};
+use crate::snapshot::entry::{Item, NoPrior, Prior};
+use crate::snapshot::{ParentPrior, SnapshotReader, SnapshotSpec, SnapshotWriter, Written, choose_parent};
+use futures::StreamExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often a run that a collector fenced begins anew.
+const TRIES: u32 = 3;
+/// A silent source is asked this often whether the session shows a sign of life, in seconds.
+const TICK: Duration = Duration::from_secs(30);
+
+/// What to make a snapshot of.
+#[derive(Clone, Debug, Default)]
+pub struct SnapshotRequest {
+    /// The host's name.
+    pub host: String,
+    /// The project that it belongs to.
+    pub project: Option<String>,
+    /// Labels.
+    pub tags: Vec<String>,
+    /// The snapshot to compare with; the newest of the same host, project and sources if not given.
+    pub parent: Option<SnapshotSpec>,
+    /// Read everything, whatever the parent proves.
+    pub force_read: bool,
+    /// Read the sources' lists and compare them with the parent, and write nothing.
+    pub dry_run: bool,
+}
+
+/// What was done.
+#[derive(Clone, Debug)]
+pub struct SnapshotReport {
+    /// The snapshot; of a dry run what it would be, as far as that is known without reading.
+    pub snapshot: Arc<SnapshotRecord>,
+    /// The snapshot it was compared with.
+    pub parent: Option<SessionId>,
+    /// Seconds from begin to acknowledgement.
+    pub seconds: f64,
+    /// Whether nothing was written.
+    pub dry_run: bool,
+}
+
+/// Makes a snapshot of what `open_sources` gives. It is called once for each try: a run that a collector has fenced begins anew, and
+/// rests on what it uploaded. Nothing means that the sources cannot be read again.
+///
+/// # Errors
+/// `Source` if a source failed as a whole, `Conflict` if the run was fenced and cannot begin anew, `Cancelled`, or what the store
+/// says. After each of them nothing is committed, and what was uploaded is found by the next run.
+pub async fn snapshot(
+    context: &Context,
+    repository: &Repository,
+    request: &SnapshotRequest,
+    open_sources: &mut (dyn FnMut() -> Result<Option<Vec<Box<dyn Source>>>> + Send),
+) -> Result<SnapshotReport> {
+    let mut adopted = None;
+    for _ in 0..TRIES {
+        let Some(mut sources) = open_sources()? else { break };
+        sources.sort_by_key(|source| key_space(&source.origin().connector));
+        if request.dry_run {
+            return dry_run(context, repository, request, &mut sources).await;
+        }
+        let session = Session::begin(repository, context, &request.host, adopted).await?;
+        match run(context, repository, request, &session, &mut sources).await? {
+            Some(report) => return Ok(report),
+            None => adopted = Some(session.sid()),
+        }
+    }
+    Err(Error::new(
+        ErrorKind::Conflict,
+        "a collector ended this run while it was idle; nothing was committed",
+    )
+    .hint("run the same command again: what was uploaded is found and not stored twice"))
+}
+
+/// The first bytes of a connector's keys: sources of one snapshot are read in this order.
+fn key_space(connector: &str) -> String {
+    match connector {
+        "postgres" => "database".to_owned(),
+        "stdio" => "streams".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+fn source_records(sources: &[Box<dyn Source>]) -> Vec<SourceRecord> {
+    let records = sources.iter().map(|source| {
+        let origin = source.origin();
+        SourceRecord {
+            connector: origin.connector,
+            description: origin.description,
+            version: origin.version,
+        }
+    });
+    records.collect()
+}
+
+fn find_parent(
+    request: &SnapshotRequest,
+    snapshots: &[Arc<SnapshotRecord>],
+    sources: &[SourceRecord],
+) -> Result<Option<Arc<SnapshotRecord>>> {
+    match &request.parent {
+        Some(spec) => spec.find(snapshots, &|_| true).map(Some),
+        None => Ok(choose_parent(
+            snapshots.iter(),
+            &request.host,
+            request.project.as_deref(),
+            sources,
+        )),
+    }
+}
+
+/// One try. Gives nothing if the session was fenced.
+async fn run(
+    context: &Context,
+    repository: &Repository,
+    request: &SnapshotRequest,
+    session: &Session,
+    sources: &mut [Box<dyn Source>],
+) -> Result<Option<SnapshotReport>> {
+    let records = source_records(sources);
+    let snapshots: Vec<_> = session.view().snapshots().cloned().collect();
+    let parent = find_parent(request, &snapshots, &records)?;
+    let blobs = repository.reader(context, session.view());
+    let budget = context.budget.total();
+    let reader = parent
+        .clone()
+        .map(|parent| SnapshotReader::new(parent, blobs.clone(), budget));
+    let prior: Arc<dyn Prior> = match &reader {
+        Some(reader) if !request.force_read => Arc::new(ParentPrior::new(reader.clone(), blobs)),
+        _ => Arc::new(NoPrior),
+    };
+    let mut writer = SnapshotWriter::new(
+        repository,
+        session,
+        context,
+        reader.map(|reader| reader.tree().clone()),
+    );
+    if let Err(error) = read_sources(context, repository, sources, &prior, &mut writer).await {
+        give_up(context, session, &mut writer, &error).await;
+        return Err(error);
+    }
+    let written = writer.finish().await?;
+    let consistent_at = None;
+    let snapshot = assemble(
+        request,
+        session,
+        records,
+        parent.as_deref(),
+        &written,
+        (context.clock.now(), consistent_at),
+        context,
+    )?;
+    match session.commit(context, written.durable, snapshot).await? {
+        Commit::Fenced => Ok(None),
+        Commit::Acknowledged(snapshot) => {
+            let seconds = context.clock.now().seconds_since(session.started());
+            Ok(Some(SnapshotReport {
+                snapshot,
+                parent: parent.map(|p| p.sid),
+                seconds,
+                dry_run: false,
+            }))
+        }
+    }
+}
+
+async fn read_sources(
+    context: &Context,
+    repository: &Repository,
+    sources: &mut [Box<dyn Source>],
+    prior: &Arc<dyn Prior>,
+    writer: &mut SnapshotWriter,
+) -> Result<()> {
+    context.emit(&Event::PhaseStarted {
+        phase: "snapshot",
+        entries: None,
+        bytes: None,
+    });
+    for source in sources.iter_mut() {
+        writer.use_chunker(repository.chunker(&source.origin().connector));
+        let mut items = source.entries(context, prior.clone());
+        loop {
+            let item = tokio::select! {
+                biased;
+                () = context.cancel.cancelled() => return context.check_cancelled(),
+                item = items.next() => item,
+                () = tokio::time::sleep(TICK) => {
+                    writer.heartbeat().await?;
+                    continue;
+                }
+            };
+            match item {
+                Some(item) => writer.add(item?).await?,
+                None => break,
+            }
+        }
+        drop(items);
+        source.finish().await?;
+    }
+    context.emit(&Event::PhaseEnded { phase: "snapshot" });
+    Ok(())
+}
+
+/// Keeps what was uploaded findable and ends the session. The first error is what counts: one more here changes nothing, a session
+/// that stays open is fenced by a collector.
+async fn give_up(context: &Context, session: &Session, writer: &mut SnapshotWriter, error: &Error) {
+    if let Err(second) = writer.keep_for_next_run().await {
+        context.emit(&Event::Note {
+            text: format!("what was read could not be kept for the next run: {second}"),
+        });
+        return;
+    }
+    if let Err(second) = session.abort(context, error.what()).await {
+        context.emit(&Event::Note {
+            text: format!("the session could not be ended: {second}"),
+        });
+    }
+}
+
+fn assemble(
+    request: &SnapshotRequest,
+    session: &Session,
+    sources: Vec<SourceRecord>,
+    parent: Option<&SnapshotRecord>,
+    written: &Written,
+    (ended, consistent_at): (Time, Option<Time>),
+    context: &Context,
+) -> Result<SnapshotRecord> {
+    let mut tags = request.tags.clone();
+    tags.sort_unstable();
+    tags.dedup();
+    Ok(SnapshotRecord {
+        sid: session.sid(),
+        started: session.started(),
+        consistent_at,
+        ended,
+        host: request.host.clone(),
+        project: request.project.clone(),
+        tags,
+        sources,
+        parent: parent.map(|parent| parent.sid),
+        original: None,
+        root: written.root,
+        partial: written.incident_count > 0,
+        statistics: written.statistics,
+        incident_count: written.incident_count,
+        incidents: written.incidents.clone(),
+        incident_list: written.incident_list.clone(),
+        tool: format!("holdall {}", env!("CARGO_PKG_VERSION")),
+        nonce: context.random.bytes()?,
+    })
+}
+
+async fn dry_run(
+    context: &Context,
+    repository: &Repository,
+    request: &SnapshotRequest,
+    sources: &mut [Box<dyn Source>],
+) -> Result<SnapshotReport> {
+    let started = context.clock.now();
+    let view = repository.view(context).await?;
+    let records = source_records(sources);
+    let snapshots: Vec<_> = view.snapshots().cloned().collect();
+    let parent = find_parent(request, &snapshots, &records)?;
+    let blobs = repository.reader(context, &view);
+    let reader = parent
+        .clone()
+        .map(|parent| SnapshotReader::new(parent, blobs.clone(), context.budget.total()));
+    let prior: Arc<dyn Prior> = match reader {
+        Some(reader) if !request.force_read => Arc::new(ParentPrior::new(reader, blobs)),
+        _ => Arc::new(NoPrior),
+    };
+    let mut snapshot =
+        SnapshotRecord::planned(request.host.clone(), request.project.clone(), records, started);
+    for source in sources.iter_mut() {
+        let mut items = source.entries(context, prior.clone());
+        while let Some(item) = items.next().await {
+            context.check_cancelled()?;
+            match item? {
+                Item::Entry(entry) => {
+                    snapshot.statistics.entries_new += 1;
+                    snapshot.statistics.bytes_read += entry.head.size.unwrap_or(0);
+                }
+                Item::Unchanged(_) => snapshot.statistics.entries_unchanged += 1,
+                Item::Incident(incident) => {
+                    context.emit(&Event::Incident {
+                        name: incident.key.to_string(),
+                        why: incident.why.clone(),
+                    });
+                    snapshot.incident_count += 1;
+                    snapshot.partial = true;
+                }
+                Item::Note(text) => context.emit(&Event::Note { text }),
+            }
+        }
+    }
+    snapshot.ended = context.clock.now();
+    let seconds = snapshot.ended.seconds_since(started);
+    Ok(SnapshotReport {
+        snapshot: Arc::new(snapshot),
+        parent: parent.map(|p| p.sid),
+        seconds,
+        dry_run: true,
+    })
+}

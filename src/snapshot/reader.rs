@@ -1,0 +1,277 @@
+//! Entries out: a snapshot yields the same entries that a source yielded, their contents to be opened when someone wants them.
+
+use super::entry::{Content, ContentStream, Entry, EntryHead, EntryRecord, Key, OpenContent, Piece};
+use super::tree::{TreeReader, content_refs};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::entry::{BlobRef, ContentRecord};
+use crate::format::id::BlobId;
+use crate::format::index::BlobKind;
+use crate::format::snapshot::SnapshotRecord;
+use crate::repository::BlobReader;
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use futures::{FutureExt, future};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Chunks of a long content that are fetched together.
+const GROUP: usize = 32;
+/// Entries that are looked ahead at the most.
+const AHEAD_ENTRIES: usize = 1024;
+
+/// Reads one snapshot; cheap to clone.
+#[derive(Clone)]
+pub struct SnapshotReader {
+    record: Arc<SnapshotRecord>,
+    blobs: BlobReader,
+    tree: TreeReader,
+    ahead_bytes: u64,
+}
+
+impl SnapshotReader {
+    /// A reader of `record`'s tree. `budget` is the whole byte budget: an eighth of it is read ahead.
+    pub fn new(record: Arc<SnapshotRecord>, blobs: BlobReader, budget: u64) -> Self {
+        let tree = TreeReader::new(Arc::new(blobs.clone()), record.root);
+        Self {
+            record,
+            blobs,
+            tree,
+            ahead_bytes: budget / 8,
+        }
+    }
+
+    /// The snapshot's record.
+    pub fn record(&self) -> &Arc<SnapshotRecord> {
+        &self.record
+    }
+
+    /// Its tree.
+    pub fn tree(&self) -> &TreeReader {
+        &self.tree
+    }
+
+    /// Records under a prefix, ascending; contents are not touched.
+    pub fn records(&self, prefix: Key) -> BoxStream<'static, Result<Arc<EntryRecord>>> {
+        self.tree.under(prefix)
+    }
+
+    /// The record with this key.
+    ///
+    /// # Errors
+    /// `Damaged`, or what the store says.
+    pub async fn find(&self, key: &Key) -> Result<Option<Arc<EntryRecord>>> {
+        self.tree.get(key).await
+    }
+
+    /// Entries whose records `wanted` keeps, ascending; what their contents need is fetched ahead.
+    pub fn entries(
+        &self,
+        prefix: Key,
+        wanted: impl Fn(&EntryRecord) -> bool + Send + 'static,
+    ) -> BoxStream<'static, Result<Entry>> {
+        let records = self
+            .records(prefix)
+            .try_filter(move |record| future::ready(wanted(record)))
+            .boxed();
+        let window = Window {
+            reader: self.clone(),
+            records,
+            ahead: VecDeque::new(),
+            bytes: 0,
+            ended: false,
+        };
+        stream::try_unfold(window, |mut window| async move {
+            Ok(window.next().await?.map(|entry| (entry, window)))
+        })
+        .boxed()
+    }
+
+    /// An entry as a sink takes it.
+    pub fn entry(&self, record: &Arc<EntryRecord>) -> Entry {
+        let head = EntryHead {
+            key: record.key.clone(),
+            kind: record.kind,
+            metadata: record.metadata.clone(),
+            state: record.state.clone(),
+            size: Some(record.size),
+        };
+        let content = match &record.content {
+            ContentRecord::None => Content::None,
+            ContentRecord::Inline(bytes) => Content::Bytes(bytes.clone()),
+            ContentRecord::Refs { .. } => Content::Open(Box::new(StoredContent {
+                blobs: self.blobs.clone(),
+                record: record.clone(),
+            })),
+        };
+        Entry { head, content }
+    }
+}
+
+/// Entries that are about to be yielded, with their chunks on the way.
+struct Window {
+    reader: SnapshotReader,
+    records: BoxStream<'static, Result<Arc<EntryRecord>>>,
+    ahead: VecDeque<Arc<EntryRecord>>,
+    bytes: u64,
+    ended: bool,
+}
+
+impl Window {
+    async fn next(&mut self) -> Result<Option<Entry>> {
+        // Refilled when half of it is used, so that requests stay large.
+        if !self.ended && self.bytes <= self.reader.ahead_bytes / 2 && self.ahead.len() <= AHEAD_ENTRIES / 2 {
+            self.fill().await?;
+        }
+        let Some(record) = self.ahead.pop_front() else {
+            return Ok(None);
+        };
+        self.bytes -= weight(&record, self.reader.ahead_bytes);
+        Ok(Some(self.reader.entry(&record)))
+    }
+
+    async fn fill(&mut self) -> Result<()> {
+        let mut ids: Vec<BlobId> = Vec::new();
+        while self.bytes < self.reader.ahead_bytes && self.ahead.len() < AHEAD_ENTRIES {
+            match self.records.next().await {
+                Some(record) => {
+                    let record = record?;
+                    if let ContentRecord::Refs { level: 0, refs } = &record.content
+                        && record.size <= self.reader.ahead_bytes / 4
+                    {
+                        ids.extend(refs.iter().map(|r| r.id).filter(|id| *id != BlobId::HOLE));
+                    }
+                    self.bytes += weight(&record, self.reader.ahead_bytes);
+                    self.ahead.push_back(record);
+                }
+                None => {
+                    self.ended = true;
+                    break;
+                }
+            }
+        }
+        self.reader.blobs.prefetch(&ids)
+    }
+}
+
+/// How much of the window an entry takes; a long content fetches ahead for itself.
+fn weight(record: &EntryRecord, ahead: u64) -> u64 {
+    if matches!(record.content, ContentRecord::Refs { .. }) {
+        record.size.min(ahead / 4)
+    } else {
+        0
+    }
+}
+
+struct StoredContent {
+    blobs: BlobReader,
+    record: Arc<EntryRecord>,
+}
+
+impl OpenContent for StoredContent {
+    fn open(self: Box<Self>) -> BoxFuture<'static, Result<ContentStream>> {
+        future::ready(Ok(pieces(&self.blobs, &self.record))).boxed()
+    }
+}
+
+/// The content of an entry, every blob verified by its id, and the whole by its hash.
+fn pieces(blobs: &BlobReader, record: &Arc<EntryRecord>) -> ContentStream {
+    let groups = content_refs(Arc::new(blobs.clone()), record)
+        .try_chunks(GROUP)
+        .map_err(|e| e.1);
+    let reader = blobs.clone();
+    let groups = groups
+        .map_ok(move |group| read_group(reader.clone(), group))
+        .try_buffered(2);
+    let pieces = groups
+        .map_ok(|pieces| stream::iter(pieces).map(Ok::<_, Error>))
+        .try_flatten();
+    let check = Check {
+        hasher: record.whole.map(|_| Box::default()),
+        record: record.clone(),
+        len: 0,
+    };
+    let checked = stream::try_unfold((pieces.boxed(), check), |(mut pieces, mut check)| async move {
+        match pieces.next().await {
+            Some(piece) => {
+                let piece = piece?;
+                check.update(&piece);
+                Ok(Some((piece, (pieces, check))))
+            }
+            None => check.finish().map(|()| None),
+        }
+    });
+    checked.boxed()
+}
+
+async fn read_group(blobs: BlobReader, group: Vec<BlobRef>) -> Result<Vec<Piece>> {
+    let ids: Vec<BlobId> = group
+        .iter()
+        .filter(|r| r.id != BlobId::HOLE)
+        .map(|r| r.id)
+        .collect();
+    let mut data = blobs.get_many(BlobKind::Data, &ids).await?.into_iter();
+    let mut pieces = Vec::with_capacity(group.len());
+    for reference in group {
+        if reference.id == BlobId::HOLE {
+            pieces.push(Piece::Hole(reference.len));
+            continue;
+        }
+        match data.next() {
+            Some(bytes) if bytes.len() as u64 == reference.len => pieces.push(Piece::Data(bytes)),
+            _ => {
+                return Err(
+                    Error::new(ErrorKind::Damaged, "chunk of another length").with("blob", reference.id)
+                );
+            }
+        }
+    }
+    Ok(pieces)
+}
+
+/// Compares a content with what its entry says of it.
+struct Check {
+    hasher: Option<Box<blake3::Hasher>>,
+    record: Arc<EntryRecord>,
+    len: u64,
+}
+
+impl Check {
+    fn update(&mut self, piece: &Piece) {
+        let len = match piece {
+            Piece::Data(bytes) => {
+                if let Some(hasher) = &mut self.hasher {
+                    hasher.update(bytes);
+                }
+                bytes.len() as u64
+            }
+            Piece::Hole(len) => {
+                if let Some(hasher) = &mut self.hasher {
+                    hash_zeros(hasher, *len);
+                }
+                *len
+            }
+        };
+        self.len = self.len.saturating_add(len);
+    }
+
+    fn finish(self) -> Result<()> {
+        let found = self.hasher.map(|hasher| *hasher.finalize().as_bytes());
+        if self.len == self.record.size && found == self.record.whole {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Damaged,
+            "content differs from what the snapshot says of it",
+        )
+        .with("entry", &self.record.key))
+    }
+}
+
+fn hash_zeros(hasher: &mut blake3::Hasher, mut len: u64) {
+    let zeros = [0; 64 << 10];
+    while len > 0 {
+        let part = usize::try_from(len).unwrap_or(usize::MAX).min(zeros.len());
+        hasher.update(zeros.get(..part).unwrap_or_default());
+        len -= part as u64;
+    }
+}

@@ -1,0 +1,532 @@
+//! Entries in: content is chunked, named and handed to the repository; entries go into the tree, in key order.
+//!
+//! Small contents travel to the CPU pool in batches, several at once; a long content is cut window by window while the next one
+//! is read. Everything comes back in order, so that the same entries give the same tree and the same packs.
+
+use super::content::{ChunkedContent, Named, cut_and_name, cut_windows};
+use super::entry::{Content, Entry, EntryHead, EntryRecord, Incident, Item, Key, Piece, PriorEntry};
+use super::nodes::RepositorySink;
+use super::tree::{BorderKey, ContentWriter, TreeBuilder, TreeReader};
+use crate::chunk::Chunker;
+use crate::context::{Context, Reservation};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Outcome};
+use crate::format::cbor::Encoder;
+use crate::format::entry::{BlobRef, ContentRecord};
+use crate::format::index::BlobKind;
+use crate::format::limits;
+use crate::format::snapshot::{RootRecord, Statistics};
+use crate::repository::{BlobNamer, BlobReader, Durable, Repository, Session};
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// A batch of small contents is sent to the pool when it holds so many bytes.
+const BATCH_BYTES: usize = 1 << 20;
+/// Or so many entries.
+const BATCH_ENTRIES: usize = 512;
+
+/// Takes the entries of one snapshot.
+pub struct SnapshotWriter {
+    context: Context,
+    tree: TreeBuilder<RepositorySink>,
+    chunker: Arc<Chunker>,
+    namer: BlobNamer,
+    batch: Batch,
+    pending: VecDeque<Pending>,
+    pending_max: usize,
+    parent: Option<ParentCursor>,
+    statistics: Statistics,
+    incident_count: u64,
+    incidents: Vec<(Key, String)>,
+    incident_log: Vec<u8>,
+}
+
+/// What a writer leaves: everything but the commit.
+pub struct Written {
+    /// Proof that every blob is durable.
+    pub durable: Durable,
+    /// The tree.
+    pub root: RootRecord,
+    /// Counts.
+    pub statistics: Statistics,
+    /// How many incidents there were.
+    pub incident_count: u64,
+    /// The first 1,000.
+    pub incidents: Vec<(Key, String)>,
+    /// All of them, if there are more.
+    pub incident_list: Option<(u8, Vec<BlobRef>)>,
+}
+
+#[derive(Default)]
+struct Batch {
+    entries: Vec<(EntryHead, Bytes)>,
+    bytes: usize,
+    held: Option<Reservation>,
+}
+
+enum Pending {
+    Chunked(
+        BoxFuture<'static, Result<Vec<(EntryHead, ChunkedContent)>>>,
+        Reservation,
+    ),
+    Ready(Box<EntryRecord>),
+    Carried(PriorEntry),
+}
+
+impl SnapshotWriter {
+    /// A writer for the entries of `session`; `parent` is the tree that outcomes are compared with.
+    pub fn new(
+        repository: &Repository,
+        session: &Session,
+        context: &Context,
+        parent: Option<TreeReader>,
+    ) -> Self {
+        let sink = RepositorySink {
+            blobs: session.writer(context),
+            namer: repository.namer(),
+        };
+        Self {
+            context: context.clone(),
+            tree: TreeBuilder::new(BorderKey::new(repository.border_key()), sink),
+            chunker: Arc::new(repository.chunker("default")),
+            namer: repository.namer(),
+            batch: Batch::default(),
+            pending: VecDeque::new(),
+            pending_max: context.cpu.threads() * 2 + 1,
+            parent: parent.map(ParentCursor::new),
+            statistics: Statistics::default(),
+            incident_count: 0,
+            incidents: Vec::new(),
+            incident_log: Vec::new(),
+        }
+    }
+
+    /// Chunks what follows with the sizes of another connector.
+    pub fn use_chunker(&mut self, chunker: Chunker) {
+        self.chunker = Arc::new(chunker);
+    }
+
+    /// Takes the next item of a source. Keys must ascend over all sources of the snapshot.
+    ///
+    /// # Errors
+    /// What the repository says: the snapshot cannot be committed then. A content that fails is an incident, not an error.
+    pub async fn add(&mut self, item: Item) -> Result<()> {
+        self.context.check_cancelled()?;
+        match item {
+            Item::Entry(entry) => self.add_entry(entry).await,
+            Item::Unchanged(prior) => {
+                self.send_batch();
+                self.push(Pending::Carried(prior)).await
+            }
+            Item::Incident(incident) => self.add_incident(&incident),
+            Item::Note(text) => {
+                self.context.emit(&Event::Note { text });
+                Ok(())
+            }
+        }
+    }
+
+    async fn add_entry(&mut self, entry: Entry) -> Result<()> {
+        let Entry { head, content } = entry;
+        match content {
+            Content::None => {
+                self.send_batch();
+                let record = record(head, ContentRecord::None, None, None);
+                self.push(Pending::Ready(Box::new(record))).await
+            }
+            Content::Bytes(bytes) if bytes.len() <= self.chunker.params().max() => {
+                self.add_small(head, bytes).await
+            }
+            content => {
+                self.send_batch();
+                self.drain().await?;
+                self.add_stream(head, content).await
+            }
+        }
+    }
+
+    async fn add_small(&mut self, head: EntryHead, bytes: Bytes) -> Result<()> {
+        let mut held = self.reserve(bytes.len()).await?;
+        if let Some(batch) = self.batch.held.take() {
+            held.merge(batch);
+        }
+        self.batch.held = Some(held);
+        self.batch.bytes += bytes.len();
+        self.batch.entries.push((head, bytes));
+        if self.batch.bytes >= BATCH_BYTES || self.batch.entries.len() >= BATCH_ENTRIES {
+            self.send_batch();
+        }
+        while self.pending.len() > self.pending_max {
+            self.settle_first().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for budget; what waits in the queue holds some, so it is settled when there is none.
+    async fn reserve(&mut self, bytes: usize) -> Result<Reservation> {
+        loop {
+            if let Some(held) = self.context.budget.try_reserve(bytes as u64) {
+                return Ok(held);
+            }
+            self.send_batch();
+            if self.pending.is_empty() {
+                return Ok(self.context.budget.reserve(bytes as u64).await);
+            }
+            self.settle_first().await?;
+        }
+    }
+
+    fn send_batch(&mut self) {
+        let batch = std::mem::take(&mut self.batch);
+        if batch.entries.is_empty() {
+            return;
+        }
+        let (chunker, namer) = (self.chunker.clone(), self.namer.clone());
+        let work = move || {
+            let chunk = |(head, bytes): (EntryHead, Bytes)| (head, cut_and_name(&chunker, &namer, &bytes));
+            batch.entries.into_iter().map(chunk).collect()
+        };
+        let job = Box::pin(self.context.cpu.run(work));
+        self.pending.push_back(Pending::Chunked(
+            job,
+            batch.held.unwrap_or_else(Reservation::none),
+        ));
+    }
+
+    async fn push(&mut self, pending: Pending) -> Result<()> {
+        self.pending.push_back(pending);
+        // Carried and ready entries cost nothing to settle once they are first.
+        while self.pending.len() > self.pending_max.max(BATCH_ENTRIES)
+            || self
+                .pending
+                .front()
+                .is_some_and(|first| !matches!(first, Pending::Chunked(..)))
+        {
+            self.settle_first().await?;
+        }
+        Ok(())
+    }
+
+    async fn drain(&mut self) -> Result<()> {
+        while !self.pending.is_empty() {
+            self.settle_first().await?;
+        }
+        Ok(())
+    }
+
+    async fn settle_first(&mut self) -> Result<()> {
+        match self.pending.pop_front() {
+            None => Ok(()),
+            Some(Pending::Ready(record)) => self.settle(&record).await,
+            Some(Pending::Carried(prior)) => {
+                self.statistics.entries_unchanged += 1;
+                self.done(prior.record(), Outcome::Unchanged);
+                self.tree.add(prior.record()).await
+            }
+            Some(Pending::Chunked(job, mut held)) => {
+                for (head, content) in job.await? {
+                    self.statistics.bytes_read += content.len;
+                    self.context.emit(&Event::Progress { bytes: content.len });
+                    let record = self.store(head, content, &mut held).await?;
+                    self.settle(&record).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts the chunks of a small content and makes its record.
+    async fn store(
+        &mut self,
+        head: EntryHead,
+        content: ChunkedContent,
+        held: &mut Reservation,
+    ) -> Result<EntryRecord> {
+        let ChunkedContent {
+            named,
+            inline,
+            whole,
+            len,
+        } = content;
+        if let Some(inline) = inline {
+            return Ok(record(head, ContentRecord::Inline(inline), Some(len), None));
+        }
+        let mut refs = ContentWriter::new();
+        for chunk in named {
+            self.put_chunk(chunk, &mut refs, held).await?;
+        }
+        let content = refs.finish(self.tree.sink_mut()).await?;
+        let whole = if needs_whole(&content) { whole } else { None };
+        Ok(record(head, content, Some(len), whole))
+    }
+
+    async fn put_chunk(
+        &mut self,
+        chunk: Named,
+        refs: &mut ContentWriter,
+        held: &mut Reservation,
+    ) -> Result<()> {
+        let len = chunk.bytes.len() as u64;
+        let part = held.split(len);
+        let sink = self.tree.sink_mut();
+        sink.blobs
+            .put(BlobKind::Data, chunk.id, &chunk.bytes, part)
+            .await?;
+        refs.push(BlobRef { id: chunk.id, len }, sink).await
+    }
+
+    /// Reads a long content. If it fails, the entry is an incident, and the chunks that were stored are there for the next run.
+    async fn add_stream(&mut self, head: EntryHead, content: Content) -> Result<()> {
+        let mut pieces = match content.open().await {
+            Ok(pieces) => pieces,
+            Err(error) => {
+                return self.add_incident(&Incident {
+                    key: head.key,
+                    why: describe(&error),
+                });
+            }
+        };
+        let mut cutter = cut_windows(self.chunker.clone(), self.namer.clone(), self.context.clone());
+        let mut refs = ContentWriter::new();
+        let mut held = Reservation::none();
+        let mut len = 0u64;
+        loop {
+            let piece = match pieces.next().await {
+                None => break,
+                Some(Ok(piece)) => piece,
+                Some(Err(error)) => {
+                    return self.add_incident(&Incident {
+                        key: head.key,
+                        why: describe(&error),
+                    });
+                }
+            };
+            self.context.check_cancelled()?;
+            let bytes = match &piece {
+                Piece::Data(bytes) => bytes.len() as u64,
+                Piece::Hole(bytes) => *bytes,
+            };
+            len = len
+                .checked_add(bytes)
+                .ok_or_else(|| Error::new(ErrorKind::Unsupported, "content over 2^64 bytes"))?;
+            self.context.emit(&Event::Progress { bytes });
+            match piece {
+                Piece::Data(bytes) => {
+                    held.merge(self.context.budget.reserve(bytes.len() as u64).await);
+                    for chunk in cutter.data(bytes).await? {
+                        self.put_chunk(chunk, &mut refs, &mut held).await?;
+                    }
+                }
+                Piece::Hole(bytes) => {
+                    for chunk in cutter.hole(bytes).await? {
+                        self.put_chunk(chunk, &mut refs, &mut held).await?;
+                    }
+                    if bytes > 0 {
+                        refs.push(
+                            BlobRef {
+                                id: crate::format::id::BlobId::HOLE,
+                                len: bytes,
+                            },
+                            self.tree.sink_mut(),
+                        )
+                        .await?;
+                    }
+                }
+            }
+            self.tree.sink_mut().blobs.heartbeat().await?;
+        }
+        self.statistics.bytes_read += len;
+        let (last, whole) = cutter.finish().await?;
+        for chunk in last {
+            self.put_chunk(chunk, &mut refs, &mut held).await?;
+        }
+        let content = refs.finish(self.tree.sink_mut()).await?;
+        let whole = if needs_whole(&content) { Some(whole) } else { None };
+        self.settle(&record(head, content, Some(len), whole)).await
+    }
+
+    /// Adds a finished record to the tree and tells how it compares with the parent's.
+    async fn settle(&mut self, record: &EntryRecord) -> Result<()> {
+        let before = match &mut self.parent {
+            Some(parent) => parent.find(&record.key).await,
+            None => None,
+        };
+        let outcome = match before {
+            None => Outcome::New,
+            Some(before) if same(&before, record) => Outcome::Unchanged,
+            Some(_) => Outcome::Changed,
+        };
+        match outcome {
+            Outcome::New => self.statistics.entries_new += 1,
+            Outcome::Unchanged => self.statistics.entries_unchanged += 1,
+            _ => self.statistics.entries_changed += 1,
+        }
+        self.done(record, outcome);
+        self.tree.add(record).await
+    }
+
+    fn done(&self, record: &EntryRecord, outcome: Outcome) {
+        self.context.emit(&Event::EntryDone {
+            name: record.key.to_string(),
+            outcome,
+            bytes: record.size,
+        });
+    }
+
+    fn add_incident(&mut self, incident: &Incident) -> Result<()> {
+        let Incident { key, why } = incident;
+        let mut why = why.clone();
+        why.truncate(why.floor_char_boundary(limits::TEXT_MAX));
+        self.context.emit(&Event::Incident {
+            name: key.to_string(),
+            why: why.clone(),
+        });
+        self.incident_count += 1;
+        let mut encoded = Encoder::new();
+        encoded.array(2).bytes(key.as_bytes()).text(&why);
+        self.incident_log.extend(encoded.finish());
+        if self.incidents.len() < limits::INCIDENTS_INLINE_MAX {
+            self.incidents.push((key.clone(), why));
+        }
+        Ok(())
+    }
+
+    /// A sign of life while a source is silent.
+    ///
+    /// # Errors
+    /// What the repository says.
+    pub async fn heartbeat(&mut self) -> Result<()> {
+        self.tree.sink_mut().blobs.heartbeat().await
+    }
+
+    /// Makes what was read so far durable and indexed, without a snapshot: the next run finds it.
+    ///
+    /// # Errors
+    /// What the repository says.
+    pub async fn keep_for_next_run(&mut self) -> Result<()> {
+        self.tree.sink_mut().blobs.flush().await
+    }
+
+    /// Finishes the tree and makes everything durable.
+    ///
+    /// # Errors
+    /// What the repository says.
+    pub async fn finish(mut self) -> Result<Written> {
+        self.send_batch();
+        self.drain().await?;
+        let incident_list = self.store_incidents().await?;
+        let (root, sink) = self.tree.finish().await?;
+        let durable = sink.blobs.finish().await?;
+        let mut statistics = self.statistics;
+        statistics.blobs_new = durable.counts.blobs_new;
+        statistics.bytes_new = durable.counts.bytes_new;
+        statistics.bytes_stored = durable.counts.bytes_stored;
+        let (incident_count, incidents) = (self.incident_count, self.incidents);
+        Ok(Written {
+            durable,
+            root,
+            statistics,
+            incident_count,
+            incidents,
+            incident_list,
+        })
+    }
+
+    async fn store_incidents(&mut self) -> Result<Option<(u8, Vec<BlobRef>)>> {
+        if self.incident_count <= limits::INCIDENTS_INLINE_MAX as u64 {
+            return Ok(None);
+        }
+        let log = Bytes::from(std::mem::take(&mut self.incident_log));
+        let (chunker, namer) = (self.chunker.clone(), self.namer.clone());
+        let content = self
+            .context
+            .cpu
+            .run(move || cut_and_name(&chunker, &namer, &log))
+            .await?;
+        let mut refs = ContentWriter::new();
+        for chunk in content.named {
+            self.put_chunk(chunk, &mut refs, &mut Reservation::none()).await?;
+        }
+        match refs.finish(self.tree.sink_mut()).await? {
+            ContentRecord::Refs { level, refs } => Ok(Some((level, refs))),
+            _ => Ok(None),
+        }
+    }
+}
+
+fn record(head: EntryHead, content: ContentRecord, len: Option<u64>, whole: Option<[u8; 32]>) -> EntryRecord {
+    let EntryHead {
+        key,
+        kind,
+        metadata,
+        state,
+        size,
+    } = head;
+    EntryRecord {
+        key,
+        kind,
+        metadata,
+        state,
+        size: len.or(size).unwrap_or(0),
+        content,
+        whole,
+    }
+}
+
+fn needs_whole(content: &ContentRecord) -> bool {
+    matches!(content, ContentRecord::Refs { level, refs } if *level > 0 || refs.len() > 1)
+}
+
+/// Whether two records say the same; how they were found unchanged does not matter.
+fn same(a: &EntryRecord, b: &EntryRecord) -> bool {
+    a.kind == b.kind && a.metadata == b.metadata && a.size == b.size && a.content == b.content
+}
+
+fn describe(error: &Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.causes() {
+        text.push_str(": ");
+        text.push_str(&cause);
+    }
+    text
+}
+
+/// Walks the parent beside the entries that come in, in the same order.
+struct ParentCursor {
+    entries: futures::stream::BoxStream<'static, Result<Arc<EntryRecord>>>,
+    next: Option<Arc<EntryRecord>>,
+    ended: bool,
+}
+
+impl ParentCursor {
+    fn new(parent: TreeReader) -> Self {
+        Self {
+            entries: parent.entries(),
+            next: None,
+            ended: false,
+        }
+    }
+
+    /// The parent's entry with this key; keys ascend. A parent that cannot be read counts as one that ended: it is for statistics
+    /// only.
+    async fn find(&mut self, key: &Key) -> Option<Arc<EntryRecord>> {
+        while !self.ended && self.next.as_ref().is_none_or(|next| next.key < *key) {
+            match self.entries.next().await {
+                Some(Ok(entry)) => self.next = Some(entry),
+                Some(Err(_)) | None => self.ended = true,
+            }
+        }
+        self.next.as_ref().filter(|next| next.key == *key).cloned()
+    }
+}
+
+/// Whether every blob that an entry's record names can be read: else a source must not take it over.
+pub(crate) fn is_whole(reader: &BlobReader, record: &EntryRecord) -> bool {
+    match &record.content {
+        ContentRecord::Refs { refs, .. } => refs.iter().all(|r| reader.has(&r.id)),
+        ContentRecord::None | ContentRecord::Inline(_) => true,
+    }
+}
