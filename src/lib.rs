@@ -6,3 +6,5 @@ pub mod error;
 pub mod event;
 pub mod format;
 pub mod snapshot;
+#[cfg(feature = "testkit")]
+pub mod testkit;

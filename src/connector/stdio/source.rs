@@ -35,8 +35,8 @@ pub struct StreamRequest {
     pub input: Input,
 }
 
-/// What became of a stream, in the order of names.
-type Ends = Arc<Mutex<Vec<Option<Result<(), String>>>>>;
+/// Which streams were read to a good end, in the order of names.
+type Ends = Arc<Mutex<Vec<bool>>>;
 
 /// Yields streams, one after the other; a command is started when its content is asked for.
 pub struct StdioSource {
@@ -67,7 +67,7 @@ impl StdioSource {
             return Err(Error::new(ErrorKind::Invalid, "two streams of one name").with("stream", name));
         }
         Ok(Self {
-            ends: Arc::new(Mutex::new(names.iter().map(|_| None).collect())),
+            ends: Arc::new(Mutex::new(vec![false; names.len()])),
             failure: Arc::default(),
             names,
             streams,
@@ -139,7 +139,7 @@ impl Source for StdioSource {
             }
             let ends = self.ends.lock().map(|ends| ends.clone()).unwrap_or_default();
             for (name, end) in self.names.iter().zip(ends) {
-                if end != Some(Ok(())) {
+                if !end {
                     let error = Error::new(ErrorKind::Source, "a stream was not read to its end");
                     return Err(error.with("stream", name));
                 }
@@ -162,7 +162,7 @@ impl End {
         if let Ok(mut ends) = self.ends.lock()
             && let Some(end) = ends.get_mut(self.at)
         {
-            *end = Some(result.as_ref().map(|()| ()).map_err(ToString::to_string));
+            *end = result.is_ok();
         }
         let error = result.err()?;
         let copy = Error::new(error.kind(), error.what()).because(error.to_string());
