@@ -2,11 +2,12 @@
 //! repository, so each is tested source → sink with nothing between.
 
 pub mod files;
+mod process;
 pub mod stdio;
 
 use crate::context::Context;
 use crate::error::Result;
-use crate::snapshot::entry::{Entry, Item, Prior};
+use crate::snapshot::entry::{Entry, EntryHead, Item, Key, Prior};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use std::sync::Arc;
@@ -44,6 +45,12 @@ pub trait Sink: Send {
     /// Takes the next entry, in ascending key order; may go on writing it in the background. An entry that cannot be written is
     /// counted in the report and told to the observer; an `Err` ends the restore.
     fn write<'a>(&'a mut self, context: &'a Context, entry: Entry) -> BoxFuture<'a, Result<()>>;
+
+    /// The key of the entry whose content an entry needs, if it is written with another's content than its own: a further name of a
+    /// file whose first name is not restored. The caller then gives the entry that content and size.
+    fn borrows_from(&self, _: &EntryHead) -> Option<Key> {
+        None
+    }
 
     /// Finishes everything that was begun, in the order that the target needs.
     fn finish<'a>(&'a mut self, context: &'a Context) -> BoxFuture<'a, Result<SinkReport>>;

@@ -5,7 +5,7 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::event::Event;
 use crate::snapshot::SnapshotReader;
-use crate::snapshot::entry::{EntryRecord, Key};
+use crate::snapshot::entry::{Entry, EntryHead, EntryRecord, Key};
 use futures::StreamExt;
 
 /// What to restore.
@@ -47,7 +47,8 @@ pub async fn restore(
     let mut entries = snapshot.entries(request.prefix, request.wanted);
     while let Some(entry) = entries.next().await {
         context.check_cancelled()?;
-        sink.write(context, entry?).await?;
+        let entry = with_content(snapshot, sink, entry?).await?;
+        sink.write(context, entry).await?;
     }
     let report = sink.finish(context).await?;
     context.emit(&Event::PhaseEnded { phase: "restore" });
@@ -55,4 +56,21 @@ pub async fn restore(
         sink: report,
         seconds: context.clock.now().seconds_since(started),
     })
+}
+
+/// Gives an entry the content that its sink wants for it. A first name that is not there either leaves the entry as it is: the sink
+/// then says that it cannot be restored.
+async fn with_content(snapshot: &SnapshotReader, sink: &dyn Sink, entry: Entry) -> Result<Entry> {
+    let Some(key) = sink.borrows_from(&entry.head) else {
+        return Ok(entry);
+    };
+    let Some(first) = snapshot.find(&key).await? else {
+        return Ok(entry);
+    };
+    let Entry { head: first, content } = snapshot.entry(&first);
+    let head = EntryHead {
+        size: first.size,
+        ..entry.head
+    };
+    Ok(Entry { head, content })
 }

@@ -1,3 +1,6 @@
-//! What tests, benches and fuzz targets share. It may use everything; nothing may use it.
+//! What tests, benches and fuzz targets share. Only with the feature `testkit`, never in a release binary. It may use everything;
+//! nothing may use it.
 
+pub mod collect;
 pub mod nodes;
+pub mod trees;

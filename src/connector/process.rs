@@ -1,0 +1,139 @@
+//! Child processes: started without a shell, watched to their end, killed when nobody waits for them any more.
+
+use crate::context::Context;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::process::Stdio;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
+use tokio::task::JoinSet;
+
+/// Variables that hold secrets of ours, or lead to them; no child is given them.
+const SECRETS: [&str; 5] = [
+    "HOLDALL_PASSWORD",
+    "HOLDALL_PASSWORD_FILE",
+    "HOLDALL_PASSWORD_COMMAND",
+    "HOLDALL_KEY_FILE",
+    "HOLDALL_RECOVERY_PHRASE",
+];
+/// Lines of a child's standard error that an error quotes, and how much of each.
+const TAIL_LINES: usize = 10;
+const LINE_MAX: u64 = 1024;
+
+/// A child whose standard output is read. Its standard input is empty; what it writes to standard error becomes notes.
+pub(crate) struct Running {
+    program: String,
+    child: Child,
+    stdout: Option<ChildStdout>,
+    stderr: JoinSet<VecDeque<String>>,
+}
+
+/// Starts `argv`. No message ever holds more of it than the program's name: arguments may hold secrets.
+///
+/// # Errors
+/// `Invalid` for an empty `argv`, `Source` if it cannot be started.
+pub(crate) fn start(context: &Context, argv: &[OsString]) -> Result<Running> {
+    let [program, arguments @ ..] = argv else {
+        return Err(Error::new(ErrorKind::Invalid, "no command to run"));
+    };
+    let name = program.to_string_lossy().into_owned();
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    for secret in SECRETS {
+        command.env_remove(secret);
+    }
+    let mut child = command.spawn().map_err(|error| {
+        Error::new(ErrorKind::Source, "cannot start a command")
+            .with("program", &name)
+            .because(error)
+    })?;
+    let mut stderr = JoinSet::new();
+    if let Some(pipe) = child.stderr.take() {
+        stderr.spawn(listen(context.clone(), name.clone(), pipe));
+    }
+    Ok(Running {
+        program: name,
+        stdout: child.stdout.take(),
+        child,
+        stderr,
+    })
+}
+
+impl Running {
+    /// Its standard output; gives it once.
+    pub(crate) fn stdout(&mut self) -> Option<ChildStdout> {
+        self.stdout.take()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// `Source` unless it exits with status 0; the message names the program, the status and its last lines.
+    pub(crate) async fn wait(mut self) -> Result<()> {
+        let failed = |what: &str| Error::new(ErrorKind::Source, what).with("program", &self.program);
+        let status = self
+            .child
+            .wait()
+            .await
+            .map_err(|error| failed("cannot wait for a command").because(error))?;
+        // A grandchild may hold the pipe open for ever; what the child itself said is there by now.
+        let patience = std::time::Duration::from_secs(2);
+        let tail = match tokio::time::timeout(patience, self.stderr.join_next()).await {
+            Ok(Some(Ok(tail))) => tail,
+            _ => VecDeque::new(),
+        };
+        if status.success() {
+            return Ok(());
+        }
+        let error = failed("a command failed; nothing is kept").with("ended with", status);
+        if tail.is_empty() {
+            return Err(error);
+        }
+        let said: Vec<_> = tail.into_iter().collect();
+        Err(error.because(format!("its last words: {}", said.join(" | "))))
+    }
+}
+
+/// Turns lines of standard error into notes, and keeps the last.
+async fn listen(context: Context, program: String, pipe: ChildStderr) -> VecDeque<String> {
+    let mut tail = VecDeque::new();
+    let mut reader = BufReader::new(pipe);
+    while let Some(line) = next_line(&mut reader).await {
+        if tail.len() == TAIL_LINES {
+            tail.pop_front();
+        }
+        context.emit(&Event::Note {
+            text: format!("{program}: {line}"),
+        });
+        tail.push_back(line);
+    }
+    tail
+}
+
+/// The next line, its first [`LINE_MAX`] bytes; nothing at the end, or when the pipe breaks.
+async fn next_line(reader: &mut (impl AsyncBufRead + Unpin)) -> Option<String> {
+    let mut line = Vec::new();
+    loop {
+        let chunk = reader.fill_buf().await.ok()?;
+        if chunk.is_empty() && line.is_empty() {
+            return None;
+        }
+        let end = chunk.iter().position(|b| *b == b'\n');
+        let room = usize::try_from(LINE_MAX).unwrap_or(0).saturating_sub(line.len());
+        let part = chunk.get(..end.unwrap_or(chunk.len())).unwrap_or_default();
+        line.extend_from_slice(part.get(..room.min(part.len())).unwrap_or_default());
+        let done = end.is_some() || chunk.is_empty();
+        let used = end.map_or(chunk.len(), |e| e + 1);
+        reader.consume(used);
+        if done {
+            return Some(String::from_utf8_lossy(&line).into_owned());
+        }
+    }
+}
