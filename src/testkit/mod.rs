@@ -3,4 +3,5 @@
 
 pub mod collect;
 pub mod nodes;
+pub mod repo;
 pub mod trees;

@@ -1,0 +1,4 @@
+//! The library as its users see it: snapshots into a repository and back.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod round_trip;
