@@ -3,7 +3,7 @@
 use super::run;
 use bytes::Bytes;
 use holdall::format::cbor::{Decoder, Encoder};
-use holdall::format::entry::{ContentRecord, EntryKind, EntryRecord, Key, decode_list, encode_list};
+use holdall::format::entry::{BlobRef, ContentRecord, EntryKind, EntryRecord, Key, decode_list, encode_list};
 use holdall::format::error::DecodeError;
 use holdall::format::id::{hex, unhex};
 use holdall::format::metadata::{Metadata, Value as Field};
@@ -90,7 +90,7 @@ fn list(input: &[u8], level: u8) -> Result<Value, DecodeError> {
     assert_eq!(encode_list(level, &refs), input, "one encoding");
     Ok(json!({
         "refs": refs.iter().map(|r| json!([r.id.to_string(), r.len])).collect::<Vec<_>>(),
-        "ends": refs.iter().map(|r| r.ends_list()).collect::<Vec<_>>(),
+        "ends": refs.iter().map(BlobRef::ends_list).collect::<Vec<_>>(),
     }))
 }
 
@@ -106,9 +106,10 @@ fn tree(vector: &Value) -> Value {
     let root = run(async {
         let mut builder = TreeBuilder::new(border_key(vector), nodes.clone());
         for n in 0..count {
-            let metadata = match rare > 0 && n % 1000 == 500 {
-                true => Metadata::new(&[(0, Field::Bytes(vec![0; rare]))]).unwrap(),
-                false => Metadata::default(),
+            let metadata = if rare > 0 && n % 1000 == 500 {
+                Metadata::new(&[(0, Field::Bytes(vec![0; rare]))]).unwrap()
+            } else {
+                Metadata::default()
             };
             let entry = EntryRecord {
                 key: Key::from(format!("k/{n:06}").as_str()),
