@@ -86,7 +86,9 @@ fn floors(entries: &[EntryRecord]) -> (f64, f64) {
     let mut parts = Vec::new();
     for some in entries.chunks(128) {
         let mut out = Encoder::new();
-        some.iter().for_each(|entry| entry.encode(&mut out));
+        for entry in some {
+            entry.encode(&mut out);
+        }
         let bytes = out.finish();
         std::hint::black_box(blake3::hash(&bytes));
         parts.push(bytes);
