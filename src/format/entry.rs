@@ -256,8 +256,8 @@ impl EntryRecord {
                 0 => entry.key = Key(Bytes::copy_from_slice(decoder.bytes(limits::KEY_MAX)?)),
                 1 => kind = Some(EntryKind::from_number(decoder.uint()?)?),
                 2 => {
-                    entry.metadata =
-                        Metadata::from_encoded(present(decoder.raw(limits::METADATA_MAX)?, EMPTY)?)?
+                    let encoded = present(decoder.raw(limits::METADATA_MAX)?, EMPTY)?;
+                    entry.metadata = Metadata::from_encoded(encoded)?;
                 }
                 3 => entry.state = Bytes::copy_from_slice(present(decoder.bytes(limits::STATE_MAX)?, b"")?),
                 4 => entry.size = present(decoder.uint()?, 0)?,
@@ -317,7 +317,7 @@ impl EntryRecord {
 const WHOLE: DecodeError = DecodeError::Invalid("whole hash missing, or present without need");
 
 /// A field that holds nothing is left out: present, it would be a second encoding of the entry.
-fn present<T: PartialEq>(value: T, nothing: T) -> Result<T, DecodeError> {
+fn present<T: PartialEq + Copy>(value: T, nothing: T) -> Result<T, DecodeError> {
     if value == nothing {
         Err(DecodeError::NotCanonical(
             "a field that holds nothing is left out",

@@ -102,7 +102,9 @@ fn encode(out: &mut Encoder, value: &Value) {
         Value::Bool(v) => out.bool(*v),
         Value::List(values) => {
             out.array(values.len());
-            values.iter().for_each(|value| encode(out, value));
+            for value in values {
+                encode(out, value);
+            }
             out
         }
     };

@@ -9,6 +9,11 @@ use holdall::testkit::nodes::MemoryNodes;
 use proptest::prelude::*;
 use std::sync::Arc;
 
+const HOLE: BlobRef = BlobRef {
+    id: BlobId::HOLE,
+    len: 4096,
+};
+
 fn reference(number: u64) -> BlobRef {
     BlobRef {
         id: BlobId(*blake3::hash(&number.to_le_bytes()).as_bytes()),
@@ -71,10 +76,7 @@ proptest! {
         holes in prop_oneof![Just(u64::MAX), 2u64..50],
     ) {
         let refs: Vec<_> = (0..count as u64)
-            .map(|n| match n % holes == 1 {
-                true => BlobRef { id: BlobId::HOLE, len: 4096 },
-                false => reference(u64::from(seed) + n % repeat),
-            })
+            .map(|n| if n % holes == 1 { HOLE } else { reference(u64::from(seed) + n % repeat) })
             .collect();
         let nodes = MemoryNodes::new();
         let content = write(&nodes, &refs);
@@ -103,11 +105,7 @@ fn a_million_chunks_take_two_levels_and_an_insertion_changes_one_list_of_each() 
 #[test]
 fn a_sparse_file_does_not_fall_into_tiny_lists() {
     let nodes = MemoryNodes::new();
-    let hole = BlobRef {
-        id: BlobId::HOLE,
-        len: 4096,
-    };
-    let refs: Vec<_> = (0..10_000).flat_map(|n| [reference(n), hole]).collect();
+    let refs: Vec<_> = (0..10_000).flat_map(|n| [reference(n), HOLE]).collect();
     write(&nodes, &refs);
     assert!(nodes.len() < 40, "{} lists", nodes.len());
 }
@@ -142,7 +140,7 @@ fn a_list_that_is_not_what_is_said_of_it_is_damage() {
         at(1, list(vec![0; 40], 1)),
         at(
             1,
-            list(encode_list(0, &[reference(1); 4097]), 4097 * reference(1).len),
+            list(encode_list(0, &vec![reference(1); 4097]), 4097 * reference(1).len),
         ),
     ];
     for content in cases {

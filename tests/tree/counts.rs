@@ -1,5 +1,6 @@
 use super::{border, build, collect, entry, reader, run};
 use futures::TryStreamExt;
+use holdall::context::Time;
 use holdall::format::entry::{EntryRecord, Key};
 use holdall::format::snapshot::RootRecord;
 use holdall::snapshot::entry::Prior;
@@ -51,7 +52,7 @@ fn a_million_entries_cost_what_the_design_says() {
 
 fn unchanged_reads_each_node_once_and_writes_none(nodes: &MemoryNodes, root: RootRecord) {
     let before = nodes.len();
-    let prior = TreePrior::new(reader(nodes, root), Default::default());
+    let prior = TreePrior::new(reader(nodes, root), Time::default());
     let again = run(async {
         let mut builder = TreeBuilder::new(border(), nodes.clone());
         let mut entries = prior.entries(Key::empty());
@@ -118,7 +119,6 @@ fn ten_edits_read_few_nodes(nodes: &MemoryNodes, root: RootRecord, levels: usize
         new <= 2 * 10 * levels,
         "{new} nodes written for ten edits in {levels} levels"
     );
-    println!("ten edits: {read} nodes read, {new} written, {levels} levels");
 }
 
 fn one_key_reads_one_path(nodes: &MemoryNodes, root: RootRecord, levels: usize) {

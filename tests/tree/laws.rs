@@ -1,5 +1,6 @@
 use super::{border, build, collect, entry, reader, run};
 use futures::TryStreamExt;
+use holdall::context::Time;
 use holdall::error::ErrorKind;
 use holdall::format::cbor::Encoder;
 use holdall::format::entry::{EntryRecord, Key};
@@ -61,7 +62,7 @@ fn two_sets() -> impl Strategy<Value = (Entries, Entries)> {
             let mut after = before.clone();
             if let Some((from, len)) = cut {
                 let gone: Vec<_> = after.keys().skip(from).take(len).cloned().collect();
-                gone.iter().for_each(|key| drop(after.remove(key)));
+                after.retain(|key, _| gone.binary_search(key).is_err());
             }
             for (number, what) in edits {
                 let near = after.range(key(number)..).next().map(|(key, _)| key.clone());
@@ -161,7 +162,7 @@ proptest! {
     fn history_leaves_no_trace_in_a_tree((before, after) in two_sets()) {
         // `after` made from a tree of `before`, unchanged entries taken over from it, is the tree built from nothing.
         let nodes = MemoryNodes::new();
-        let prior = TreePrior::new(tree_of(&nodes, &before), Default::default());
+        let prior = TreePrior::new(tree_of(&nodes, &before), Time::default());
         let old: Vec<_> = collect(prior.entries(Key::empty())).unwrap();
         let old: BTreeMap<_, _> = old.iter().map(|e| (e.key().clone(), e.record().clone())).collect();
         let merged: Vec<_> = after
@@ -206,6 +207,39 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    #[test]
+    fn a_node_with_flipped_bytes_is_refused_or_has_no_other_encoding(
+        level in 0u8..3,
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let entries: Vec<_> = (0..4).map(|n| Arc::new(entry(key(5 * n + 3), u64::from(n), 20))).collect();
+        let child = |n: u32| Child {
+            last: key(5 * n + 3),
+            id: BlobId([7; 32]),
+            totals: Totals { entries: 300, bytes: 70_000 },
+        };
+        let node = match level {
+            0 => Node::Leaf(entries),
+            level => Node::Inner { level, children: (0..4).map(child).collect() },
+        };
+        let mut bytes = node.encode();
+        for (at, value) in flips {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        if let Ok(node) = Node::decode(&bytes) {
+            prop_assert_eq!(node.encode(), bytes);
+        }
+    }
+}
+
 #[test]
 fn a_tree_of_nothing_is_one_empty_leaf() {
     let nodes = MemoryNodes::new();
@@ -226,6 +260,25 @@ fn a_tree_of_nothing_is_one_empty_leaf() {
             .len(),
         1
     );
+}
+
+#[test]
+fn every_key_is_found_and_what_lies_between_is_not() {
+    let entries: Vec<_> = (0..2000)
+        .map(|n| entry(Key::from(format!("{n:05}").as_str()), n, 10))
+        .collect();
+    let nodes = MemoryNodes::new();
+    let tree = reader(&nodes, build(&nodes, &entries));
+    nodes.take_counts();
+    for entry in &entries {
+        assert_eq!(run(tree.get(&entry.key)).unwrap().as_deref(), Some(entry));
+        assert_eq!(nodes.take_counts().nodes_read.len(), 2, "one path");
+        let longer = Key::new([entry.key.as_bytes(), b"x"].concat());
+        assert_eq!(run(tree.get(&longer)).unwrap(), None);
+        let from_here = collect(tree.range(longer, Key::empty())).unwrap();
+        assert!(from_here.first().is_none_or(|next| next.key > entry.key));
+        nodes.take_counts();
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::run;
 use bytes::Bytes;
 use holdall::format::cbor::{Decoder, Encoder};
-use holdall::format::entry::{ContentRecord, EntryKind, EntryRecord, Key, decode_list, encode_list};
+use holdall::format::entry::{BlobRef, ContentRecord, EntryKind, EntryRecord, Key, decode_list, encode_list};
 use holdall::format::error::DecodeError;
 use holdall::format::id::{hex, unhex};
 use holdall::format::metadata::{Metadata, Value as Field};
@@ -90,35 +90,39 @@ fn list(input: &[u8], level: u8) -> Result<Value, DecodeError> {
     assert_eq!(encode_list(level, &refs), input, "one encoding");
     Ok(json!({
         "refs": refs.iter().map(|r| json!([r.id.to_string(), r.len])).collect::<Vec<_>>(),
-        "ends": refs.iter().map(|r| r.ends_list()).collect::<Vec<_>>(),
+        "ends": refs.iter().map(BlobRef::ends_list).collect::<Vec<_>>(),
     }))
 }
 
-/// Builds the tree that the members `count`, `state_bytes` and `rare_metadata_bytes` describe.
-fn tree(vector: &Value) -> Value {
+/// The entries that a vector gives, or describes.
+fn entries(vector: &Value) -> Vec<EntryRecord> {
+    if let Some(given) = vector["given"].as_array() {
+        let decode = |value| EntryRecord::decode(&mut Decoder::new(&bytes(value))).unwrap();
+        return given.iter().map(decode).collect();
+    }
     let number = |name: &str| usize::try_from(vector[name].as_u64().unwrap()).unwrap();
-    let (count, state, rare) = (
-        number("count"),
-        number("state_bytes"),
-        number("rare_metadata_bytes"),
-    );
+    let (state, rare) = (number("state_bytes"), number("rare_metadata_bytes"));
+    let entry = |n: usize| EntryRecord {
+        key: Key::from(format!("k/{n:06}").as_str()),
+        kind: EntryKind::File,
+        metadata: if rare > 0 && n % 1000 == 500 {
+            Metadata::new(&[(0, Field::Bytes(vec![0; rare]))]).unwrap()
+        } else {
+            Metadata::default()
+        },
+        state: vec![b's'; state].into(),
+        size: 3,
+        content: ContentRecord::Inline(Bytes::from_static(b"abc")),
+        whole: None,
+    };
+    (0..number("count")).map(entry).collect()
+}
+
+fn tree(vector: &Value) -> Value {
     let nodes = MemoryNodes::new();
     let root = run(async {
         let mut builder = TreeBuilder::new(border_key(vector), nodes.clone());
-        for n in 0..count {
-            let metadata = match rare > 0 && n % 1000 == 500 {
-                true => Metadata::new(&[(0, Field::Bytes(vec![0; rare]))]).unwrap(),
-                false => Metadata::default(),
-            };
-            let entry = EntryRecord {
-                key: Key::from(format!("k/{n:06}").as_str()),
-                kind: EntryKind::File,
-                metadata,
-                state: vec![b's'; state].into(),
-                size: 3,
-                content: ContentRecord::Inline(Bytes::from_static(b"abc")),
-                whole: None,
-            };
+        for entry in entries(vector) {
             builder.add(&entry).await.unwrap();
         }
         builder.finish().await.unwrap().0

@@ -292,6 +292,20 @@ def trees():
         root = {"id": named[0][3].hex(), "height": level, "entries": count, "bytes": 3 * count}
         more = {"border_key": BORDER.hex(), "count": count, "state_bytes": state, "rare_metadata_bytes": rare, "nodes_per_level": per_level, "root": root}
         out.append(vector("tree", name, "success", comment, **more))
+    for over in (0, 1):
+        first = cbor({0: b"k/000000", 1: 1, 3: bytes(1000)})
+        empty = len(cbor({0: b"k/000001", 1: 1, 2: {0: bytes(200000)}}))
+        second = cbor({0: b"k/000001", 1: 1, 2: {0: bytes(200000 + 262136 + over - len(first) - empty)}})
+        assert len(first) + len(second) == 262136 + over
+        leaves = [cbor([0, [Raw(first), Raw(second)]])] if not over else [cbor([0, [Raw(e)]]) for e in (first, second)]
+        ids = [blake3(leaf).digest() for leaf in leaves]
+        top = blake3(cbor([1, [[b"k/00000%d" % n, i, 1, 0] for n, i in enumerate(ids)]])).digest() if over else ids[0]
+        root = {"id": top.hex(), "height": over, "entries": 2, "bytes": 0}
+        per_level = [2, 1] if over else [1]
+        name = f"{262136 + over} bytes of entries"
+        comment = "two leaves" if over else "as many as one leaf holds"
+        more = {"border_key": BORDER.hex(), "given": [squeeze(first), squeeze(second)], "nodes_per_level": per_level, "root": root}
+        out.append(vector("tree", name, "success", comment, **more))
     write("trees.json", out)
 
 

@@ -1,13 +1,13 @@
 //! What differs between two trees, without reading what they share.
 //!
 //! Two cursors go through the trees side by side. Where both stand before nodes of one id they step over them; else the one that
-//! stands before the higher node goes down into it. A cursor that has just gone into a node and then meets the same node whole on
-//! the other side (something before it was added or removed) steps out again, so the two fall back into step at once.
+//! stands before the higher node goes down into it. Both trees end nodes at the same keys (the size limit apart), so behind a difference the cursors are in
+//! step again at the end of the leaf, at the latest of the one after it.
 
 use super::load::Claim;
 use super::{NodeSource, TreeReader};
 use crate::error::Result;
-use crate::format::entry::EntryRecord;
+use crate::format::entry::{EntryRecord, Key};
 use crate::format::id::BlobId;
 use crate::format::node::Node;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -105,10 +105,10 @@ struct Cursor {
 }
 
 struct Step {
-    id: BlobId,
     node: Node,
     next: usize,
-    after: Option<crate::format::entry::Key>,
+    /// The last key before the node.
+    after: Option<Key>,
 }
 
 enum Place {
@@ -182,7 +182,6 @@ impl Cursor {
         // Only the root of an empty tree has no elements; then this is the end.
         if node.elements() > 0 {
             self.path.push(Step {
-                id: claim.id,
                 node,
                 next: 0,
                 after: claim.after,
@@ -191,38 +190,13 @@ impl Cursor {
         Ok(())
     }
 
-    /// If both stand at the beginning of one node, steps over it with both.
+    /// If both stand before one and the same node, steps over it with both.
     fn step_over_same(&mut self, other: &mut Self) -> bool {
-        if let Some(id) = self.node()
-            && other.step_over(id)
-        {
+        let same = self.node().is_some_and(|id| other.node() == Some(id));
+        if same {
             self.advance();
-            return true;
-        }
-        if let Some(id) = other.node()
-            && self.step_over(id)
-        {
             other.advance();
-            return true;
         }
-        false
-    }
-
-    /// Steps over node `id` if it stands at its beginning: before it, or at the first of all that it holds.
-    fn step_over(&mut self, id: BlobId) -> bool {
-        if self.node() == Some(id) {
-            self.advance();
-            return true;
-        }
-        let entered = self.path.iter().rev().take_while(|step| step.next == 0).count();
-        let first = self.path.len() - entered;
-        match self.path.iter().skip(first).position(|step| step.id == id) {
-            Some(offset) => {
-                self.path.truncate(first + offset);
-                self.advance();
-                true
-            }
-            None => false,
-        }
+        same
     }
 }
