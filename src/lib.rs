@@ -6,3 +6,6 @@ pub mod error;
 pub mod event;
 pub mod format;
 pub mod snapshot;
+pub mod store;
+#[cfg(feature = "testkit")]
+pub mod testkit;
