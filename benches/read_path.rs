@@ -16,7 +16,6 @@ use holdall::context::Context;
 use holdall::event::Silent;
 use holdall::repository::Repository;
 use holdall::snapshot::entry::Piece;
-use holdall::store::Store;
 use holdall::testkit::repo;
 use holdall::{error, ops};
 use rayon::prelude::*;
@@ -54,7 +53,7 @@ fn floor(sealed: &[Vec<u8>]) {
 }
 
 async fn fill(context: &Context, content: &Bytes) -> Repository {
-    let store = Store::memory();
+    let store = repo::memory(context);
     let repository = repo::init(&store, context).await.unwrap();
     let mut open = || -> error::Result<Option<Vec<Box<dyn Source>>>> {
         Ok(Some(vec![Box::new(MemorySource {

@@ -15,7 +15,6 @@ use holdall::connector::Source;
 use holdall::context::Context;
 use holdall::crypto::Secret;
 use holdall::event::Silent;
-use holdall::store::Store;
 use holdall::testkit::repo;
 use holdall::{error, ops};
 use rayon::prelude::*;
@@ -55,7 +54,7 @@ fn floor(content: &Bytes, threads: usize) {
 fn holdall(runtime: &tokio::runtime::Runtime, content: &Bytes) {
     runtime.block_on(async {
         let context = Context::new(Arc::new(Silent), 256 << 20, 0).unwrap();
-        let store = Store::memory();
+        let store = repo::memory(&context);
         let repository = repo::init(&store, &context).await.unwrap();
         let content = content.clone();
         let mut open = || -> error::Result<Option<Vec<Box<dyn Source>>>> {

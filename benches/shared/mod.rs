@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Bytes that do not compress.
-pub fn incompressible(len: usize, seed: u64) -> Bytes {
+pub(crate) fn incompressible(len: usize, seed: u64) -> Bytes {
     let mut out = vec![0; len];
     blake3::Hasher::new()
         .update(&seed.to_le_bytes())
@@ -24,7 +24,7 @@ pub fn incompressible(len: usize, seed: u64) -> Bytes {
 }
 
 /// Rows as a table dump has them: about 4:1 under zstd.
-pub fn rows(len: usize, seed: u64) -> Bytes {
+pub(crate) fn rows(len: usize, seed: u64) -> Bytes {
     let words = [
         "pending", "paid", "shipped", "returned", "Berlin", "Lagos", "Lima", "Osaka", "gift", "express",
     ];
@@ -57,9 +57,9 @@ pub fn rows(len: usize, seed: u64) -> Bytes {
 }
 
 /// A source of one long stream, out of memory, `times` over (each time with other first bytes, so that nothing repeats).
-pub struct MemorySource {
-    pub content: Bytes,
-    pub times: usize,
+pub(crate) struct MemorySource {
+    pub(crate) content: Bytes,
+    pub(crate) times: usize,
 }
 
 impl Source for MemorySource {
@@ -108,14 +108,14 @@ impl OpenContent for Pieces {
 }
 
 /// Seconds that `work` takes.
-pub fn seconds<T>(work: impl FnOnce() -> T) -> (f64, T) {
+pub(crate) fn seconds<T>(work: impl FnOnce() -> T) -> (f64, T) {
     let start = Instant::now();
     let out = work();
     (start.elapsed().as_secs_f64(), out)
 }
 
 /// The median.
-pub fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -299,7 +299,8 @@ async fn reserve(store: &Store, context: &Context) -> Result<()> {
         let seed: [u8; 32] = context.random.bytes()?;
         blake3::Hasher::new_keyed(&seed).finalize_xof().fill(&mut bytes);
         append_trailer(&mut bytes);
-        store.put_new(&ObjectName::Reserve(number), bytes.into()).await?;
+        // An earlier init may have put other random bytes there: they take the same space.
+        let _ = store.put_new(&ObjectName::Reserve(number), bytes.into()).await?;
     }
     Ok(())
 }

@@ -147,7 +147,7 @@ impl<'a> Survey<'a> {
                     self.report.objects += 1;
                     self.sizes.insert(info.name, info.size);
                 }
-                Listed::Foreign(name) => self
+                Listed::Foreign { name, .. } => self
                     .report
                     .note(name, "not an object of a repository; nothing reads it"),
             }

@@ -1,135 +1,166 @@
-//! Objects in any object store: typed names in, bytes out.
-use crate::context::Time;
+//! Where objects live: a directory, S3, or memory, behind one handle that cannot overwrite.
+//!
+//! Three promises hold for every kind of store:
+//! * Names are [`ObjectName`]s, never strings, and an object is written by [`Store::put_new`] only: once, whole, and only
+//!   if the name is free. An answer that leaves the outcome open is settled by reading back.
+//! * A request takes as long as it likes while bytes move; without any it is sent again, with growing pauses, and then fails
+//!   with a kind that says what can be done. After cancellation nothing is sent again.
+//! * Messages hold no secret.
+//!
+//! The store does not know what is inside an object.
+
+mod fault;
+mod limit;
+mod local;
+mod location;
+mod open;
+mod options;
+mod probe;
+mod put;
+mod read;
+mod retry;
+mod secret;
+mod wire;
+
+pub use location::Location;
+pub use options::{Access, Retry, S3Options, StoreOptions, Timeouts};
+pub use probe::{Capability, Race};
+pub use put::Put;
+pub use read::{Listed, ObjectInfo};
+pub use secret::Secret;
+
+#[cfg(feature = "testkit")]
+pub(crate) use fault::Fault;
+
+use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::layout::{ObjectName, Prefix};
-use bytes::Bytes;
-use futures::stream::{BoxStream, StreamExt};
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, path::Path};
+use crate::event::Observer;
+use crate::format::layout::ObjectName;
+use fault::{Attempt, Place};
+use limit::{Gate, Limiter};
+use object_store::ObjectStore;
+use object_store::path::Path;
+use secret::Redactor;
+use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use tokio_util::sync::CancellationToken;
+
+/// A place for objects. Cheap to clone; all clones share limits and concurrency.
 #[derive(Clone)]
 pub struct Store {
-    inner: Arc<dyn ObjectStore>,
+    shared: Arc<Shared>,
+    writable: bool,
 }
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Put {
-    Created,
-    Mine,
-    Conflict,
+
+struct Shared {
+    raw: Arc<dyn ObjectStore>,
+    /// What comes before every name.
+    root: Path,
+    /// What messages call the store.
+    label: String,
+    redactor: Redactor,
+    retry: Retry,
+    download: Option<Arc<Limiter>>,
+    uploads: Arc<Gate>,
+    observer: Arc<dyn Observer>,
+    cancel: CancellationToken,
+    /// Whether the store has ever answered.
+    answered: AtomicBool,
+    /// Where the jitter of waits comes from: seeded once, so that a deterministic context stays deterministic.
+    jitter: AtomicU64,
 }
-impl Put {
-    pub fn is_mine(self) -> bool {
-        self != Put::Conflict
-    }
-}
-pub struct ObjectInfo {
-    pub name: ObjectName,
-    pub size: u64,
-    pub last_modified: Time,
-}
-pub enum Listed {
-    Object(ObjectInfo),
-    Foreign(String),
-}
-impl std::fmt::Display for Store {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.inner)
-    }
-}
-fn err(e: object_store::Error) -> Error {
-    match e {
-        object_store::Error::NotFound { .. } => Error::new(ErrorKind::NotFound, "no such object"),
-        e => Error::new(ErrorKind::Unreachable, e.to_string()),
-    }
-}
+
 impl Store {
-    pub fn memory() -> Self {
+    /// Opens the store at `location`. Sends nothing: whether the store answers, the first request tells.
+    ///
+    /// # Errors
+    /// `NoRepository` if a directory is missing (and is not to be made), `Invalid` for options that cannot be, such as
+    /// missing credentials, `Denied` and others if a directory cannot be made.
+    pub fn open(location: &Location, options: &StoreOptions, context: &Context) -> Result<Self> {
+        open::open(location, options, context)
+    }
+
+    /// A store over any `object_store`, such as one that injects faults. Bandwidth limits hold for downloads only.
+    ///
+    /// # Errors
+    /// `Internal` if there is no randomness for the waits between tries.
+    pub fn over(
+        raw: Arc<dyn ObjectStore>,
+        label: &str,
+        options: &StoreOptions,
+        context: &Context,
+    ) -> Result<Self> {
+        open::over(raw, (label, Path::default()), options, context)
+    }
+
+    /// The same store, unable to write or delete.
+    #[must_use]
+    pub fn read_only(&self) -> Self {
         Self {
-            inner: Arc::new(object_store::memory::InMemory::new()),
+            shared: self.shared.clone(),
+            writable: false,
         }
     }
-    pub fn local(p: &std::path::Path) -> Self {
-        Self {
-            inner: Arc::new(
-                object_store::local::LocalFileSystem::new_with_prefix(p)
-                    .unwrap()
-                    .with_fsync(true),
-            ),
-        }
-    }
-    pub async fn put_new(&self, n: &ObjectName, b: Bytes) -> Result<Put> {
-        match self
-            .inner
-            .put_opts(
-                &Path::from(n.to_string()),
-                b.clone().into(),
-                PutOptions::from(PutMode::Create),
-            )
-            .await
-        {
-            Ok(_) => Ok(Put::Created),
-            Err(object_store::Error::AlreadyExists { .. }) => {
-                if self.get(n).await? == b {
-                    Ok(Put::Mine)
-                } else {
-                    Ok(Put::Conflict)
-                }
-            }
-            Err(e) => Err(err(e)),
-        }
-    }
-    pub async fn get(&self, n: &ObjectName) -> Result<Bytes> {
-        self.inner
-            .get(&Path::from(n.to_string()))
-            .await
-            .map_err(err)?
-            .bytes()
-            .await
-            .map_err(err)
-    }
-    pub async fn get_range(&self, n: &ObjectName, r: std::ops::Range<u64>) -> Result<Bytes> {
-        self.inner
-            .get_range(&Path::from(n.to_string()), r)
-            .await
-            .map_err(err)
-    }
-    pub async fn head(&self, n: &ObjectName) -> Result<ObjectInfo> {
-        let m = self.inner.head(&Path::from(n.to_string())).await.map_err(err)?;
-        Ok(ObjectInfo {
-            name: *n,
-            size: m.size,
-            last_modified: Time::default(),
-        })
-    }
-    pub async fn delete(&self, n: &ObjectName) -> Result<()> {
-        self.inner.delete(&Path::from(n.to_string())).await.map_err(err)
-    }
-    pub fn list(&self, p: Prefix) -> BoxStream<'static, Result<Listed>> {
-        let s = self.inner.clone();
-        let p = p.to_string();
-        let path = if p.is_empty() { None } else { Some(Path::from(p)) };
-        futures::stream::once(async move {
-            let v: Vec<_> = s.list(path.as_ref()).collect().await;
-            futures::stream::iter(v)
-        })
-        .flatten()
-        .map(|m| {
-            let m = m.map_err(err)?;
-            let t = m.location.to_string();
-            Ok(match ObjectName::parse(&t) {
-                Ok(name) => Listed::Object(ObjectInfo {
-                    name,
-                    size: m.size,
-                    last_modified: Time::default(),
-                }),
-                Err(_) => Listed::Foreign(t),
-            })
-        })
-        .boxed()
-    }
-    pub fn concurrency(&self) -> usize {
-        4
-    }
+
+    /// Whether this handle may write.
     pub fn is_writable(&self) -> bool {
-        true
+        self.writable
+    }
+
+    /// What messages call the store: its location, without secrets.
+    pub fn label(&self) -> &str {
+        &self.shared.label
+    }
+
+    /// How many uploads run at once: less on a line that stalls, more again when it recovers. Further calls of
+    /// [`Store::put_new`] wait.
+    pub fn concurrency(&self) -> usize {
+        self.shared.uploads.limit()
+    }
+
+    fn path(&self, name: &str) -> Path {
+        let root = self.shared.root.as_ref();
+        // Names of objects and the checked root hold nothing that the conversion would change.
+        match (root.is_empty(), name.is_empty()) {
+            (true, _) => Path::from(name),
+            (false, true) => self.shared.root.clone(),
+            (false, false) => Path::from(format!("{root}/{name}")),
+        }
+    }
+
+    fn place<'a>(&'a self, attempt: Attempt, object: &'a str) -> Place<'a> {
+        Place {
+            attempt,
+            object,
+            store: &self.shared.label,
+            redactor: &self.shared.redactor,
+        }
+    }
+
+    /// Refuses what a read-only handle must not do.
+    fn writing(&self, attempt: Attempt, name: &ObjectName) -> Result<()> {
+        if self.writable {
+            return Ok(());
+        }
+        let what = format!("cannot {}: the repository was opened for reading", attempt.verb());
+        Err(self
+            .place(attempt, &name.to_string())
+            .place(Error::new(ErrorKind::Denied, what)))
+    }
+}
+
+impl fmt::Display for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("label", &self.shared.label)
+            .field("writable", &self.writable)
+            .finish_non_exhaustive()
     }
 }

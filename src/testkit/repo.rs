@@ -9,13 +9,31 @@ use crate::error::Result;
 use crate::ops::{self, CheckReport, CheckRequest, SnapshotReport, SnapshotRequest};
 use crate::repository::{Cache, InitOptions, ReadData, Repository};
 use crate::snapshot::{SnapshotReader, SnapshotSpec};
-use crate::store::Store;
+use crate::store::{Access, Location, Store, StoreOptions};
 use std::path::Path;
 use std::sync::Arc;
 
 /// The secret of every repository here.
 pub fn key() -> Unlock {
     Unlock::KeyFile(Secret::new([42; 32]))
+}
+
+/// A store in memory.
+pub fn memory(context: &Context) -> Store {
+    let options = StoreOptions {
+        access: Access::ReadWrite,
+        ..StoreOptions::default()
+    };
+    Store::open(&Location::Memory, &options, context).unwrap()
+}
+
+/// A store in a directory.
+pub fn local(directory: &Path, context: &Context) -> Store {
+    let options = StoreOptions {
+        access: Access::Create,
+        ..StoreOptions::default()
+    };
+    Store::open(&Location::Local(directory.to_path_buf()), &options, context).unwrap()
 }
 
 /// How every repository here is made.

@@ -2,7 +2,6 @@
 
 use holdall::context::Context;
 use holdall::event::Silent;
-use holdall::store::Store;
 use holdall::testkit::{repo, trees};
 use std::sync::Arc;
 
@@ -33,7 +32,7 @@ async fn a_directory_comes_back_as_it_was() {
         .unwrap();
     }
     let context = context();
-    let store = Store::memory();
+    let store = repo::memory(&context);
     let repository = repo::init(&store, &context).await.unwrap();
     let first = repo::snapshot_of(&context, &repository, source.path())
         .await
@@ -59,7 +58,7 @@ async fn the_second_snapshot_stores_only_what_changed() {
     fs_err::write(source.path().join("a"), noise(8 << 20, 1)).unwrap();
     fs_err::write(source.path().join("b"), noise(8 << 20, 2)).unwrap();
     let context = context();
-    let store = Store::memory();
+    let store = repo::memory(&context);
     let repository = repo::init(&store, &context).await.unwrap();
     let first = repo::snapshot_of(&context, &repository, source.path())
         .await
