@@ -13,7 +13,7 @@ use crate::event::Event;
 use crate::format::collect::{CondemnedRecord, LedgerRecord, RefsRecord, SealRecord, StateRecord};
 use crate::format::error::DecodeError;
 use crate::format::header::{ObjectType, Origin, check_trailer};
-use crate::format::id::{ObjectId, SessionId};
+use crate::format::id::ObjectId;
 use crate::format::index::{BlobKind, Tables};
 use crate::format::layout::{ObjectName, Prefix};
 use crate::format::note::StampedNote;
@@ -103,7 +103,8 @@ pub struct Survey<'a> {
     sizes: HashMap<ObjectName, u64>,
     /// Pack → rows of the runs that list it, one table for each pack.
     listed: HashMap<ObjectId, Tables>,
-    decided: HashSet<SessionId>,
+    /// What the cache had seen before this survey.
+    missing_names: HashSet<ObjectName>,
 }
 
 impl<'a> Survey<'a> {
@@ -122,7 +123,7 @@ impl<'a> Survey<'a> {
             report: SurveyReport::default(),
             sizes: HashMap::new(),
             listed: HashMap::new(),
-            decided: HashSet::new(),
+            missing_names: HashSet::new(),
         };
         survey.list().await?;
         let log = match Log::read(repository).await {
@@ -152,6 +153,16 @@ impl<'a> Survey<'a> {
                     .note(name, "not an object of a repository; nothing reads it"),
             }
         }
+        drop(listed);
+        let known: Vec<ObjectName> = self
+            .sizes
+            .keys()
+            .filter(|name| !matches!(name, ObjectName::Pack(_)))
+            .copied()
+            .collect();
+        // Noted after the names that were known before are compared: see `missing`.
+        self.missing_names = self.repository.cache().seen();
+        self.repository.cache().note_seen(&known);
         Ok(())
     }
 
@@ -220,7 +231,6 @@ impl<'a> Survey<'a> {
             ObjectName::Session(sid) => same(SessionRecord::decode(&open(ObjectType::Session)?)?.sid == sid),
             ObjectName::Snapshot(sid) => {
                 let decision = Decision::decode(&open(ObjectType::Snapshot)?)?;
-                self.decided.insert(sid);
                 same(decision.sid() == sid)
             }
             ObjectName::Forget(sid) => same(ForgetRecord::decode(&open(ObjectType::Forget)?)?.sid == sid),
@@ -242,6 +252,8 @@ impl<'a> Survey<'a> {
             ObjectName::Ledger(number) => {
                 same(LedgerRecord::decode(&open(ObjectType::Ledger)?)?.number == number)
             }
+            // From 128 on: what a probe could not delete.
+            ObjectName::Reserve(number) if number >= 128 => Ok(()),
             ObjectName::Reserve(_) => check_trailer(bytes).map(drop).map_err(Error::from),
             ObjectName::Pack(_) => Ok(()),
         }
@@ -290,16 +302,24 @@ impl<'a> Survey<'a> {
     /// What the local cache has seen in the store, and no seal retired, must still be there.
     fn missing(&mut self, log: &Log) {
         let mut retired = Vec::new();
-        for name in self.repository.cache().seen() {
+        for name in std::mem::take(&mut self.missing_names) {
             if self.sizes.contains_key(&name) {
                 continue;
             }
             let is_retired = match name {
-                ObjectName::Snapshot(sid) | ObjectName::Session(sid) => {
-                    sid.epoch < log.floor && !log.live.contains(&sid)
-                }
+                ObjectName::Snapshot(sid)
+                | ObjectName::Session(sid)
+                | ObjectName::Forget(sid)
+                | ObjectName::Note(sid, _) => sid.epoch < log.floor && !log.live.contains(&sid),
                 ObjectName::SessionRun(..) | ObjectName::CollectorRun(..) => !log.is_valid(&name),
-                _ => true,
+                // Never deleted, so never retired.
+                ObjectName::Marker | ObjectName::Config(_) | ObjectName::Seal(_) => false,
+                ObjectName::Condemned(round) | ObjectName::State(round, _) => round <= log.newest,
+                // Repeated by a newer record, removed by `key remove`, or given back when the disk was full.
+                ObjectName::Ledger(_) | ObjectName::Key(_) | ObjectName::Reserve(_) | ObjectName::Refs(_) => {
+                    true
+                }
+                ObjectName::Pack(_) => true,
             };
             if is_retired {
                 retired.push(name);
