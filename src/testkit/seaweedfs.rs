@@ -74,6 +74,7 @@ impl SeaweedFs {
             .args([
                 "-s3.iam=false",
                 "-s3.port.iceberg=0",
+                "-s3.port.lance=0",
                 "-s3.autoCreateBucket=false",
             ])
             .args(["-master.electionTimeout=1s", "-master.heartbeatInterval=100ms"])
