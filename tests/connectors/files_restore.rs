@@ -328,7 +328,7 @@ async fn a_later_name_restored_without_the_first_needs_its_content() {
         });
         let context = context().0;
         sink.prepare(&context).await.unwrap();
-        assert_eq!(sink.missing_first_name(&head), Some(key(&source, "a")));
+        assert_eq!(sink.borrows_from(&head), Some(key(&source, "a")));
         let mut head = head.clone();
         let content = if given {
             head.size = Some(3);
@@ -345,7 +345,7 @@ async fn a_later_name_restored_without_the_first_needs_its_content() {
         )
         .await
         .unwrap();
-        assert_eq!(sink.missing_first_name(&head).is_none(), given);
+        assert_eq!(sink.borrows_from(&head).is_none(), given);
         // A further name of the same file is linked to the stand-in.
         let mut third = head.clone();
         third.key = key(&source, "dir/a3");
