@@ -110,7 +110,17 @@ pub(super) fn load(found: &Found, owners: &Owners, late: &Arc<Late>) -> Loaded {
 fn load_other(found: &Found, kind: EntryKind, owners: &Owners) -> Loaded {
     let mut trouble = Vec::new();
     let mut attributes = attributes(found, &found.stat, owners);
-    match xattrs::read_at(&*found.dir, &found.name) {
+    // Looking up `.` needs a right that reading an open directory does not.
+    let opened = if *found.name == *b"." {
+        xattrs::read_open(&*found.dir)
+    } else {
+        Err(Errno::BADF)
+    };
+    let list = match opened {
+        Err(Errno::BADF) => xattrs::read_at(&*found.dir, &found.name),
+        opened => opened,
+    };
+    match list {
         Ok(list) => attributes.xattrs = list,
         Err(Errno::NOENT) if kind != EntryKind::Directory => return vanished(found),
         Err(error) => trouble.push(xattr_incident(&found.key, error)),
