@@ -8,7 +8,7 @@ use crate::format::header::{ObjectType, Origin, append_trailer};
 use crate::format::id::RepositoryId;
 use crate::format::layout::{ObjectName, Prefix};
 use crate::format::limits;
-use crate::format::repo_config::{ChunkProfile, ConfigRecord, Marker};
+use crate::format::repo_config::{ChunkProfile, ConfigRecord, Features, Marker};
 use crate::store::{Listed, Put, Store};
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -69,6 +69,7 @@ impl Repository {
             profiles: with_default(options.profiles),
             retain_last: options.retain_last,
             retain_age: options.retain_age,
+            features: marker.features,
         };
         let name = ObjectName::Config(0);
         let random = context.random.as_ref();
@@ -145,10 +146,7 @@ impl Repository {
         let opened = crate::crypto::open_object(&keyring, ObjectType::Config, &name.to_string(), &bytes);
         let (payload, _, _) = opened.map_err(|e| Error::from(e).with("object", name))?;
         let config = ConfigRecord::decode(&payload).map_err(|e| Error::from(e).with("object", name))?;
-        if config.repository != marker.repository
-            || config.marker_hash != *blake3::hash(&marker_bytes).as_bytes()
-            || config.generation != newest
-        {
+        if config.check_marker(&marker_bytes).is_err() || config.generation != newest {
             return Err(
                 Error::new(ErrorKind::Damaged, "the configuration does not belong here").with("object", name),
             );
@@ -185,6 +183,7 @@ async fn init_marker(store: &Store, context: &Context) -> Result<(Marker, Bytes,
         }
         let marker = Marker {
             repository: RepositoryId(context.random.bytes()?),
+            features: Features::default(),
         };
         let bytes = Bytes::from(marker.encode());
         if store.put_new(&ObjectName::Marker, bytes.clone()).await?.is_mine() {
