@@ -128,7 +128,7 @@ impl ObjectName {
             ["notes", sid, n] => Self::Note(SessionId::parse(sid)?, number(n)?),
             ["refs", id] => Self::Refs(BlobId::parse(id)?),
             ["ledger", n] => Self::Ledger(number(n)?),
-            ["reserve", k] => Self::Reserve(k.parse().map_err(|_| invalid)?),
+            ["reserve", k] => Self::Reserve(reserve(k)?),
             _ => return Err(invalid),
         };
         if name.to_string() == text {
@@ -140,7 +140,15 @@ impl ObjectName {
 }
 
 fn round(text: &str) -> Result<u64, DecodeError> {
-    super::id::unhex(text).map(u64::from_be_bytes)
+    match super::id::unhex(text).map(u64::from_be_bytes)? {
+        0 => Err(DecodeError::Invalid("round 0")),
+        round => Ok(round),
+    }
+}
+
+fn reserve(text: &str) -> Result<u8, DecodeError> {
+    let number = text.parse().ok().filter(|k| *k < super::limits::RESERVES);
+    number.ok_or(DecodeError::Invalid("object name"))
 }
 
 fn number(text: &str) -> Result<u32, DecodeError> {
@@ -201,6 +209,9 @@ mod tests {
             "",
             "keys/07",
             "keys/+7",
+            "reserve/4",
+            "gc/0000000000000000/seal",
+            "index/g/0000000000000000/x",
             "packs/13/x",
             "Snapshots/a",
             &pack.replacen("12", "13", 1),

@@ -88,20 +88,22 @@ impl Log {
                 return Err(Error::new(ErrorKind::Damaged, "seal of another round")
                     .with("object", ObjectName::Seal(newest)));
             }
-            let (round, id) = seal.state;
-            let state = match repository
-                .load_hashed(ObjectName::State(round, id), id, Origin::Round(round))
-                .await
-            {
-                Ok(state) => state,
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-                Err(error) => return Err(error),
-            };
-            let state = StateRecord::decode(&state)?;
-            log.floor = state.floor;
-            log.live = state.live.into_iter().collect();
-            log.runs = state.runs.iter().map(|run| (run.round, run.id)).collect();
-            log.dead = state.dead.into_iter().collect();
+            // Nothing where the first rounds were aborted: then the state is that of no round.
+            if let Some((round, id)) = seal.state {
+                let state = match repository
+                    .load_hashed(ObjectName::State(round, id), id, Origin::Round(round))
+                    .await
+                {
+                    Ok(state) => state,
+                    Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                    Err(error) => return Err(error),
+                };
+                let state = StateRecord::decode(&state)?;
+                log.floor = state.floor;
+                log.live = state.live.into_iter().collect();
+                log.runs = state.runs.iter().map(|run| (run.round, run.id)).collect();
+                log.dead = state.dead.into_iter().collect();
+            }
         }
         let next = ObjectName::Condemned(newest + 1);
         if names.contains(&next) {

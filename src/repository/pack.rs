@@ -1,14 +1,13 @@
 //! Packs as pure code: blocks in, sealed bytes out, and back.
 
 use crate::context::{Random, Reservation};
-use crate::crypto::{Keyring, Opener, Sealed, Sealer, TRAILER_RECORD};
+use crate::crypto::{self, Keyring, Opener, Sealed, Sealer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::error::DecodeError;
-use crate::format::header::{HEADER_LEN, Header, ObjectType, Origin, TAG_LEN, check_trailer};
+use crate::format::header::{HEADER_LEN, Header, ObjectType, Origin, TAG_LEN};
 use crate::format::id::{BlobId, ObjectId};
 use crate::format::index::{BlobKind, BlockRow, Codec, EntryRow, PackRow, Tables};
 use crate::format::limits;
-use crate::format::pack::{PACK_TRAILER_LEN, PackTrailer, padding};
 use bytes::Bytes;
 use std::cell::RefCell;
 
@@ -290,17 +289,7 @@ pub(crate) fn seal_pack(
         // The block's buffer is freed here, while the pack's grows.
     }
     tables.entries.sort_unstable_by_key(|e| (e.id, e.block, e.offset));
-    let (record, offset, sealed) = sealer.record(&tables.encode(), false)?;
-    sealer.pad(padding(sealer.len(), use_padme));
-    sealer.trailer(
-        &PackTrailer {
-            offset,
-            sealed,
-            blocks: record,
-        }
-        .encode(),
-    )?;
-    let sealed = sealer.finish()?;
+    let sealed = sealer.finish_pack(&tables, use_padme)?;
     let size = u32::try_from(sealed.bytes.len())
         .map_err(|_| Error::new(ErrorKind::Internal, "pack over its limit"))?;
     tables.packs.push(PackRow {
@@ -330,29 +319,9 @@ pub(crate) fn open_pack<'a>(
     id: &ObjectId,
     bytes: &'a [u8],
 ) -> Result<OpenedPack<'a>, DecodeError> {
-    let (body, found) = check_trailer(bytes)?;
-    if found != *id {
-        return Err(DecodeError::BadHash);
-    }
-    let header = Header::decode(body, ObjectType::Pack)?;
-    let opener = Opener::new(keyring, body, ObjectType::Pack, "")?;
-    let at = body
-        .len()
-        .checked_sub(PACK_TRAILER_LEN)
-        .ok_or(DecodeError::Truncated)?;
-    let sealed = body.get(at..).ok_or(DecodeError::Truncated)?;
-    let trailer = PackTrailer::decode(&opener.record(TRAILER_RECORD, true, sealed)?)?;
-    let end = (trailer.offset as usize)
-        .checked_add(trailer.sealed as usize)
-        .ok_or(DecodeError::Truncated)?;
-    let directory = body
-        .get(trailer.offset as usize..end.min(at))
-        .ok_or(DecodeError::Truncated)?;
-    let mut tables = Tables::decode(&opener.record(trailer.blocks, false, directory)?, true)?;
-    if tables.blocks.len() != trailer.blocks as usize {
-        return Err(DecodeError::Invalid("directory of a pack"));
-    }
-    let header_bytes = *body.first_chunk::<HEADER_LEN>().ok_or(DecodeError::Truncated)?;
+    let (opener, mut tables) = crypto::open_pack(keyring, id, bytes)?;
+    let header = Header::decode(bytes, ObjectType::Pack)?;
+    let header_bytes = *bytes.first_chunk::<HEADER_LEN>().ok_or(DecodeError::Truncated)?;
     let size = u32::try_from(bytes.len()).map_err(|_| DecodeError::OverLimit("pack"))?;
     tables.packs.push(PackRow {
         id: *id,

@@ -9,11 +9,9 @@ use crate::event::Event;
 use crate::format::header::ObjectType;
 use crate::format::id::SessionId;
 use crate::format::layout::ObjectName;
-use crate::format::repo_config::Marker;
 use crate::format::session::SessionRecord;
 use crate::format::snapshot::{Decision, SnapshotRecord};
 use crate::store::{Capability, Put};
-use bytes::Bytes;
 use std::sync::Arc;
 
 /// How often a session is begun anew because rounds ended meanwhile.
@@ -29,12 +27,7 @@ pub struct Session {
 
 /// Tells if the store would overwrite: snapshots are safe there, since their names are random, but no collector is.
 async fn probe(repository: &Repository, context: &Context) -> Result<()> {
-    let marker = Bytes::from(
-        Marker {
-            repository: repository.id(),
-        }
-        .encode(),
-    );
+    let marker = repository.marker();
     if repository.store().probe(&ObjectName::Marker, marker).await? != Capability::PutIfAbsent {
         let text = "this store does not keep an object that is put twice: snapshots are safe, \
              but a collector needs `prune --exclusive` while nobody else writes";

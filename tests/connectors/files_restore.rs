@@ -1,8 +1,8 @@
 //! What a restore does with what is there, with options, and after an interruption.
 
 use super::{context, incidents, is_root, keep, key, restore, restore_with, scratch, strip};
-use holdall::connector::files::{Attributes, FilesSink, Overwrite, RestoreRequest, Select};
 use holdall::connector::Sink;
+use holdall::connector::files::{Attributes, FilesSink, Overwrite, RestoreRequest, Select};
 use holdall::error::ErrorKind;
 use holdall::snapshot::entry::{Content, Entry, EntryKind, Piece};
 use holdall::testkit::collect::{Collected, Pieces};

@@ -49,9 +49,9 @@ fn build(runs: &[Tables], excluded: &[u8]) -> Index {
 #[test]
 fn an_entry_takes_at_most_64_bytes() {
     assert!(
-        std::mem::size_of::<Copy>() <= 64 - 12,
+        size_of::<Copy>() <= 64 - 12,
         "{}",
-        std::mem::size_of::<Copy>()
+        size_of::<Copy>()
     );
 }
 

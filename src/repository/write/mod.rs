@@ -266,10 +266,6 @@ impl BlobWriter {
                 );
             }
             drop(held);
-            context.emit(&Event::ObjectStored {
-                name: name.to_string(),
-                bytes,
-            });
             Ok(Uploaded { tables, bytes })
         });
         Ok(())
