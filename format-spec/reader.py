@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """A second, independent reader of Holdall repositories (format 1), written from the chapters beside it.
-    reader.py vectors [DIR]                        checks the vectors that it can
-    reader.py ls REPO [SNAPSHOT]                   lists snapshots, or the entries of one
-    reader.py restore REPO SNAPSHOT TARGET         restores files and streams of one into a new directory
 
-REPO is a local directory; SNAPSHOT is `latest` or the beginning of an id's random part. The key comes from HOLDALL_PASSWORD,
-HOLDALL_PASSWORD_FILE or HOLDALL_KEY_FILE. Needs blake3, zstandard, cryptography and argon2-cffi from PyPI.
+    reader.py vectors [DIR] | ls REPO [SNAPSHOT] | restore REPO SNAPSHOT TARGET
+
+`vectors` checks those that it can; `restore` puts files and streams into a new directory. REPO is a local directory; SNAPSHOT is
+`latest` or the beginning of an id's random part. The key comes from HOLDALL_PASSWORD, HOLDALL_PASSWORD_FILE or HOLDALL_KEY_FILE.
+Needs blake3, zstandard, cryptography and argon2-cffi from PyPI.
 """
 import hmac, json, os, re, stat, struct, sys
 from pathlib import Path
@@ -28,9 +28,14 @@ def need(condition, error, why=""):
     if not condition:
         raise Refused(error, why)
 
+def guarded(error, kinds, work):
+    try:
+        return work()
+    except kinds as why:
+        raise Refused(error, str(why)) from None
+
 def hash_of(data):
     return blake3(data).digest()
-
 # --- 05 CBOR -----------------------------------------------------------------------------------------------------------------
 def cbor(data, at=0, depth=8):
     """One value at `at`: the value and where it ends."""
@@ -53,10 +58,8 @@ def cbor(data, at=0, depth=8):
         return (value if major == 0 else -1 - value), at
     if major < 4:
         need(at + value <= len(data), "truncated")
-        try:
-            return (data[at:at + value] if major == 2 else data[at:at + value].decode("utf-8")), at + value
-        except UnicodeDecodeError:
-            raise Refused("not canonical", "text") from None
+        raw = data[at:at + value]
+        return (raw if major == 2 else guarded("not canonical", UnicodeDecodeError, raw.decode)), at + value
     need(value <= len(data) - at, "truncated")
     out, last = {}, -1
     for key in range(value):
@@ -72,7 +75,6 @@ def record(data):
     value, end = cbor(data)
     need(end == len(data), "not canonical", "bytes after the record")
     return value
-
 # --- 15 objects --------------------------------------------------------------------------------------------------------------
 def object_key(secret, kind, repository, salt):
     okm = blake3(bytes([kind]) + repository + salt, key=secret).digest(length=96)
@@ -80,8 +82,7 @@ def object_key(secret, kind, repository, salt):
 
 def body_of(data):
     """The object without its hash, and the hash."""
-    need(len(data) <= OBJECT_MAX, "over limit")
-    need(len(data) >= 32, "truncated")
+    need(32 <= len(data) <= OBJECT_MAX, "truncated" if len(data) < 32 else "over limit")
     need(hash_of(data[:-32]) == data[-32:], "bad hash")
     return data[:-32], data[-32:]
 
@@ -105,13 +106,10 @@ class Opener:
         self.cipher, self.head = ChaCha20Poly1305(key), head
         self.bound = prefix + repository + hash_of(name.encode())
     def record(self, number, last, sealed):
-        need(len(sealed) >= 16, "truncated")
-        need(len(sealed) <= RECORD_MAX + 16, "over limit")
+        need(16 <= len(sealed) <= RECORD_MAX + 16, "truncated" if len(sealed) < 16 else "over limit")
         place = struct.pack("<IBI", number, last, len(sealed) - 16)
-        try:
-            return self.cipher.decrypt(struct.pack("<I7xB", number, last), bytes(sealed), self.bound + place)
-        except InvalidTag:
-            raise Refused("bad tag") from None
+        nonce = struct.pack("<I7xB", number, last)
+        return guarded("bad tag", InvalidTag, lambda: self.cipher.decrypt(nonce, bytes(sealed), self.bound + place))
 
 def payload_of(plain):
     size = int.from_bytes(plain[:4], "little")
@@ -122,12 +120,11 @@ def payload_of(plain):
 class Keyring:
     def __init__(self, data):
         fields = record(data)
-        need(set(fields) <= {0, 1, 2}, "unknown version")
-        need(set(fields) == {0, 1, 2}, "invalid")
+        need(set(fields) == {0, 1, 2}, "unknown version" if max(fields, default=0) > 2 else "invalid")
         self.repository, self.root, epochs = fields[0], fields[1], fields[2]
         numbers = [number for number, _ in epochs]
         need(numbers and numbers[0] > 0 and sorted(set(numbers)) == numbers, "invalid")
-        self.epochs = {number: key for number, key in epochs}
+        self.epochs = dict(map(tuple, epochs))
         self.id_key = self.derive("blob id")
     def derive(self, purpose):
         return blake3(self.root, derive_key_context="holdall 2026-11 format 1 " + purpose).digest()
@@ -140,8 +137,7 @@ class Keyring:
         body, digest = body_of(data)
         own_hash = kind in ("state", "index run")
         opener = self.opener(body[:104], TYPES[kind], "" if own_hash else name)
-        payload = payload_of(opener.record(0, True, body[104:]))
-        parts = name.split("/")
+        payload, parts = payload_of(opener.record(0, True, body[104:])), name.split("/")
         if kind == "index run":
             origin = opener.head["origin"]
             stands = ["s", sid_text(origin)] if any(origin[8:]) else ["g", origin[:8].hex()]
@@ -160,7 +156,6 @@ class Keyring:
 def sid_text(sid):
     need(len(sid) == 24, "invalid", "session id")
     return sid[:8].hex() + "-" + sid[8:].hex()
-
 # --- 10 keys -----------------------------------------------------------------------------------------------------------------
 def open_slot(data, number, repository, kind, secret):
     body, _ = body_of(data)
@@ -175,8 +170,7 @@ def open_slot(data, number, repository, kind, secret):
     need(head["variant"] == kind, "wrong key")
     secret = hash_secret_raw(secret, salt, passes, memory, lanes, 32, Type.ID) if kind == 1 else secret
     need(len(secret) == 32, "invalid", "a key file holds exactly 32 bytes")
-    opener = Opener(lambda _: secret, repository, body[:start], 1, "keys/%d" % number)
-    end = len(body) - 104 - 4096 - 16
+    opener, end = Opener(lambda _: secret, repository, body[:start], 1, "keys/%d" % number), len(body) - 4216
     need(end >= start, "truncated")
     ring = Keyring(payload_of(opener.record(0, True, body[start:end])))
     need(ring.repository == repository, "invalid")
@@ -184,13 +178,9 @@ def open_slot(data, number, repository, kind, secret):
 
 def marker(data):
     need(len(data) <= 4096, "over limit")
-    try:
-        value = json.loads(data)
-        need(value["magic"] == "holdall", "header")
-        text, features = data.decode(), value.get("features")
-        cut = text.index('  "blake3"')
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise Refused("header") from None
+    value = guarded("header", ValueError, lambda: json.loads(data))
+    need(type(value) is dict and value.get("magic") == "holdall" and b'  "blake3"' in data, "header")
+    features, cut = value.get("features"), data.index(b'  "blake3"')
     need(value["blake3"] == hash_of(data[:cut]).hex(), "bad hash")
     need(value["format"] == 1 and features["read"] == 0, "unknown version")
     need(re.fullmatch("[0-9a-f]{32}", value["repository"]), "invalid")
@@ -201,7 +191,6 @@ def marker(data):
         '  "about": "%s",\n  "blake3": "%s"\n}\n' % parts
     need(same.encode() == data, "not canonical")
     return bytes.fromhex(value["repository"]), features
-
 # --- 30, 40, 50: packs and index ---------------------------------------------------------------------------------------------
 def tables(data, directory):
     """Packs (id, header, size), blocks (pack, record, offset, sealed, plain, codec), entries with their base."""
@@ -225,10 +214,8 @@ def unzstd(frame, size, prefix=None):
     need(0 < size <= BLOB_MAX and zstandard.frame_content_size(frame) == size, "invalid", "content size")
     need(zstandard.get_frame_parameters(frame).dict_id == 0, "invalid", "dictionary id")
     args = {"dict_data": zstandard.ZstdCompressionDict(prefix, dict_type=zstandard.DICT_TYPE_RAWCONTENT)} if prefix else {}
-    try:
-        plain = zstandard.ZstdDecompressor(max_window_size=WINDOW_MAX, **args).decompress(frame, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise Refused("invalid", str(error)) from None
+    zstd = zstandard.ZstdDecompressor(max_window_size=WINDOW_MAX, **args)
+    plain = guarded("invalid", zstandard.ZstdError, lambda: zstd.decompress(frame, allow_extra_data=False))
     need(len(plain) == size, "invalid")
     return plain
 
@@ -271,7 +258,6 @@ class Blobs:
             except (Refused, FileNotFoundError) as error:
                 last = error
         raise last
-
 # --- 12, 70, 85: a repository ------------------------------------------------------------------------------------------------
 def secret_from_environment():
     env = os.environ
@@ -287,9 +273,8 @@ class Repository:
         self.root = Path(root)
         repository, _ = marker(self.read("holdall.json"))
         self.ring = self.unlock(repository)
-        newest = max((int(n) for n in self.names("config")), default=None)
-        need(newest is not None, "invalid", "an unfinished repository: no configuration")
-        config = self.open("config", "config/%d" % newest)
+        need(self.names("config"), "invalid", "an unfinished repository: no configuration")
+        config = self.open("config", "config/%d" % max(map(int, self.names("config"))))
         need(config[0] == repository and config[2] == hash_of(self.read("holdall.json")), "invalid", "marker")
         need(config[8][0] == 0, "unknown version", "feature")
         self.log()
@@ -347,7 +332,6 @@ class Repository:
         with open(self.root / "packs" / pack[0].hex()[:2] / pack[0].hex(), "rb") as file:
             sealed = os.pread(file.fileno(), row[3], row[2])
         return self.blocks.keep((pack[0], row[1]), open_block(self.ring.opener(pack[1], 3, ""), row, sealed))
-    # --- 60 tree ---
     def entries(self, blob, level):
         node = record(self.blobs.get(blob, 1))
         need(node[0] == level, "invalid", "level of a node")
@@ -380,7 +364,6 @@ class Repository:
             total = write(content)
         need(content is None or total == entry.get(4, 0), "invalid", "size of content")
         need(6 not in entry or hasher.digest() == entry[6], "invalid", "whole hash of content")
-
 # --- 62, 63: restore ---------------------------------------------------------------------------------------------------------
 def safe(key, prefix):
     parts = key[len(prefix):].rstrip(b"/").split(b"/")
@@ -395,10 +378,8 @@ def attributes(path, meta, link=False):
             print("%r: attribute %r: %s" % (path, name, error), file=sys.stderr)
     if os.geteuid() == 0:
         os.chown(path, meta[2], meta[3], follow_symlinks=False)
-    if not link:
-        os.chmod(path, meta[1])
-    when = meta[6] * 10**9 + meta.get(7, 0)
-    os.utime(path, ns=(when, when), follow_symlinks=False)
+    link or os.chmod(path, meta[1])
+    os.utime(path, ns=(meta[6] * 10**9 + meta.get(7, 0),) * 2, follow_symlinks=False)
 
 def restore(repo, snapshot):
     """Files below the target under their paths, streams under their names. Links come last: nothing is written through one."""
@@ -420,16 +401,14 @@ def restore(repo, snapshot):
                 file.truncate(file.tell())
             attributes(path, meta) if kind == 1 else None
         elif path and kind == 4:
-            os.mkfifo(path)
-            attributes(path, meta)
+            attributes(os.mkfifo(path) or path, meta)
         else:
             print("not restored: %r" % key, file=sys.stderr)
     for path, kind, meta in links:
         if kind == 8 and meta.get(15) != 3:
             os.link(safe(meta[9], b"files/"), path, follow_symlinks=False)
         else:
-            os.symlink(meta[8], path)
-            attributes(path, meta, link=True)
+            attributes(os.symlink(meta[8], path) or path, meta, link=True)
     for path, meta in reversed(directories):
         attributes(path, meta)
 

@@ -8,4 +8,5 @@ mod generate;
 mod independent;
 mod laws;
 mod packs;
+mod reader;
 mod vectors;
