@@ -1,7 +1,18 @@
 //! What tests, benches and fuzz targets share. Only with the feature `testkit`, never in a release binary. It may use everything;
 //! nothing may use it.
+//!
+//! Stores: [`FaultStore`] fails where it is told to, [`store_suite`] holds what every store must do, [`Throttle`] is a slow
+//! or broken line, [`SeaweedFs`] a real S3 server.
 
 pub mod collect;
+mod fault_store;
 pub mod nodes;
 pub mod repo;
+mod seaweedfs;
+pub mod store_suite;
+mod throttle;
 pub mod trees;
+
+pub use fault_store::{Call, Failure, FaultStore, Op, Plan, When};
+pub use seaweedfs::SeaweedFs;
+pub use throttle::{Throttle, ThrottleOptions};

@@ -1,0 +1,207 @@
+//! What only S3 can do wrong: keys, rights, buckets, addresses.
+
+use crate::{context, quick};
+use futures::TryStreamExt;
+use holdall::error::{Error, ErrorKind};
+use holdall::format::layout::{ObjectName, Prefix};
+use holdall::store::{Location, Put, Secret, Store, StoreOptions, Timeouts};
+use holdall::testkit::SeaweedFs;
+use holdall::testkit::store_suite::noise;
+use std::time::{Duration, Instant};
+
+/// No message, cause or hint holds what must stay secret.
+fn keeps_secrets(error: &Error) {
+    let text = format!("{error:?} {:?}", error.advice());
+    for secret in [
+        "cisecret",
+        "wrong-secret",
+        "Signature=",
+        "X-Amz-Credential",
+        "Authorization",
+    ] {
+        assert!(!text.contains(secret), "{secret} in {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_rights_and_buckets_that_do_not_fit_have_their_kinds() {
+    let server = SeaweedFs::start().await.unwrap();
+    let location = server.location("rights");
+    let open =
+        |location: &Location, options: &StoreOptions| Store::open(location, options, &context()).unwrap();
+    let owner = open(&location, &server.options());
+    assert_eq!(
+        owner.put_new(&ObjectName::Key(0), noise(1, 1000)).await.unwrap(),
+        Put::Created
+    );
+
+    let mut options = server.options();
+    options.s3.secret_access_key = Some(Secret::new("wrong-secret"));
+    let error = open(&location, &options)
+        .get(&ObjectName::Key(0))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error:?}");
+    assert!(error.advice().unwrap().contains("key"), "{error:?}");
+    keeps_secrets(&error);
+
+    let reader = open(&location, &server.reader_options());
+    assert_eq!(reader.get(&ObjectName::Key(0)).await.unwrap(), noise(1, 1000));
+    assert_eq!(
+        reader
+            .list(Prefix::All)
+            .try_collect::<Vec<_>>()
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+    for error in [
+        reader
+            .put_new(&ObjectName::Key(1), noise(1, 10))
+            .await
+            .map(drop)
+            .unwrap_err(),
+        reader.delete(&ObjectName::Key(0)).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Denied, "{error:?}");
+        keeps_secrets(&error);
+    }
+
+    let nowhere = open(
+        &Location::parse("s3://no-such-bucket/x").unwrap(),
+        &server.options(),
+    );
+    for error in [
+        nowhere.get(&ObjectName::Key(0)).await.map(drop).unwrap_err(),
+        nowhere
+            .put_new(&ObjectName::Key(0), noise(1, 10))
+            .await
+            .map(drop)
+            .unwrap_err(),
+        nowhere
+            .list(Prefix::All)
+            .try_collect::<Vec<_>>()
+            .await
+            .map(drop)
+            .unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::NoRepository, "{error:?}");
+        assert!(error.to_string().contains("s3://no-such-bucket/x"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_killed_is_unreachable_and_what_was_acknowledged_was_told() {
+    let server = SeaweedFs::start().await.unwrap();
+    let mut options = server.options();
+    options.retry = quick();
+    let store = Store::open(&server.location("killed"), &options, &context()).unwrap();
+    assert_eq!(
+        store.put_new(&ObjectName::Key(0), noise(1, 1000)).await.unwrap(),
+        Put::Created
+    );
+    drop(server);
+    let error = store.get(&ObjectName::Key(0)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error:?}");
+    keeps_secrets(&error);
+}
+
+fn nowhere(address: &str) -> StoreOptions {
+    let mut options = crate::writable();
+    options.s3.endpoint = Some(address.into());
+    options.s3.access_key_id = Some("id".into());
+    options.s3.secret_access_key = Some(Secret::new("wrong-secret"));
+    options.retry.first_contact = 1;
+    options.timeouts = Timeouts {
+        connect: Duration::from_secs(1),
+        ..Timeouts::default()
+    };
+    options
+}
+
+async fn first_error(options: &StoreOptions) -> Error {
+    let location = Location::parse("s3://bucket/prefix").unwrap();
+    let store = Store::open(&location, options, &context()).unwrap();
+    store.get(&ObjectName::Marker).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn an_address_where_nobody_listens_is_unreachable_at_once() {
+    // Bound and closed again: nobody listens there.
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let begun = Instant::now();
+    let error = first_error(&nowhere(&format!("http://127.0.0.1:{port}"))).await;
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error:?}");
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert!(error.advice().unwrap().contains("address"));
+    keeps_secrets(&error);
+}
+
+#[tokio::test]
+async fn a_name_that_nobody_knows_is_unreachable() {
+    let error = first_error(&nowhere("http://holdall.invalid")).await;
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error:?}");
+}
+
+#[tokio::test]
+async fn an_address_that_swallows_connections_is_unreachable_within_the_time_to_connect() {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    // Fills the queue; from then on the system drops connection requests.
+    let mut held = Vec::new();
+    while let Ok(Ok(stream)) = tokio::time::timeout(
+        Duration::from_millis(300),
+        tokio::net::TcpStream::connect(address),
+    )
+    .await
+    {
+        held.push(stream);
+        assert!(held.len() < 100);
+    }
+    let begun = Instant::now();
+    let error = first_error(&nowhere(&format!("http://{address}"))).await;
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error:?}");
+    let took = begun.elapsed();
+    assert!(
+        took >= Duration::from_millis(900) && took < Duration::from_secs(3),
+        "{took:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_accepts_and_never_answers_is_unreachable_after_the_stall_limit() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut options = nowhere(&format!("http://{}", listener.local_addr().unwrap()));
+    options.timeouts.stall = Duration::from_secs(1);
+    let begun = Instant::now();
+    let error = first_error(&options).await;
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error:?}");
+    let took = begun.elapsed();
+    assert!(
+        took >= Duration::from_millis(900) && took < Duration::from_secs(4),
+        "{took:?}"
+    );
+}
+
+#[tokio::test]
+async fn plain_http_is_used_only_if_the_endpoint_says_so() {
+    // An HTTPS endpoint that speaks something else gets no plain request.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let options = nowhere(&format!("https://{}", listener.local_addr().unwrap()));
+    let (error, first) = tokio::join!(first_error(&options), async {
+        use tokio::io::AsyncReadExt;
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut first = [0; 3];
+        client.read_exact(&mut first).await.unwrap();
+        first
+    });
+    assert_eq!(first[0], 0x16, "not the beginning of a TLS handshake");
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error:?}");
+}
