@@ -208,6 +208,7 @@ impl Repository {
         let put = self.inner.store.put_new(&name, sealed.bytes.clone()).await?;
         if put.is_mine() {
             self.cache().put(&name, &sealed.bytes);
+            self.cache().note_seen(&[name]);
         }
         Ok(put)
     }

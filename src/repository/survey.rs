@@ -2,6 +2,8 @@
 //!
 //! What trees say is not known here; `ops::check` walks them over the same view.
 
+mod missing;
+
 use super::index::PackNumber;
 use super::log::{Log, open_named};
 use super::pack::open_pack;
@@ -126,15 +128,18 @@ impl<'a> Survey<'a> {
         };
         survey.list().await?;
         let log = match Log::read(repository).await {
-            Ok(log) => log,
+            Ok(log) => {
+                survey.missing(&log).await?;
+                log
+            }
             Err(error) if super::view::is_damage(&error) => {
-                survey.report.error("gc/", error);
+                let object = error.context("object").unwrap_or("gc/").to_owned();
+                survey.report.error(object, error);
                 Log::default()
             }
             Err(error) => return Err(error),
         };
         survey.records(&log).await?;
-        survey.missing(&log);
         survey.packs(read_data).await?;
         Ok(survey.report)
     }
@@ -285,32 +290,6 @@ impl<'a> Survey<'a> {
             }
         }
         Ok(())
-    }
-
-    /// What the local cache has seen in the store, and no seal retired, must still be there.
-    fn missing(&mut self, log: &Log) {
-        let mut retired = Vec::new();
-        for name in self.repository.cache().seen() {
-            if self.sizes.contains_key(&name) {
-                continue;
-            }
-            let is_retired = match name {
-                ObjectName::Snapshot(sid) | ObjectName::Session(sid) => {
-                    sid.epoch < log.floor && !log.live.contains(&sid)
-                }
-                ObjectName::SessionRun(..) | ObjectName::CollectorRun(..) => !log.is_valid(&name),
-                _ => true,
-            };
-            if is_retired {
-                retired.push(name);
-            } else {
-                self.report.error(
-                    name,
-                    "was in the store before and is gone; no collector round retired it",
-                );
-            }
-        }
-        self.repository.cache().forget_seen(&retired);
     }
 
     async fn packs(&mut self, read_data: ReadData) -> Result<()> {

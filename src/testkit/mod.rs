@@ -8,6 +8,7 @@ pub mod collect;
 mod fault_store;
 pub mod nodes;
 pub mod repo;
+pub mod rounds;
 mod seaweedfs;
 pub mod store_suite;
 mod throttle;
