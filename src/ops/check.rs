@@ -56,26 +56,24 @@ pub async fn check(context: &Context, repository: &Repository, request: CheckReq
         bytes: None,
     });
     let mut survey = Survey::run(repository, context, request.read_data).await?;
-    let view = repository.view(context).await?;
     let mut findings = std::mem::take(&mut survey.findings);
-    for (name, error) in &view.damaged {
-        let name = name.to_string();
-        if !findings.iter().any(|finding| finding.object == name) {
-            findings.push(Finding {
-                object: name,
-                what: error.to_string(),
-                is_error: true,
-            });
+    let hits = match repository.view(context).await {
+        Ok(view) => {
+            for (name, error) in &view.damaged {
+                add(&mut findings, name.to_string(), error);
+            }
+            walk_snapshots(context, repository, &view, &survey).await?
         }
-    }
-    let blobs = repository.reader(context, &view);
-    blobs.avoid(&survey.bad_packs)?;
-    let mut marks = Marks::new(context, &blobs);
-    let mut hits = walk_all(context, &view, &blobs, &mut marks, true).await?;
-    if hits.iter().any(|(_, hit)| hit.is_some()) {
-        // What snapshots share was visited once, for the first of them: damage there hits the others too.
-        hits = walk_all(context, &view, &blobs, &mut marks, false).await?;
-    }
+        // Without the collector's log nobody can tell which snapshots count.
+        Err(error) if is_damage(error.kind()) => {
+            let object = error.context("object").unwrap_or("gc/").to_owned();
+            add(&mut findings, object, &error);
+            let unknown = Error::new(ErrorKind::Damaged, "it cannot be told which snapshots count");
+            add(&mut findings, "snapshots/".to_owned(), &unknown);
+            Vec::new()
+        }
+        Err(error) => return Err(error),
+    };
     let snapshots = hits.len() as u64;
     let mut snapshots_hit = Vec::new();
     for (sid, hit) in hits {
@@ -97,6 +95,41 @@ pub async fn check(context: &Context, repository: &Repository, request: CheckReq
         snapshots_hit,
         seconds,
     })
+}
+
+/// Adds an error about an object unless it has one already.
+fn add(findings: &mut Vec<Finding>, object: String, error: &Error) {
+    if !findings.iter().any(|finding| finding.object == object) {
+        findings.push(Finding {
+            object,
+            what: error.to_string(),
+            is_error: true,
+        });
+    }
+}
+
+fn is_damage(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Damaged | ErrorKind::NotFound | ErrorKind::Unsupported | ErrorKind::WrongKey
+    )
+}
+
+async fn walk_snapshots(
+    context: &Context,
+    repository: &Repository,
+    view: &View,
+    survey: &SurveyReport,
+) -> Result<Vec<(SessionId, Option<String>)>> {
+    let blobs = repository.reader(context, view);
+    blobs.avoid(&survey.bad_packs)?;
+    let mut marks = Marks::new(context, &blobs);
+    let hits = walk_all(context, view, &blobs, &mut marks, true).await?;
+    if hits.iter().any(|(_, hit)| hit.is_some()) {
+        // What snapshots share was visited once, for the first of them: damage there hits the others too.
+        return walk_all(context, view, &blobs, &mut marks, false).await;
+    }
+    Ok(hits)
 }
 
 /// Walks the trees of all snapshots; gives for each what is wrong with it. With `share`, what two have in common is visited once.
@@ -226,7 +259,7 @@ impl Marker for Marks {
 
     fn failed(&mut self, error: Error) -> Result<()> {
         match error.kind() {
-            ErrorKind::Damaged | ErrorKind::NotFound | ErrorKind::Unsupported | ErrorKind::WrongKey => {
+            kind if is_damage(kind) => {
                 if self.entry.is_some() && error.context("list").is_some() {
                     self.hit_entry();
                 } else {

@@ -13,6 +13,13 @@ use std::collections::HashSet;
 /// How often the log is read again when a state is gone, or a list was not stable, before the store is called unreachable.
 const TRIES: u32 = 16;
 
+/// One try to read the log.
+enum Attempt {
+    Read(Log),
+    /// An object vanished meanwhile: a later round has cleaned it away, or it is lost.
+    Gone(ObjectName),
+}
+
 /// What the seals say.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Log {
@@ -50,19 +57,25 @@ impl Log {
     /// # Errors
     /// `Damaged` if the newest seal or its state is not readable, or what the store says.
     pub(crate) async fn read(repository: &Repository) -> Result<Self> {
+        let mut gone = None;
         for _ in 0..TRIES {
-            if let Some(log) = Self::try_read(repository).await? {
-                return Ok(log);
+            match Self::try_read(repository).await? {
+                Attempt::Read(log) => return Ok(log),
+                Attempt::Gone(name) => gone = Some(name),
             }
         }
-        Err(Error::new(
+        let error = Error::new(
             ErrorKind::Damaged,
-            "the state of the newest collector round is missing",
+            "an object of the newest collector round is missing",
         )
-        .hint("run `holdall check` to see what else is"))
+        .hint("run `holdall check` to see what else is");
+        Err(match gone {
+            Some(name) => error.with("object", name),
+            None => error,
+        })
     }
 
-    async fn try_read(repository: &Repository) -> Result<Option<Self>> {
+    async fn try_read(repository: &Repository) -> Result<Attempt> {
         let names = repository.list(Prefix::Gc).await?;
         let newest = names
             .iter()
@@ -80,25 +93,21 @@ impl Log {
             ..Self::default()
         };
         if newest > 0 {
-            let seal = repository
-                .load(ObjectName::Seal(newest), ObjectType::Seal)
-                .await?;
-            let seal = SealRecord::decode(&seal)?;
+            let name = ObjectName::Seal(newest);
+            let seal = repository.load(name, ObjectType::Seal).await?;
+            let seal = SealRecord::decode(&seal).map_err(|e| Error::from(e).with("object", name))?;
             if seal.round != newest {
-                return Err(Error::new(ErrorKind::Damaged, "seal of another round")
-                    .with("object", ObjectName::Seal(newest)));
+                return Err(Error::new(ErrorKind::Damaged, "seal of another round").with("object", name));
             }
             // Nothing where the first rounds were aborted: then the state is that of no round.
             if let Some((round, id)) = seal.state {
-                let state = match repository
-                    .load_hashed(ObjectName::State(round, id), id, Origin::Round(round))
-                    .await
-                {
+                let name = ObjectName::State(round, id);
+                let state = match repository.load_hashed(name, id, Origin::Round(round)).await {
                     Ok(state) => state,
-                    Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                    Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Attempt::Gone(name)),
                     Err(error) => return Err(error),
                 };
-                let state = StateRecord::decode(&state)?;
+                let state = StateRecord::decode(&state).map_err(|e| Error::from(e).with("object", name))?;
                 log.floor = state.floor;
                 log.live = state.live.into_iter().collect();
                 log.runs = state.runs.iter().map(|run| (run.round, run.id)).collect();
@@ -108,13 +117,17 @@ impl Log {
         let next = ObjectName::Condemned(newest + 1);
         if names.contains(&next) {
             match repository.load(next, ObjectType::Condemned).await {
-                Ok(record) => log.condemned = CondemnedRecord::decode(&record)?.packs.into_iter().collect(),
+                Ok(record) => {
+                    let record = CondemnedRecord::decode(&record);
+                    let record = record.map_err(|e| Error::from(e).with("object", next))?;
+                    log.condemned = record.packs.into_iter().collect();
+                }
                 // A later round has cleaned it away: there is a newer seal.
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Attempt::Gone(next)),
                 Err(error) => return Err(error),
             }
         }
-        Ok(Some(log))
+        Ok(Attempt::Read(log))
     }
 
     /// Lists until no seal came between: `format-spec/85-sessions.md`, stable list.

@@ -2,6 +2,8 @@
 //!
 //! What trees say is not known here; `ops::check` walks them over the same view.
 
+mod missing;
+
 use super::index::PackNumber;
 use super::log::{Log, open_named};
 use super::pack::open_pack;
@@ -103,8 +105,6 @@ pub struct Survey<'a> {
     sizes: HashMap<ObjectName, u64>,
     /// Pack → rows of the runs that list it, one table for each pack.
     listed: HashMap<ObjectId, Tables>,
-    /// What the cache had seen before this survey.
-    missing_names: HashSet<ObjectName>,
 }
 
 impl<'a> Survey<'a> {
@@ -123,19 +123,21 @@ impl<'a> Survey<'a> {
             report: SurveyReport::default(),
             sizes: HashMap::new(),
             listed: HashMap::new(),
-            missing_names: HashSet::new(),
         };
         survey.list().await?;
         let log = match Log::read(repository).await {
-            Ok(log) => log,
+            Ok(log) => {
+                survey.missing(&log).await?;
+                log
+            }
             Err(error) if super::view::is_damage(&error) => {
-                survey.report.error("gc/", error);
+                let object = error.context("object").unwrap_or("gc/").to_owned();
+                survey.report.error(object, error);
                 Log::default()
             }
             Err(error) => return Err(error),
         };
         survey.records(&log).await?;
-        survey.missing(&log);
         survey.packs(read_data).await?;
         Ok(survey.report)
     }
@@ -153,16 +155,6 @@ impl<'a> Survey<'a> {
                     .note(name, "not an object of a repository; nothing reads it"),
             }
         }
-        drop(listed);
-        let known: Vec<ObjectName> = self
-            .sizes
-            .keys()
-            .filter(|name| !matches!(name, ObjectName::Pack(_)))
-            .copied()
-            .collect();
-        // Noted after the names that were known before are compared: see `missing`.
-        self.missing_names = self.repository.cache().seen();
-        self.repository.cache().note_seen(&known);
         Ok(())
     }
 
@@ -297,40 +289,6 @@ impl<'a> Survey<'a> {
             }
         }
         Ok(())
-    }
-
-    /// What the local cache has seen in the store, and no seal retired, must still be there.
-    fn missing(&mut self, log: &Log) {
-        let mut retired = Vec::new();
-        for name in std::mem::take(&mut self.missing_names) {
-            if self.sizes.contains_key(&name) {
-                continue;
-            }
-            let is_retired = match name {
-                ObjectName::Snapshot(sid)
-                | ObjectName::Session(sid)
-                | ObjectName::Forget(sid)
-                | ObjectName::Note(sid, _) => sid.epoch < log.floor && !log.live.contains(&sid),
-                ObjectName::SessionRun(..) | ObjectName::CollectorRun(..) => !log.is_valid(&name),
-                // Never deleted, so never retired.
-                ObjectName::Marker | ObjectName::Config(_) | ObjectName::Seal(_) => false,
-                ObjectName::Condemned(round) | ObjectName::State(round, _) => round <= log.newest,
-                // Repeated by a newer record, removed by `key remove`, or given back when the disk was full.
-                ObjectName::Ledger(_) | ObjectName::Key(_) | ObjectName::Reserve(_) | ObjectName::Refs(_) => {
-                    true
-                }
-                ObjectName::Pack(_) => true,
-            };
-            if is_retired {
-                retired.push(name);
-            } else {
-                self.report.error(
-                    name,
-                    "was in the store before and is gone; no collector round retired it",
-                );
-            }
-        }
-        self.repository.cache().forget_seen(&retired);
     }
 
     async fn packs(&mut self, read_data: ReadData) -> Result<()> {

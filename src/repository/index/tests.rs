@@ -48,11 +48,7 @@ fn build(runs: &[Tables], excluded: &[u8]) -> Index {
 
 #[test]
 fn an_entry_takes_at_most_64_bytes() {
-    assert!(
-        size_of::<Copy>() <= 64 - 12,
-        "{}",
-        size_of::<Copy>()
-    );
+    assert!(size_of::<Copy>() <= 64 - 12, "{}", size_of::<Copy>());
 }
 
 #[test]
