@@ -10,6 +10,7 @@ mod fault_store;
 pub mod fuzz;
 pub mod nodes;
 pub mod repo;
+pub mod rounds;
 mod seaweedfs;
 pub mod store_suite;
 mod throttle;
