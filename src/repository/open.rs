@@ -211,22 +211,21 @@ async fn init_keyring(
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    let existing = match existing {
-        Some(bytes) => bytes,
-        None => {
-            let keyring = Keyring::generate(context.random.as_ref(), id)?;
-            let sealed = seal_slot(
-                &keyring,
-                context.random.as_ref(),
-                0,
-                &options.unlock,
-                &options.label,
-            )?;
-            if store.put_new(&name, sealed.bytes).await?.is_mine() {
-                return Ok(keyring);
-            }
-            store.get(&name).await?
+    let existing = if let Some(bytes) = existing {
+        bytes
+    } else {
+        let keyring = Keyring::generate(context.random.as_ref(), id)?;
+        let sealed = seal_slot(
+            &keyring,
+            context.random.as_ref(),
+            0,
+            &options.unlock,
+            &options.label,
+        )?;
+        if store.put_new(&name, sealed.bytes).await?.is_mine() {
+            return Ok(keyring);
         }
+        store.get(&name).await?
     };
     open_slot(id, 0, &existing, &options.unlock).map_err(|error| match error.kind() {
         ErrorKind::WrongKey => Error::new(

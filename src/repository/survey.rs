@@ -26,6 +26,7 @@ use crate::store::Listed;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt::Display;
 
 /// How much of the data packs is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +81,7 @@ pub struct SurveyReport {
 }
 
 impl SurveyReport {
-    fn error(&mut self, object: impl ToString, what: impl ToString) {
+    fn error(&mut self, object: impl Display, what: impl Display) {
         self.findings.push(Finding {
             object: object.to_string(),
             what: what.to_string(),
@@ -88,7 +89,7 @@ impl SurveyReport {
         });
     }
 
-    fn note(&mut self, object: impl ToString, what: impl ToString) {
+    fn note(&mut self, object: impl Display, what: impl Display) {
         self.findings.push(Finding {
             object: object.to_string(),
             what: what.to_string(),

@@ -83,10 +83,13 @@ pub(super) struct Cutter {
     pieces: Vec<Bytes>,
     pieces_len: usize,
     cutting: Option<BoxFuture<'static, Result<Cut>>>,
-    naming: Option<BoxFuture<'static, Result<(Vec<Named>, Box<blake3::Hasher>)>>>,
+    naming: Option<BoxFuture<'static, Result<Naming>>>,
     /// The hash of all chunks that are named; away while a window is.
     whole: Option<Box<blake3::Hasher>>,
 }
+
+/// The named chunks of a window, and the hash of the content so far.
+type Naming = (Vec<Named>, Box<blake3::Hasher>);
 
 /// A window that is cut: its chunks, and what is left for the next one.
 struct Cut {
@@ -206,7 +209,9 @@ fn cut(chunker: &Chunker, rest: Bytes, pieces: &[Bytes], end: bool) -> Cut {
     } else {
         let mut joined = Vec::with_capacity(rest.len() + pieces.iter().map(Bytes::len).sum::<usize>());
         joined.extend_from_slice(&rest);
-        pieces.iter().for_each(|piece| joined.extend_from_slice(piece));
+        for piece in pieces {
+            joined.extend_from_slice(piece);
+        }
         joined.into()
     };
     let mut chunks = Vec::new();

@@ -42,7 +42,9 @@ fn run(pack: u8, entries: &[(u8, Option<u8>)]) -> Tables {
 
 fn build(runs: &[Tables], excluded: &[u8]) -> Index {
     let mut builder = IndexBuilder::new(excluded.iter().map(|p| ObjectId([*p; 32])).collect());
-    runs.iter().for_each(|run| builder.add(run, false));
+    for run in runs {
+        builder.add(run, false);
+    }
     builder.finish()
 }
 
