@@ -1,4 +1,7 @@
 //! The library as its users see it: snapshots into a repository and back.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod crash;
+mod damage;
 mod round_trip;
+mod world;
