@@ -3,5 +3,7 @@
 
 mod crash;
 mod damage;
+mod property;
+mod protocol;
 mod round_trip;
 mod world;
