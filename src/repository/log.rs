@@ -25,6 +25,8 @@ enum Attempt {
 pub(crate) struct Log {
     /// The number of the newest seal; 0 without any.
     pub(crate) newest: u64,
+    /// The state that it names.
+    pub(crate) state: Option<ObjectName>,
     /// Sessions of a lower epoch are void unless live.
     pub(crate) floor: u64,
     /// Committed, unforgotten sessions below the floor.
@@ -108,6 +110,7 @@ impl Log {
                     Err(error) => return Err(error),
                 };
                 let state = StateRecord::decode(&state).map_err(|e| Error::from(e).with("object", name))?;
+                log.state = Some(name);
                 log.floor = state.floor;
                 log.live = state.live.into_iter().collect();
                 log.runs = state.runs.iter().map(|run| (run.round, run.id)).collect();

@@ -1,4 +1,9 @@
 //! The library as its users see it: snapshots into a repository and back.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod crash;
+mod damage;
+mod property;
+mod protocol;
 mod round_trip;
+mod world;

@@ -21,6 +21,7 @@ impl Survey<'_> {
     pub(super) async fn missing(&mut self, log: &Log) -> Result<()> {
         let config = self.repository.config().generation;
         let mut named: BTreeSet<ObjectName> = (0..=config).map(ObjectName::Config).collect();
+        named.extend(log.state);
         named.extend((1..=log.newest).map(ObjectName::Seal));
         named.extend(
             log.runs
