@@ -35,7 +35,7 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
     let path = ls::place(&args.snapshot, args.path.as_deref())?;
     let Some(path) = path else {
         return Err(Error::new(ErrorKind::Invalid, "no path in the snapshot is given")
-            .hint("holdall cat SNAPSHOT PATH")
+            .hint("a stream is named apart, since latest:NAME means the newest snapshot of a project: holdall cat latest shop.sql")
             .into());
     };
     let snapshot = super::open_snapshot(app, &args.snapshot, &args.filter).await?;
