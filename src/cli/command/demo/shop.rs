@@ -29,7 +29,7 @@ CREATE FUNCTION add_events(a bigint, b bigint) RETURNS void LANGUAGE sql AS $$
 CREATE FUNCTION add_messages(a bigint, b bigint) RETURNS void LANGUAGE sql AS $$
   INSERT INTO messages SELECT i, 1 + abs(hashint8(i * 23)) % 200000, CASE WHEN i % 2 = 0 THEN 'customer' ELSE 'team' END, words(i * 29, 40), '2025-01-01'::timestamptz + i * interval '5 minutes' FROM generate_series(a, b) i $$;
 
-SELECT add_customers(1, 50000), add_orders(1, 200000), add_events(1, 450000), add_messages(1, 60000);
+SELECT add_customers(1, 50000), add_orders(1, 230000), add_events(1, 600000), add_messages(1, 60000);
 
 CREATE INDEX ON orders (customer_id);
 CREATE INDEX ON orders USING gin (details jsonb_path_ops);
@@ -44,10 +44,10 @@ pub(super) const SIZE: &str = "SELECT pg_database_size('shop')";
 
 /// A day: the newest orders move on, a few customers change, and there is more of everything.
 pub(super) const DAY: &str = "
-UPDATE orders SET status = 'done', details = details || '{\"shipped\": true}' WHERE id > 199000;
+UPDATE orders SET status = 'done', details = details || '{\"shipped\": true}' WHERE id > 229000;
 UPDATE customers SET address = address || '{\"checked\": \"today\"}' WHERE id % 997 = 0;
 DELETE FROM messages WHERE id % 5003 = 0;
-SELECT add_customers(50001, 50100), add_orders(200001, 200600), add_events(450001, 453000), add_messages(60001, 60300);
+SELECT add_customers(50001, 50100), add_orders(230001, 230600), add_events(600001, 603000), add_messages(60001, 60300);
 ";
 
 /// Files of uploads.

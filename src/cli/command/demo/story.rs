@@ -159,11 +159,14 @@ impl<'a> Story<'a> {
         self.children
             .run(self.children.postgres("createdb", &[&database]))
             .await?;
-        self.say(&format!("$ holdall cat {snapshot} shop.sql | psql {database}"))?;
+        self.say(&format!(
+            "$ holdall cat {snapshot} shop.sql | psql --single-transaction {database}"
+        ))?;
+        // One transaction: all of it or nothing, and rows keep the order of the dump, so that dumps can be compared as text.
         let cat = self.children.holdall(&["cat", snapshot, "shop.sql"]);
         let psql = self.children.postgres(
             "psql",
-            &["-Xq", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", &database],
+            &["-Xq1", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", &database],
         );
         self.children.pipe(cat, psql).await?;
         let place = format!("{snapshot}:{}", self.uploads.display());
