@@ -223,7 +223,7 @@ async fn a_listing_that_breaks_off_goes_on_without_gaps_or_repeats() {
     let faults = FaultStore::in_memory();
     let store = over(&faults);
     let mut all = Vec::new();
-    for n in 0..50 {
+    for n in 1..=50 {
         let name = ObjectName::Seal(n);
         assert_eq!(store.put_new(&name, noise(n, 10)).await.unwrap(), Put::Created);
         all.push(name);
