@@ -37,7 +37,7 @@ pub enum ObjectName {
     Refs(BlobId),
     /// `ledger/<n>`
     Ledger(u32),
-    /// `reserve/<k>`
+    /// `reserve/<k>`: 0 to 3, and 128 to 255 for what a probe leaves.
     Reserve(u8),
 }
 
@@ -147,7 +147,10 @@ fn round(text: &str) -> Result<u64, DecodeError> {
 }
 
 fn reserve(text: &str) -> Result<u8, DecodeError> {
-    let number = text.parse().ok().filter(|k| *k < super::limits::RESERVES);
+    let number = text
+        .parse()
+        .ok()
+        .filter(|k| *k < super::limits::RESERVES || *k >= super::limits::PROBES);
     number.ok_or(DecodeError::Invalid("object name"))
 }
 

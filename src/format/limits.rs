@@ -68,3 +68,5 @@ pub const LEDGER_VERIFIED_MAX: usize = 300_000;
 pub const LEDGER_QUARANTINED_MAX: usize = 65_536;
 /// Objects under `reserve/`.
 pub const RESERVES: u8 = 4;
+/// Numbers under `reserve/` from here on are left by probes of a store.
+pub const PROBES: u8 = 128;

@@ -33,6 +33,7 @@ fn names() -> File {
         ObjectName::Refs(g.blob_id()),
         ObjectName::Ledger(255),
         ObjectName::Reserve(3),
+        ObjectName::Reserve(128),
     ];
     for name in good {
         file.add(&name.to_string(), json!({"text": name.to_string()}));
@@ -51,6 +52,8 @@ fn names() -> File {
         "keys/4294967296",
         "keys//1",
         "config/0/",
+        "reserve/127",
+        "reserve/256",
         "reserve/4",
         "reserve/00",
         "gc/1/seal",
