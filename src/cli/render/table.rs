@@ -28,14 +28,14 @@ impl Table {
             return String::new();
         }
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let width = |c: usize| {
+        let widest = |c: usize| {
             self.rows
                 .iter()
                 .filter_map(|r| r.get(c))
                 .map(|s| s.chars().count())
                 .max()
         };
-        let widths: Vec<usize> = (0..columns).map(|c| width(c).unwrap_or(0)).collect();
+        let widths: Vec<usize> = (0..columns).map(|c| widest(c).unwrap_or(0)).collect();
         let mut out = String::new();
         for row in &self.rows {
             let cells = row.iter().zip(&widths).enumerate().map(|(c, (cell, width))| {
