@@ -62,6 +62,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error, json),
     };
+    render::set_json(cli.globals.json);
     render::set_color(match cli.globals.color {
         When::Always => Some(true),
         When::Never => Some(false),
@@ -140,7 +141,7 @@ fn begin(globals: Globals) -> Result<(App, Interrupted)> {
         },
     };
     let context = Context::new(progress.clone(), memory, globals.threads)?;
-    let interrupted = signal::listen(&context, globals.quiet || globals.json)?;
+    let interrupted = signal::listen(&context, globals.quiet)?;
     Progress::keep_going(&progress)?;
     let app = App {
         globals,

@@ -43,9 +43,13 @@ pub(super) async fn secret(context: &Context, question: &str) -> Result<Zeroizin
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
         Error::new(ErrorKind::Source, "cannot read from the terminal").because(error)
     };
-    let answer = answer
-        .map_err(|e| failed(e.into()))?
-        .map_err(|e| failed(e.into()))?;
+    let answer = match answer.map_err(|e| failed(e.into()))? {
+        // The signal reached the thread that reads before it reached us.
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+            return Err(Error::new(ErrorKind::Cancelled, "interrupted"));
+        }
+        answer => answer.map_err(|e| failed(e.into()))?,
+    };
     if answer.is_empty() {
         return Err(Error::new(
             ErrorKind::Invalid,

@@ -163,7 +163,7 @@ fn show_list(app: &App, slots: &[KeySlotInfo]) -> std::io::Result<()> {
             escape(&slot.info.label),
         ]);
     }
-    render::print(&table.text())
+    render::print(&table.text(render::width()))
 }
 
 fn show_added(app: &App, verb: &str, added: &AddedKey) -> std::io::Result<()> {

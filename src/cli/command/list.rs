@@ -80,7 +80,7 @@ fn table(snapshots: &[ListedSnapshot]) -> String {
             .collect(),
         );
     }
-    table.text()
+    table.text(render::width())
 }
 
 fn value(snapshot: &ListedSnapshot) -> Value {

@@ -254,7 +254,7 @@ fn show(app: &App, report: &SnapshotReport) -> std::io::Result<()> {
             "would read {} ({}) and take over {} unread; nothing was written\n",
             render::count(counts.entries_new, "entry"),
             render::bytes(counts.bytes_read),
-            render::count(counts.entries_unchanged, "unchanged entry").replace("entrys", "entries"),
+            render::count(counts.entries_unchanged, "unchanged entry"),
         ));
     }
     let compared = match report.parent {

@@ -13,6 +13,22 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 
 static COLOR: OnceLock<bool> = OnceLock::new();
+static JSON: OnceLock<bool> = OnceLock::new();
+
+/// Decides once whether messages are JSON lines.
+pub(super) fn set_json(json: bool) {
+    let _ = JSON.set(json);
+}
+
+/// The width of the terminal that tables are printed on, if it is one.
+pub(super) fn width() -> Option<usize> {
+    let out = io::stdout();
+    if !out.is_terminal() {
+        return None;
+    }
+    let size = rustix::termios::tcgetwinsize(&out).ok()?;
+    Some(usize::from(size.ws_col)).filter(|width| *width >= 20)
+}
 
 /// Decides on colors once: what was asked for, else what the terminal and the usual variables say.
 pub(super) fn set_color(asked: Option<bool>) {
@@ -41,13 +57,27 @@ fn message(label: &str, text: &str) {
     let _ = writeln!(io::stderr().lock(), "{label} {text}");
 }
 
+fn told_as_json(kind: &str, text: &str) -> bool {
+    let json = JSON.get().is_some_and(|json| *json);
+    if json {
+        message_line(&serde_json::json!({"message_type": kind, "message": text}));
+    }
+    json
+}
+
 /// Tells something worth knowing.
 pub(super) fn note(text: &str) {
+    if told_as_json("note", text) {
+        return;
+    }
     message(&painted("36", "note:"), &escape(text));
 }
 
 /// Tells that something is missing or wrong.
 pub(super) fn warning(text: &str) {
+    if told_as_json("warning", text) {
+        return;
+    }
     message(&painted("33", "warning:"), &escape(text));
 }
 

@@ -262,10 +262,9 @@ impl Progress {
     }
 
     fn tell(&self, text: &str) {
-        if self.quiet || self.json {
-            return;
+        if !self.quiet {
+            self.aside(|| note(text));
         }
-        self.aside(|| note(text));
     }
 }
 

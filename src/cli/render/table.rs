@@ -22,20 +22,20 @@ impl Table {
         self.rows.push(cells);
     }
 
-    /// The whole table, with a newline at the end of each row. A table without rows is empty.
-    pub(in crate::cli) fn text(&self) -> String {
+    /// The whole table, with a newline at the end of each row, its lines cut at `width` if there is one. A table without rows is empty.
+    pub(in crate::cli) fn text(&self, width: Option<usize>) -> String {
         if self.rows.len() < 2 {
             return String::new();
         }
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let width = |c: usize| {
+        let widest = |c: usize| {
             self.rows
                 .iter()
                 .filter_map(|r| r.get(c))
                 .map(|s| s.chars().count())
                 .max()
         };
-        let widths: Vec<usize> = (0..columns).map(|c| width(c).unwrap_or(0)).collect();
+        let widths: Vec<usize> = (0..columns).map(|c| widest(c).unwrap_or(0)).collect();
         let mut out = String::new();
         for row in &self.rows {
             let cells = row.iter().zip(&widths).enumerate().map(|(c, (cell, width))| {
@@ -47,10 +47,21 @@ impl Table {
                 }
             });
             let line = cells.collect::<Vec<_>>().join("  ");
-            out.push_str(line.trim_end());
+            out.push_str(&cut(line.trim_end(), width));
             out.push('\n');
         }
         out
+    }
+}
+
+/// A line that fits.
+fn cut(line: &str, width: Option<usize>) -> String {
+    match width {
+        Some(width) if line.chars().count() > width => {
+            let kept: String = line.chars().take(width.saturating_sub(1)).collect();
+            format!("{kept}…")
+        }
+        _ => line.to_owned(),
     }
 }
 
@@ -82,9 +93,9 @@ pub(in crate::cli) fn count(n: u64, noun: &str) -> String {
         }
         grouped.push(digit);
     }
-    match (n, noun.strip_suffix('y')) {
+    match (n, noun.strip_suffix("entry")) {
         (1, _) => format!("{grouped} {noun}"),
-        (_, Some(stem)) if noun == "entry" => format!("{grouped} {stem}ies"),
+        (_, Some(before)) => format!("{grouped} {before}entries"),
         _ => format!("{grouped} {noun}s"),
     }
 }
@@ -156,9 +167,10 @@ mod tests {
     #[test]
     fn columns_line_up_and_an_empty_table_is_empty() {
         let mut table = Table::new(&["ID", "SIZE"], &[1]);
-        assert_eq!(table.text(), "");
+        assert_eq!(table.text(None), "");
         table.row(vec!["abc".into(), "1 B".into()]);
         table.row(vec!["d".into(), "22 B".into()]);
-        assert_eq!(table.text(), "ID   SIZE\nabc   1 B\nd    22 B\n");
+        assert_eq!(table.text(None), "ID   SIZE\nabc   1 B\nd    22 B\n");
+        assert_eq!(table.text(Some(6)), "ID   …\nabc  …\nd    …\n");
     }
 }

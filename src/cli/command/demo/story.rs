@@ -224,7 +224,7 @@ impl<'a> Story<'a> {
                 render::ratio(read, stored),
             ]);
         }
-        self.say(table.text().trim_end())?;
+        self.say(table.text(None).trim_end())?;
         self.say(&format!(
             "\nAll of it took {}. Next: `holdall help`, and the README for your own project.",
             render::seconds(seconds)
