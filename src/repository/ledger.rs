@@ -3,7 +3,6 @@
 use super::Repository;
 use crate::error::Result;
 use crate::format::collect::LedgerRecord;
-use crate::format::header::ObjectType;
 use crate::format::id::ObjectId;
 use crate::format::layout::{ObjectName, Prefix};
 use std::collections::HashSet;
@@ -12,8 +11,8 @@ use std::collections::HashSet;
 pub(crate) async fn records(repository: &Repository) -> Result<Vec<LedgerRecord>> {
     let mut records = Vec::new();
     for name in repository.list(Prefix::Ledger).await? {
-        match repository.load(name, ObjectType::Ledger).await {
-            Ok(payload) => records.extend(LedgerRecord::decode(&payload).ok()),
+        match repository.load::<LedgerRecord>(name).await {
+            Ok(record) => records.push(record),
             Err(error) if super::view::is_damage(&error) => {}
             Err(error) if error.kind() == crate::error::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
@@ -61,16 +60,7 @@ pub(crate) async fn put(
             verified: verified.clone(),
             quarantined: quarantined.clone(),
         };
-        if repository
-            .save(
-                context,
-                ObjectName::Ledger(number),
-                ObjectType::Ledger,
-                &record.encode(),
-            )
-            .await?
-            .is_mine()
-        {
+        if repository.save(context, &record).await?.is_mine() {
             return Ok(());
         }
     }

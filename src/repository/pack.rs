@@ -226,7 +226,7 @@ pub(crate) fn apply_delta(delta: &[u8], base: &[u8], plain: u32) -> Result<Vec<u
     let mut context = zstd_safe::DCtx::create();
     let invalid = |_| DecodeError::Invalid("delta");
     context
-        .set_parameter(zstd_safe::DParameter::WindowLogMax(27))
+        .set_parameter(zstd_safe::DParameter::WindowLogMax(25))
         .map_err(invalid)?;
     context.ref_prefix(base).map_err(invalid)?;
     context.decompress(&mut out, delta).map_err(invalid)?;
