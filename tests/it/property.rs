@@ -1,10 +1,12 @@
 //! restore(snapshot(tree)) = tree, for any tree and for what becomes of it.
 
 use crate::world::{context, noise};
+use futures::TryStreamExt;
 use holdall::context::Context;
 use holdall::repository::Repository;
-use holdall::testkit::trees::{self, Child};
+use holdall::snapshot::entry::Key;
 use holdall::testkit::repo;
+use holdall::testkit::trees::{self, Child};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,7 +30,8 @@ enum Change {
 
 fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
-        (any::<usize>(), 0u32..200_000, any::<u8>()).prop_map(|(at, offset, byte)| Change::Write(at, offset, byte)),
+        (any::<usize>(), 0u32..200_000, any::<u8>())
+            .prop_map(|(at, offset, byte)| Change::Write(at, offset, byte)),
         (any::<usize>(), 0u32..300_000).prop_map(|(at, len)| Change::Resize(at, len)),
         (any::<usize>(), 0i64..2_000_000_000).prop_map(|(at, time)| Change::Touch(at, time)),
         (1u32..2_000_000).prop_map(Change::Add),
@@ -62,12 +65,18 @@ fn apply(directory: &Path, change: &Change) {
         Change::Write(at, offset, byte) => {
             if let Some(path) = pick(*at) {
                 let file = fs_err::OpenOptions::new().write(true).open(path).unwrap();
-                std::os::unix::fs::FileExt::write_all_at(file.file(), &[*byte; 77], (*offset).into()).unwrap();
+                std::os::unix::fs::FileExt::write_all_at(file.file(), &[*byte; 77], (*offset).into())
+                    .unwrap();
             }
         }
         Change::Resize(at, len) => {
             if let Some(path) = pick(*at) {
-                fs_err::OpenOptions::new().write(true).open(path).unwrap().set_len((*len).into()).unwrap();
+                fs_err::OpenOptions::new()
+                    .write(true)
+                    .open(path)
+                    .unwrap()
+                    .set_len((*len).into())
+                    .unwrap();
             }
         }
         Change::Touch(at, seconds) => {
@@ -90,9 +99,26 @@ fn apply(directory: &Path, change: &Change) {
 
 async fn restored(context: &Context, repository: &Repository, spec: &str, source: &Path) -> Description {
     let target = tempfile::tempdir().unwrap();
-    let report = repo::restore_to(context, repository, spec, source, target.path()).await.unwrap();
+    let report = repo::restore_to(context, repository, spec, source, target.path())
+        .await
+        .unwrap();
     assert_eq!(report.sink.failed, 0, "{report:?}");
     trees::describe(target.path()).unwrap()
+}
+
+/// What two snapshots say differently.
+async fn differences(context: &Context, repository: &Repository, specs: [&str; 2]) -> String {
+    let mut records = Vec::new();
+    for spec in specs {
+        let reader = repo::reader(context, repository, spec).await.unwrap();
+        let all: Vec<_> = reader.records(Key::from("")).try_collect().await.unwrap();
+        records.push(all);
+    }
+    let mut out = String::from("an unchanged tree gave another snapshot:");
+    for (one, two) in records[0].iter().zip(&records[1]).filter(|(one, two)| one != two) {
+        out += &format!("\n{one:?}\n{two:?}");
+    }
+    out
 }
 
 async fn law(first: Vec<Child>, changes: Vec<Change>) {
@@ -104,19 +130,44 @@ async fn law(first: Vec<Child>, changes: Vec<Change>) {
     let context = context();
     let store = repo::memory(&context);
     let repository = repo::init(&store, &context).await.unwrap();
-    let one = repo::snapshot_of(&context, &repository, &source).await.unwrap().snapshot;
-    assert!(one.incidents.iter().all(|(_, why)| why.contains("socket")), "{:?}", one.incidents);
+    let one = repo::snapshot_of(&context, &repository, &source)
+        .await
+        .unwrap()
+        .snapshot;
+    assert!(
+        one.incidents.iter().all(|(_, why)| why.contains("socket")),
+        "{:?}",
+        one.incidents
+    );
 
     changes.iter().for_each(|change| apply(&source, change));
     let after = trees::describe(&source).unwrap();
-    let two = repo::snapshot_of(&context, &repository, &source).await.unwrap().snapshot;
-    let three = repo::snapshot_of(&context, &repository, &source).await.unwrap().snapshot;
-    assert_eq!((three.statistics.blobs_new, three.root), (0, two.root), "nothing changed");
+    let two = repo::snapshot_of(&context, &repository, &source)
+        .await
+        .unwrap()
+        .snapshot;
+    let three = repo::snapshot_of(&context, &repository, &source)
+        .await
+        .unwrap()
+        .snapshot;
+    if three.root != two.root {
+        panic!(
+            "{}",
+            differences(&context, &repository, [&two.sid.name(), &three.sid.name()]).await
+        );
+    }
+    assert_eq!(three.statistics.blobs_new, 0, "nothing changed");
 
     // A process that knows nothing but the store.
     let repository = repo::open(&store).await.unwrap();
-    assert_eq!(restored(&context, &repository, &one.sid.name(), &source).await, before);
-    assert_eq!(restored(&context, &repository, &two.sid.name(), &source).await, after);
+    assert_eq!(
+        restored(&context, &repository, &one.sid.name(), &source).await,
+        before
+    );
+    assert_eq!(
+        restored(&context, &repository, &two.sid.name(), &source).await,
+        after
+    );
     let report = repo::check_all(&context, &repository).await.unwrap();
     assert!(report.findings.is_empty(), "{:?}", report.findings);
 }

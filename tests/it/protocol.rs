@@ -55,7 +55,10 @@ impl Stage {
 
     async fn take(&self, things: &Things) -> Arc<holdall::format::snapshot::SnapshotRecord> {
         self.later();
-        take(&self.context, &self.repository, things).await.unwrap().snapshot
+        take(&self.context, &self.repository, things)
+            .await
+            .unwrap()
+            .snapshot
     }
 
     /// Seals round `number`, which keeps everything of the sessions `live` by collector runs that say what theirs say.
@@ -92,7 +95,15 @@ impl Stage {
 
 fn pack_ids(objects: &Objects) -> Vec<ObjectId> {
     let names = names(objects, "packs/").into_iter();
-    names.filter_map(|name| if let ObjectName::Pack(id) = name { Some(id) } else { None }).collect()
+    names
+        .filter_map(|name| {
+            if let ObjectName::Pack(id) = name {
+                Some(id)
+            } else {
+                None
+            }
+        })
+        .collect()
 }
 
 fn things(seed: u64) -> Things {
@@ -125,9 +136,20 @@ async fn a_collector_run_counts_only_if_the_newest_state_names_it() {
     stage.sweep(1, 0, &[one], Vec::new()).await;
     // A run of a superseded collector: listed, and named by nobody.
     stage.hand().copy_run(2, run).await;
-    stage.hand().seal(Round { number: 2, floor: 1, live: vec![one], ..Round::default() }).await;
+    stage
+        .hand()
+        .seal(Round {
+            number: 2,
+            floor: 1,
+            live: vec![one],
+            ..Round::default()
+        })
+        .await;
     let readers = snapshots(&stage.context, &stage.repository).await.unwrap();
-    assert_eq!(contents(&readers[0]).await.unwrap_err().kind(), ErrorKind::Damaged);
+    assert_eq!(
+        contents(&readers[0]).await.unwrap_err().kind(),
+        ErrorKind::Damaged
+    );
     let again = stage.take(&things(1)).await;
     assert_eq!(again.statistics.bytes_new, 1_240_000);
 }
@@ -180,7 +202,9 @@ async fn a_condemned_parent_does_not_stop_a_snapshot() {
 async fn interrupted(stage: &Stage, things: &Things) -> Objects {
     stage.later();
     let broken = things.clone().at(1, Turn::Fail);
-    let error = take(&stage.context, &stage.repository, &broken).await.unwrap_err();
+    let error = take(&stage.context, &stage.repository, &broken)
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Source);
     let packs = stage.packs().await;
     assert_eq!(packs.len(), 1);
@@ -194,7 +218,10 @@ async fn packs_of_an_aborted_session_are_claimed() {
     let faults = stage.world.faults();
     let store = over(Arc::new(faults.clone()), &stage.context);
     let repository = repo::open(&store).await.unwrap();
-    let next = take(&stage.context, &repository, &things(1)).await.unwrap().snapshot;
+    let next = take(&stage.context, &repository, &things(1))
+        .await
+        .unwrap()
+        .snapshot;
     assert_eq!(next.statistics.bytes_new, 40_000);
     let claimed = pack_ids(&left)[0];
     let asked = faults.calls().into_iter().filter(|call| call.op == Op::Head);
@@ -203,7 +230,15 @@ async fn packs_of_an_aborted_session_are_claimed() {
     // The session's own runs list all that it rests on.
     let mut own = Vec::new();
     for run in stage.hand().names(Prefix::RunsOf(next.sid)).await {
-        own.extend(stage.hand().read_run(run).await.packs.into_iter().map(|pack| pack.id));
+        own.extend(
+            stage
+                .hand()
+                .read_run(run)
+                .await
+                .packs
+                .into_iter()
+                .map(|pack| pack.id),
+        );
     }
     own.sort_unstable();
     assert_eq!(own, pack_ids(&stage.packs().await));
@@ -261,7 +296,10 @@ async fn a_reader_goes_on_when_a_round_moved_what_it_reads() {
         stage.world.remove(name).await;
     }
     let mut readers = snapshots(&stage.context, &other).await.unwrap();
-    assert_eq!(contents(&readers.remove(0)).await.unwrap_err().kind(), ErrorKind::Damaged);
+    assert_eq!(
+        contents(&readers.remove(0)).await.unwrap_err().kind(),
+        ErrorKind::Damaged
+    );
 }
 
 /// A source during which a collector fences every open session, `times` times.
@@ -299,7 +337,10 @@ impl Source for Fenced {
             }
             stream::empty().boxed()
         };
-        self.things.entries(context, prior).chain(stream::once(fence).flatten()).boxed()
+        self.things
+            .entries(context, prior)
+            .chain(stream::once(fence).flatten())
+            .boxed()
     }
 
     fn finish(&mut self) -> BoxFuture<'_, Result<()>> {
@@ -336,7 +377,9 @@ async fn a_fenced_run_whose_source_cannot_be_read_again_says_so() {
     let error = fenced(&stage, 1, 1).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
     assert!(stage.listed().await.is_empty());
-    let next = world::take(&stage.context, &stage.repository, &things(1)).await.unwrap();
+    let next = world::take(&stage.context, &stage.repository, &things(1))
+        .await
+        .unwrap();
     assert_eq!(next.snapshot.statistics.bytes_new, 0);
 }
 
