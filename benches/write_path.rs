@@ -15,9 +15,11 @@ use holdall::connector::Source;
 use holdall::context::Context;
 use holdall::crypto::Secret;
 use holdall::event::Silent;
+use holdall::store::{Access, Store, StoreOptions};
 use holdall::testkit::repo;
 use holdall::{error, ops};
 use rayon::prelude::*;
+use shared::discard::Discard;
 use shared::{MemorySource, incompressible, median, rows, seconds};
 use std::sync::Arc;
 
@@ -51,10 +53,17 @@ fn floor(content: &Bytes, threads: usize) {
     });
 }
 
+fn options() -> StoreOptions {
+    StoreOptions {
+        access: Access::ReadWrite,
+        ..StoreOptions::default()
+    }
+}
+
 fn holdall(runtime: &tokio::runtime::Runtime, content: &Bytes) {
     runtime.block_on(async {
         let context = Context::new(Arc::new(Silent), 256 << 20, 0).unwrap();
-        let store = repo::memory(&context);
+        let store = Store::over(Arc::new(Discard::default()), "discard", &options(), &context).unwrap();
         let repository = repo::init(&store, &context).await.unwrap();
         let content = content.clone();
         let mut open = || -> error::Result<Option<Vec<Box<dyn Source>>>> {

@@ -1,6 +1,7 @@
 //! Holdall keeps a PostgreSQL or Supabase project in one deduplicated, encrypted, verified repository.
 
 pub mod chunk;
+pub mod cli;
 pub mod connector;
 pub mod context;
 pub mod crypto;

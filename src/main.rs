@@ -1,3 +1,5 @@
 //! The program `holdall`.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    holdall::cli::main()
+}

@@ -1,6 +1,8 @@
 //! Data, sources and clocks that the benchmarks share.
 #![allow(dead_code, reason = "each benchmark uses a part")]
 
+pub(crate) mod discard;
+
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{self, BoxStream, StreamExt};

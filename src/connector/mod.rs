@@ -18,7 +18,8 @@ pub trait Source: Send {
     fn origin(&self) -> Origin;
 
     /// Entries in strictly ascending key order. Each item's failure is an [`Item::Incident`]; an `Err` ends the stream and the
-    /// snapshot: nothing is committed. Called once.
+    /// snapshot: nothing is committed. Called once. The stream may hold back its end until every content that it handed out was read
+    /// or dropped, to report what was found while reading: whoever takes entries must not wait for the end before it reads them.
     fn entries<'a>(&'a mut self, context: &'a Context, prior: Arc<dyn Prior>) -> BoxStream<'a, Result<Item>>;
 
     /// Called when the stream has ended well, before the commit: the last chance to find that what was read is not whole (a child

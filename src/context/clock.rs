@@ -14,8 +14,9 @@ pub struct Time {
 impl Time {
     /// Seconds from `earlier` to `self`, 0 if the clock went backwards.
     pub fn seconds_since(self, earlier: Self) -> f64 {
-        let seconds = self.seconds.saturating_sub(earlier.seconds) as f64;
-        (seconds + (f64::from(self.nanos) - f64::from(earlier.nanos)) / 1e9).max(0.0)
+        let nanos = |time: Self| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos);
+        let elapsed = u64::try_from(nanos(self) - nanos(earlier)).unwrap_or(0);
+        std::time::Duration::from_nanos(elapsed).as_secs_f64()
     }
 
     /// RFC 3339 in UTC, with whole seconds.

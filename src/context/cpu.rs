@@ -37,7 +37,10 @@ impl CpuPool {
         self.pool.as_ref().map_or(1, |p| p.current_num_threads())
     }
 
-    /// Starts `work` now; the future gives its result. A panic in `work` is an `Internal` error.
+    /// Starts `work` now; the future gives its result.
+    ///
+    /// # Errors
+    /// `Internal` if `work` panics.
     pub fn run<T, F>(&self, work: F) -> impl Future<Output = Result<T>> + Send + use<T, F>
     where
         T: Send + 'static,

@@ -43,7 +43,8 @@ impl KdfParams {
         out
     }
 
-    /// Reads the encoding and checks the bounds of format 1: 64 MiB ≤ memory ≤ 4 GiB, 3 ≤ passes ≤ 64, 1 ≤ lanes ≤ 16.
+    /// Reads the encoding and checks the bounds of format 1: 64 MiB ≤ memory ≤ 4 GiB, 3 ≤ passes ≤ 64, 1 ≤ lanes ≤ 16,
+    /// memory × passes ≤ 16 GiB.
     ///
     /// # Errors
     /// `Invalid` below the floor, `OverLimit` above a ceiling: a hostile slot must not buy hours of work.
@@ -63,7 +64,8 @@ impl KdfParams {
         if self.memory_kib < 64 << 10 || self.passes < 3 || self.lanes < 1 {
             return Err(DecodeError::Invalid("password slot below the floor of its cost"));
         }
-        if self.memory_kib > 4 << 20 || self.passes > 64 || self.lanes > 16 {
+        let work = u64::from(self.memory_kib) * u64::from(self.passes);
+        if self.memory_kib > 4 << 20 || self.passes > 64 || self.lanes > 16 || work > 16 << 20 {
             return Err(DecodeError::OverLimit("cost of a password slot"));
         }
         Ok(())

@@ -141,7 +141,7 @@ impl Keyring {
     /// Any class of [`DecodeError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut decoder = Decoder::new(bytes);
-        let mut fields = decoder.map(3)?;
+        let mut fields = decoder.map(4)?;
         let (mut repository, mut root, mut epochs) = (None, None, Vec::new());
         while let Some(field) = fields.next(&mut decoder)? {
             match field {
@@ -156,11 +156,13 @@ impl Keyring {
                         });
                     }
                 }
-                _ => return Err(DecodeError::Invalid("unknown field of a keyring")),
+                _ => return Err(DecodeError::UnknownVersion("unknown field of a keyring")),
             }
         }
         decoder.finish()?;
-        if epochs.is_empty() || !epochs.is_sorted_by(|a, b| a.number < b.number) {
+        // Number 0 is what the headers of key slots have.
+        let numbered = epochs.first().is_some_and(|e| e.number > 0);
+        if !numbered || !epochs.is_sorted_by(|a, b| a.number < b.number) {
             return Err(DecodeError::Invalid("epochs of a keyring"));
         }
         match (repository, root) {

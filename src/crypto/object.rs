@@ -109,8 +109,14 @@ impl Sealer {
             salt,
             commitment: key.commitment,
         };
+        let encoded = header.encode();
+        if let Err(error) = Header::decode(&encoded, place.object_type) {
+            return Err(
+                Error::new(ErrorKind::Internal, "an object cannot be begun").because(error.to_string())
+            );
+        }
         let mut out = Vec::with_capacity(capacity.max(256));
-        out.extend_from_slice(&header.encode());
+        out.extend_from_slice(&encoded);
         out.extend_from_slice(place.extra);
         Ok(Self {
             key,
@@ -158,6 +164,7 @@ impl Sealer {
 
     fn numbered(&mut self, index: u32, plaintext: &[u8], last: bool) -> Result<(u32, u32)> {
         let len = u32::try_from(plaintext.len()).map_err(|_| too_large())?;
+        let sealed = u32::try_from(plaintext.len() + TAG_LEN).map_err(|_| too_large())?;
         if plaintext.len() > limits::RECORD_MAX {
             return Err(too_large());
         }
@@ -176,7 +183,7 @@ impl Sealer {
             .map_err(|_| Error::new(ErrorKind::Internal, "cannot seal a record"))?;
         self.out.extend_from_slice(tag.as_ref());
         let offset = u32::try_from(offset).map_err(|_| too_large())?;
-        Ok((offset, len + TAG_LEN as u32))
+        Ok((offset, sealed))
     }
 
     /// Appends bytes of padding, which nothing tells from sealed bytes.
@@ -217,7 +224,7 @@ fn too_large() -> Error {
     Error::new(ErrorKind::Internal, "object over the limits of the format")
 }
 
-/// The number of a pack's trailer record.
+/// The number of a pack's trailer record: fixed, because it is read before the number of blocks is known.
 pub const TRAILER_RECORD: u32 = u32::MAX;
 
 /// Where an object stands: what its header says besides salt and commitment.

@@ -30,6 +30,7 @@ impl Secret {
     }
 
     /// A second owner of the same bytes.
+    #[must_use]
     pub fn duplicate(&self) -> Self {
         Self::new(*self.0)
     }

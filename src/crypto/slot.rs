@@ -86,6 +86,12 @@ pub struct SlotInfo {
     pub created: i64,
 }
 
+/// What the label is bound to: the slot's name and all bytes of the slot before the label, so that no label of an earlier slot
+/// can stand in another.
+fn label_name(number: u32, slot: &[u8]) -> String {
+    format!("{}#{}", ObjectName::Key(number), blake3::hash(slot))
+}
+
 /// Bytes of the padded label record's plaintext.
 const LABEL_PLAIN: usize = 4096;
 
@@ -131,13 +137,14 @@ pub fn seal_slot(
         .uint(2)
         .int(info.created);
     let label = label.finish();
-    if label.len() + 4 > LABEL_PLAIN {
+    if info.label.len() > limits::NAME_MAX || info.host.len() > limits::NAME_MAX {
         return Err(Error::new(ErrorKind::Invalid, "the label of the key is too long"));
     }
     let mut plain = u32::try_from(label.len()).unwrap_or(0).to_le_bytes().to_vec();
     plain.extend_from_slice(&label);
     plain.resize(LABEL_PLAIN, 0);
-    let mut sealer = Sealer::new(keyring, random, ObjectType::SlotLabel, Origin::None, &name, 8192)?;
+    let bound = label_name(slot, &out);
+    let mut sealer = Sealer::new(keyring, random, ObjectType::SlotLabel, Origin::None, &bound, 8192)?;
     sealer.record(&plain, true)?;
     out.extend_from_slice(&sealer.into_parts());
     let id = append_trailer(&mut out);
@@ -204,25 +211,27 @@ pub fn open_slot(repository: RepositoryId, number: u32, slot: &[u8], unlock: &Un
 pub fn slot_label(keyring: &Keyring, number: u32, slot: &[u8]) -> Result<SlotInfo, DecodeError> {
     let (body, _) = check_trailer(slot)?;
     let start = body.len().checked_sub(LABEL_LEN).ok_or(DecodeError::Truncated)?;
-    let object = body.get(start..).ok_or(DecodeError::Truncated)?;
-    let opener = Opener::new(
-        keyring,
-        object,
-        ObjectType::SlotLabel,
-        &ObjectName::Key(number).to_string(),
-    )?;
+    let (before, object) = body.split_at_checked(start).ok_or(DecodeError::Truncated)?;
+    let bound = label_name(number, before);
+    let opener = Opener::new(keyring, object, ObjectType::SlotLabel, &bound)?;
     let plain = unpadded(opener.record(0, true, object.get(HEADER_LEN..).ok_or(DecodeError::Truncated)?)?)?;
     let mut decoder = Decoder::new(&plain);
-    let mut fields = decoder.map(3)?;
+    let mut fields = decoder.map(4)?;
     let mut info = SlotInfo::default();
+    let mut seen = 0;
     while let Some(field) = fields.next(&mut decoder)? {
         match field {
+            // Ascending fields 0 to 2, three of them: all are there.
             0 => decoder.text(limits::NAME_MAX)?.clone_into(&mut info.label),
             1 => decoder.text(limits::NAME_MAX)?.clone_into(&mut info.host),
             2 => info.created = decoder.int()?,
-            _ => return Err(DecodeError::Invalid("unknown field of a label")),
+            _ => return Err(DecodeError::UnknownVersion("unknown field of a label")),
         }
+        seen += 1;
     }
     decoder.finish()?;
+    if seen != 3 {
+        return Err(DecodeError::Invalid("record lacks a field"));
+    }
     Ok(info)
 }

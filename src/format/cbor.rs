@@ -25,17 +25,17 @@ impl Encoder {
         let bytes = value.to_be_bytes();
         match value {
             0..=23 => self.out.push(major | bytes[7]),
-            24..=0xff => self.out.extend([major | 24, bytes[7]]),
+            24..=0xff => self.out.extend([major | 0x18, bytes[7]]),
             0x100..=0xffff => {
-                self.out.push(major | 25);
+                self.out.push(major | 0x19);
                 self.out.extend_from_slice(&bytes[6..]);
             }
             0x1_0000..=0xffff_ffff => {
-                self.out.push(major | 26);
+                self.out.push(major | 0x1a);
                 self.out.extend_from_slice(&bytes[4..]);
             }
             _ => {
-                self.out.push(major | 27);
+                self.out.push(major | 0x1b);
                 self.out.extend_from_slice(&bytes);
             }
         }
@@ -135,6 +135,9 @@ impl<'a> Decoder<'a> {
     }
 
     /// Succeeds if everything was read.
+    ///
+    /// # Errors
+    /// `NotCanonical`.
     pub fn finish(self) -> Result<(), DecodeError> {
         if self.rest.is_empty() {
             Ok(())
@@ -176,16 +179,25 @@ impl<'a> Decoder<'a> {
     }
 
     /// An unsigned integer.
+    ///
+    /// # Errors
+    /// As the subset of CBOR and the type demand.
     pub fn uint(&mut self) -> Result<u64, DecodeError> {
         self.typed(0, "expected an unsigned integer")
     }
 
     /// An unsigned integer of 32 bits.
+    ///
+    /// # Errors
+    /// `OverLimit` above 32 bits.
     pub fn uint32(&mut self) -> Result<u32, DecodeError> {
         u32::try_from(self.uint()?).map_err(|_| DecodeError::OverLimit("32-bit integer"))
     }
 
     /// A signed integer.
+    ///
+    /// # Errors
+    /// `OverLimit` outside 64 bits.
     pub fn int(&mut self) -> Result<i64, DecodeError> {
         let (major, value) = self.head()?;
         let value = i64::try_from(value).map_err(|_| DecodeError::OverLimit("64-bit integer"))?;
@@ -197,12 +209,18 @@ impl<'a> Decoder<'a> {
     }
 
     /// A byte string of at most `max` bytes.
+    ///
+    /// # Errors
+    /// `OverLimit`, `Truncated`.
     pub fn bytes(&mut self, max: usize) -> Result<&'a [u8], DecodeError> {
         let len = self.typed(2, "expected a byte string")?;
         self.take(bounded(len, max, "byte string")?)
     }
 
     /// A byte string of exactly `N` bytes.
+    ///
+    /// # Errors
+    /// `Invalid` for another length.
     pub fn fixed<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
         self.bytes(N)?
             .try_into()
@@ -210,6 +228,9 @@ impl<'a> Decoder<'a> {
     }
 
     /// A text string of at most `max` bytes.
+    ///
+    /// # Errors
+    /// `OverLimit`, `Truncated`; `NotCanonical` if it is not UTF-8.
     pub fn text(&mut self, max: usize) -> Result<&'a str, DecodeError> {
         let len = self.typed(3, "expected a text string")?;
         let bytes = self.take(bounded(len, max, "text string")?)?;
@@ -217,6 +238,9 @@ impl<'a> Decoder<'a> {
     }
 
     /// The head of an array of at most `max` values.
+    ///
+    /// # Errors
+    /// `OverLimit`; `Truncated` if the input cannot hold so many values.
     pub fn array(&mut self, max: usize) -> Result<usize, DecodeError> {
         let len = self.typed(4, "expected an array")?;
         // Each value takes a byte at least: a count that the input cannot hold is refused before anyone allocates.
@@ -230,6 +254,9 @@ impl<'a> Decoder<'a> {
     }
 
     /// The head of an array of exactly `len` values.
+    ///
+    /// # Errors
+    /// `Invalid` for another length.
     pub fn array_of(&mut self, len: usize) -> Result<(), DecodeError> {
         if self.array(len)? == len {
             Ok(())
@@ -239,6 +266,9 @@ impl<'a> Decoder<'a> {
     }
 
     /// The head of a map of at most `max` pairs.
+    ///
+    /// # Errors
+    /// `OverLimit`.
     pub fn map(&mut self, max: usize) -> Result<Fields, DecodeError> {
         let len = self.typed(5, "expected a map")?;
         Ok(Fields {
@@ -248,6 +278,9 @@ impl<'a> Decoder<'a> {
     }
 
     /// A boolean.
+    ///
+    /// # Errors
+    /// `Invalid`.
     pub fn bool(&mut self) -> Result<bool, DecodeError> {
         match self.take(1)? {
             [0xf4] => Ok(false),
@@ -271,6 +304,9 @@ impl<'a> Decoder<'a> {
     }
 
     /// Any one value, checked for its form, as the bytes that encode it: at most `max`.
+    ///
+    /// # Errors
+    /// Any class that the form of a value allows; `OverLimit` above `max` or nested too deep.
     pub fn raw(&mut self, max: usize) -> Result<&'a [u8], DecodeError> {
         let start = self.rest;
         self.skip(DEPTH_MAX)?;
@@ -320,6 +356,9 @@ pub struct Fields {
 
 impl Fields {
     /// The next key, or nothing at the end of the map; the caller reads the value.
+    ///
+    /// # Errors
+    /// `NotCanonical` if keys do not ascend.
     pub fn next(&mut self, decoder: &mut Decoder<'_>) -> Result<Option<u64>, DecodeError> {
         if self.left == 0 {
             return Ok(None);

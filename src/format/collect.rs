@@ -4,6 +4,7 @@ use super::cbor::Encoder;
 use super::error::DecodeError;
 use super::id::{BlobId, ObjectId, SessionId};
 use super::index::BlobKind;
+use super::limits;
 use super::records::{UNKNOWN_FIELD, ascending, must, put_time, read_map, rows, time};
 use crate::context::Time;
 
@@ -16,7 +17,7 @@ pub struct CondemnedRecord {
     pub collector: [u8; 16],
     /// Random.
     pub nonce: [u8; 16],
-    /// Ascending; at most 500,000.
+    /// Ascending; at most 300,000.
     pub packs: Vec<ObjectId>,
 }
 
@@ -59,8 +60,9 @@ pub struct SealRecord {
     pub swept: bool,
     /// The collector.
     pub collector: [u8; 16],
-    /// The state that holds from now on: the round whose folder it is in, and its id.
-    pub state: (u64, ObjectId),
+    /// The state that holds from now on: the round whose folder it is in, and its id. Nothing for the state before all rounds,
+    /// which is no object: where the first rounds were aborted.
+    pub state: Option<(u64, ObjectId)>,
     /// Random.
     pub nonce: [u8; 16],
 }
@@ -89,12 +91,20 @@ pub struct LedgerRecord {
     pub quarantined: Vec<ObjectId>,
 }
 
+/// Rounds are numbered from 1.
+fn read_round(d: &mut super::cbor::Decoder<'_>) -> Result<u64, DecodeError> {
+    match d.uint()? {
+        0 => Err(DecodeError::Invalid("round 0")),
+        round => Ok(round),
+    }
+}
+
 fn pack_ids(ids: &[ObjectId]) -> Vec<u8> {
     ids.iter().flat_map(|id| id.0).collect()
 }
 
-fn read_ids(d: &mut super::cbor::Decoder<'_>) -> Result<Vec<ObjectId>, DecodeError> {
-    let ids: Vec<_> = rows::<32>(d)?.into_iter().map(ObjectId).collect();
+fn read_ids(d: &mut super::cbor::Decoder<'_>, max: usize) -> Result<Vec<ObjectId>, DecodeError> {
+    let ids: Vec<_> = rows::<32>(d, max)?.into_iter().map(ObjectId).collect();
     ascending(&ids)?;
     Ok(ids)
 }
@@ -120,12 +130,12 @@ impl CondemnedRecord {
     /// Any class of [`DecodeError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let (mut round, mut collector, mut nonce, mut packs) = (None, None, None, None);
-        read_map(bytes, 4, |field, d| {
+        read_map(bytes, |field, d| {
             match field {
-                0 => round = Some(d.uint()?),
+                0 => round = Some(read_round(d)?),
                 1 => collector = Some(d.fixed()?),
                 2 => nonce = Some(d.fixed()?),
-                3 => packs = Some(read_ids(d)?),
+                3 => packs = Some(read_ids(d, limits::ROUND_PACKS_MAX)?),
                 _ => return Err(UNKNOWN_FIELD),
             }
             Ok(())
@@ -174,27 +184,27 @@ impl StateRecord {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let (mut round, mut floor, mut live, mut runs, mut dead, mut nonce) =
             (None, None, None, None, None, None);
-        read_map(bytes, 6, |field, d| {
+        read_map(bytes, |field, d| {
             match field {
-                0 => round = Some(d.uint()?),
+                0 => round = Some(read_round(d)?),
                 1 => floor = Some(d.uint()?),
                 2 => {
                     live = Some(
-                        rows::<24>(d)?
+                        rows::<24>(d, limits::LIVE_MAX)?
                             .into_iter()
                             .map(SessionId::from_bytes)
                             .collect::<Result<Vec<_>, _>>()?,
-                    )
+                    );
                 }
                 3 => {
                     runs = Some(
-                        rows::<80>(d)?
+                        rows::<80>(d, limits::RUNS_MAX)?
                             .iter()
                             .map(run_row)
                             .collect::<Result<Vec<_>, _>>()?,
-                    )
+                    );
                 }
-                4 => dead = Some(read_ids(d)?),
+                4 => dead = Some(read_ids(d, limits::ROUND_PACKS_MAX)?),
                 5 => nonce = Some(d.fixed()?),
                 _ => return Err(UNKNOWN_FIELD),
             }
@@ -208,9 +218,30 @@ impl StateRecord {
             dead: must(dead)?,
             nonce: must(nonce)?,
         };
-        ascending(&state.live)?;
-        ascending(&state.runs)?;
+        state.check()?;
         Ok(state)
+    }
+
+    fn check(&self) -> Result<(), DecodeError> {
+        ascending(&self.live)?;
+        if !self.runs.is_sorted_by(|a, b| (a.round, a.id) < (b.round, b.id)) {
+            return Err(DecodeError::NotCanonical("rows do not ascend"));
+        }
+        // The floor is a round that was sealed before this one.
+        if self.floor >= self.round {
+            return Err(DecodeError::Invalid("floor of a state"));
+        }
+        if self.live.iter().any(|sid| sid.epoch >= self.floor) {
+            return Err(DecodeError::Invalid("live session above the floor"));
+        }
+        if self
+            .runs
+            .iter()
+            .any(|run| run.round == 0 || run.round > self.round)
+        {
+            return Err(DecodeError::Invalid("run of a later round"));
+        }
+        Ok(())
     }
 }
 
@@ -225,7 +256,7 @@ fn run_row(row: &[u8; 80]) -> Result<RunRow, DecodeError> {
 }
 
 impl SealRecord {
-    /// Fields: 0 round, 1 swept, 2 collector, 3 state as [round, id], 4 nonce.
+    /// Fields: 0 round, 1 swept, 2 collector, 3 state as [round, id] or null, 4 nonce.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::new();
         out.map(5)
@@ -235,12 +266,11 @@ impl SealRecord {
             .bool(self.swept)
             .uint(2)
             .bytes(&self.collector);
-        out.uint(3)
-            .array(2)
-            .uint(self.state.0)
-            .bytes(&self.state.1.0)
-            .uint(4)
-            .bytes(&self.nonce);
+        match &self.state {
+            Some((round, id)) => out.uint(3).array(2).uint(*round).bytes(&id.0),
+            None => out.uint(3).null(),
+        };
+        out.uint(4).bytes(&self.nonce);
         out.finish()
     }
 
@@ -250,27 +280,39 @@ impl SealRecord {
     /// Any class of [`DecodeError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let (mut round, mut swept, mut collector, mut state, mut nonce) = (None, None, None, None, None);
-        read_map(bytes, 5, |field, d| {
+        read_map(bytes, |field, d| {
             match field {
-                0 => round = Some(d.uint()?),
+                0 => round = Some(read_round(d)?),
                 1 => swept = Some(d.bool()?),
                 2 => collector = Some(d.fixed()?),
+                3 if d.null() => state = Some(None),
                 3 => {
                     d.array_of(2)?;
-                    state = Some((d.uint()?, ObjectId(d.fixed()?)));
+                    state = Some(Some((read_round(d)?, ObjectId(d.fixed()?))));
                 }
                 4 => nonce = Some(d.fixed()?),
                 _ => return Err(UNKNOWN_FIELD),
             }
             Ok(())
         })?;
-        Ok(Self {
+        let seal = Self {
             round: must(round)?,
             swept: must(swept)?,
             collector: must(collector)?,
             state: must(state)?,
             nonce: must(nonce)?,
-        })
+        };
+        // A round that swept has a state of its own, an aborted one that of an earlier round.
+        let of = seal.state.map_or(0, |(round, _)| round);
+        if if seal.swept {
+            of == seal.round
+        } else {
+            of < seal.round
+        } {
+            Ok(seal)
+        } else {
+            Err(DecodeError::Invalid("state of a seal"))
+        }
     }
 }
 
@@ -293,16 +335,16 @@ impl RefsRecord {
     /// Any class of [`DecodeError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let (mut node, mut blobs) = (None, None);
-        read_map(bytes, 2, |field, d| {
+        read_map(bytes, |field, d| {
             match field {
                 0 => node = Some(BlobId(d.fixed()?)),
                 1 => {
                     blobs = Some(
-                        rows::<33>(d)?
+                        rows::<33>(d, limits::REFS_MAX)?
                             .iter()
                             .map(blob_row)
                             .collect::<Result<Vec<_>, _>>()?,
-                    )
+                    );
                 }
                 _ => return Err(UNKNOWN_FIELD),
             }
@@ -313,6 +355,9 @@ impl RefsRecord {
             blobs: must(blobs)?,
         };
         ascending(&record.blobs)?;
+        if record.node == BlobId::HOLE || record.blobs.iter().any(|(_, id)| *id == BlobId::HOLE) {
+            return Err(DecodeError::Invalid("the hole is not a blob"));
+        }
         Ok(record)
     }
 }
@@ -352,20 +397,20 @@ impl LedgerRecord {
     /// Any class of [`DecodeError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let (mut number, mut when, mut nonce, mut verified, mut quarantined) = (None, None, None, None, None);
-        read_map(bytes, 5, |field, d| {
+        read_map(bytes, |field, d| {
             match field {
                 0 => number = Some(d.uint32()?),
                 1 => when = Some(time(d)?),
                 2 => nonce = Some(d.fixed()?),
                 3 => {
                     verified = Some(
-                        rows::<40>(d)?
+                        rows::<40>(d, limits::LEDGER_VERIFIED_MAX)?
                             .iter()
                             .map(verified_row)
                             .collect::<Result<Vec<_>, _>>()?,
-                    )
+                    );
                 }
-                4 => quarantined = Some(read_ids(d)?),
+                4 => quarantined = Some(read_ids(d, limits::LEDGER_QUARANTINED_MAX)?),
                 _ => return Err(UNKNOWN_FIELD),
             }
             Ok(())

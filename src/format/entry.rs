@@ -63,11 +63,11 @@ macro_rules! kinds {
             /// The kind with this number.
             ///
             /// # Errors
-            /// `Invalid` if there is none.
+            /// `UnknownVersion` if there is none.
             pub fn from_number(number: u64) -> Result<Self, DecodeError> {
                 match number {
                     $($number => Ok(Self::$name),)*
-                    _ => Err(DecodeError::Invalid("kind of entry")),
+                    _ => Err(DecodeError::UnknownVersion("kind of entry")),
                 }
             }
 
@@ -240,7 +240,7 @@ impl EntryRecord {
     /// # Errors
     /// Any class of [`DecodeError`].
     pub fn decode(decoder: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        let mut fields = decoder.map(7)?;
+        let mut fields = decoder.map(8)?;
         let mut entry = Self {
             key: Key(Bytes::new()),
             kind: EntryKind::File,
@@ -263,7 +263,7 @@ impl EntryRecord {
                 4 => entry.size = present(decoder.uint()?, 0)?,
                 5 => entry.content = decode_content(decoder)?,
                 6 => entry.whole = Some(decoder.fixed()?),
-                _ => return Err(DecodeError::Invalid("unknown field of an entry")),
+                _ => return Err(DecodeError::UnknownVersion("unknown field of an entry")),
             }
         }
         entry.kind = kind.ok_or(DecodeError::Invalid("entry without a kind"))?;

@@ -118,7 +118,7 @@ pub struct Header {
     pub variant: u8,
     /// The key epoch that seals it; 0 for key slots.
     pub epoch: u32,
-    /// Who made it, for packs and index runs.
+    /// Who made it, for packs, index runs and states.
     pub origin: Origin,
     /// Random; the object's own key follows from it.
     pub salt: [u8; 32],
@@ -167,17 +167,37 @@ impl Header {
         if object_type != expected {
             return Err(DecodeError::Header("type of object"));
         }
-        if variant != 0 && object_type != ObjectType::KeySlot {
-            return Err(DecodeError::Header("reserved byte"));
-        }
-        Ok(Self {
+        let header = Self {
             object_type,
             variant,
             epoch: u32::from_le_bytes(array(&mut rest)?),
             origin: Origin::from_bytes(array(&mut rest)?),
             salt: array(&mut rest)?,
             commitment: array(&mut rest)?,
-        })
+        };
+        header.check()?;
+        Ok(header)
+    }
+
+    /// Fields that mean nothing for this type are zero, those that mean something are not.
+    fn check(&self) -> Result<(), DecodeError> {
+        let slot = self.object_type == ObjectType::KeySlot;
+        if slot != (self.variant != 0) {
+            return Err(DecodeError::Header("variant"));
+        }
+        if slot != (self.epoch == 0) {
+            return Err(DecodeError::Header("key epoch"));
+        }
+        let fits = match self.object_type {
+            ObjectType::Pack | ObjectType::IndexRun => self.origin != Origin::None,
+            ObjectType::State => matches!(self.origin, Origin::Round(_)),
+            _ => self.origin == Origin::None,
+        };
+        if fits {
+            Ok(())
+        } else {
+            Err(DecodeError::Header("origin"))
+        }
     }
 }
 

@@ -2,9 +2,10 @@
 //! the directory of a pack is the same without the list of packs.
 
 use super::error::DecodeError;
-use super::header::{HEADER_LEN, array, u32_le};
+use super::header::{HEADER_LEN, Header, ObjectType, TAG_LEN, array, u32_le};
 use super::id::{BlobId, ObjectId};
 use super::limits;
+use super::pack::{PACK_RECORDS_MAX, PACK_TAIL_LEN};
 
 /// What a blob holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,13 +23,13 @@ impl BlobKind {
     /// The kind with this number.
     ///
     /// # Errors
-    /// `Invalid` if there is none.
+    /// `UnknownVersion` if there is none.
     pub fn from_number(number: u8) -> Result<Self, DecodeError> {
         match number {
             0 => Ok(Self::Data),
             1 => Ok(Self::Node),
             2 => Ok(Self::List),
-            _ => Err(DecodeError::Invalid("kind of blob")),
+            _ => Err(DecodeError::UnknownVersion("kind of blob")),
         }
     }
 }
@@ -139,14 +140,8 @@ impl Tables {
             out.extend_from_slice(&[0; 4]);
         }
         for row in &self.blocks {
-            for field in [
-                row.pack,
-                row.record,
-                row.offset,
-                row.sealed,
-                row.plain,
-                u32::from(row.codec as u8),
-            ] {
+            out.extend_from_slice(&row.pack.to_le_bytes());
+            for field in row.fields() {
                 out.extend_from_slice(&field.to_le_bytes());
             }
         }
@@ -213,7 +208,6 @@ impl Tables {
     }
 
     fn check(&self, directory: bool) -> Result<(), DecodeError> {
-        let pack_count = if directory { 1 } else { self.packs.len() };
         if directory && !self.packs.is_empty() {
             return Err(DecodeError::Invalid("directory that lists packs"));
         }
@@ -228,19 +222,47 @@ impl Tables {
         if !sorted {
             return Err(DecodeError::NotCanonical("rows do not ascend"));
         }
-        for block in &self.blocks {
-            if block.pack as usize >= pack_count || block.plain as usize > limits::BLOCK_MAX {
-                return Err(DecodeError::Invalid("block"));
-            }
-            let end = u64::from(block.offset) + u64::from(block.sealed);
+        self.check_blocks(directory)?;
+        self.check_entries()
+    }
+
+    /// The blocks of each pack are all there, numbered from 0 and back to back from the header on.
+    fn check_blocks(&self, directory: bool) -> Result<(), DecodeError> {
+        let mut blocks = self.blocks.iter().peekable();
+        for ordinal in 0..if directory { 1 } else { self.packs.len() } {
             let size = self
                 .packs
-                .get(block.pack as usize)
-                .map_or(limits::OBJECT_MAX as u64, |p| u64::from(p.size));
-            if (block.offset as usize) < HEADER_LEN || end > size {
+                .get(ordinal)
+                .map_or(limits::OBJECT_MAX, |p| p.size as usize);
+            let mut end = HEADER_LEN as u64;
+            let mut record = 0;
+            while let Some(block) = blocks.next_if(|b| b.pack as usize == ordinal) {
+                block.check()?;
+                if block.record != record || u64::from(block.offset) != end {
+                    return Err(DecodeError::Invalid("blocks of a pack are not back to back"));
+                }
+                record += 1;
+                end += u64::from(block.sealed);
+            }
+            if record == 0 {
+                return Err(DecodeError::Invalid("pack without blocks"));
+            }
+            if record > PACK_RECORDS_MAX - 2 {
+                return Err(DecodeError::OverLimit("records of a pack"));
+            }
+            // The directory's record is at least its counts and a tag.
+            if end + (COUNTS + TAG_LEN + PACK_TAIL_LEN) as u64 > size as u64 {
                 return Err(DecodeError::Invalid("block outside its pack"));
             }
         }
+        if blocks.next().is_some() {
+            Err(DecodeError::Invalid("block without a pack"))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn check_entries(&self) -> Result<(), DecodeError> {
         let mut bases = self.bases.iter();
         for (ordinal, entry) in self.entries.iter().enumerate() {
             let block = self
@@ -248,15 +270,28 @@ impl Tables {
                 .get(entry.block as usize)
                 .ok_or(DecodeError::Invalid("entry without a block"))?;
             let end = u64::from(entry.offset) + u64::from(entry.encoded);
-            if end > u64::from(block.plain) || entry.plain as usize > limits::BLOB_MAX {
+            if end > u64::from(block.plain) || entry.encoded == 0 {
                 return Err(DecodeError::Invalid("entry outside its block"));
             }
-            if entry.delta {
-                if bases.next().is_none_or(|(of, _)| *of as usize != ordinal) {
-                    return Err(DecodeError::Invalid("delta without a base"));
+            if entry.plain == 0 || entry.plain as usize > limits::BLOB_MAX {
+                return Err(DecodeError::Invalid("length of a blob"));
+            }
+            if !entry.delta {
+                if entry.plain != entry.encoded {
+                    return Err(DecodeError::Invalid("length of a plain blob"));
                 }
-            } else if entry.plain != entry.encoded {
-                return Err(DecodeError::Invalid("length of a plain blob"));
+                continue;
+            }
+            if block.codec != Codec::Raw {
+                return Err(DecodeError::Invalid("delta in a compressed block"));
+            }
+            match bases.next() {
+                Some((of, base)) if *of as usize == ordinal => {
+                    if *base == BlobId::HOLE || *base == entry.id {
+                        return Err(DecodeError::Invalid("base of a delta"));
+                    }
+                }
+                _ => return Err(DecodeError::Invalid("delta without a base")),
             }
         }
         if bases.next().is_some() {
@@ -264,6 +299,93 @@ impl Tables {
         } else {
             Ok(())
         }
+    }
+}
+
+impl BlockRow {
+    fn check(&self) -> Result<(), DecodeError> {
+        let plain = self.plain as usize;
+        if plain == 0 || plain > limits::BLOCK_MAX {
+            return Err(DecodeError::Invalid("length of a block"));
+        }
+        let record = (self.sealed as usize).saturating_sub(TAG_LEN);
+        let fits = match self.codec {
+            Codec::Raw => record == plain,
+            Codec::Zstd => (1..=limits::RECORD_MAX).contains(&record),
+        };
+        if fits {
+            Ok(())
+        } else {
+            Err(DecodeError::Invalid("length of a record"))
+        }
+    }
+
+    /// All but the pack.
+    fn fields(&self) -> [u32; 5] {
+        [
+            self.record,
+            self.offset,
+            self.sealed,
+            self.plain,
+            u32::from(self.codec as u8),
+        ]
+    }
+}
+
+/// How many entries there are and a hash over them that does not depend on their order, nor on how they are spread over runs
+/// (`format-spec/50-index.md`, section 5): what compaction must conserve.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EntrySum {
+    /// Entries.
+    pub count: u64,
+    lanes: [u64; 4],
+}
+
+impl EntrySum {
+    /// Adds the entries of `tables` that stand in packs which `keep` accepts.
+    pub fn add(&mut self, tables: &Tables, keep: impl Fn(&ObjectId) -> bool) {
+        let mut bases = tables.bases.iter().peekable();
+        for (ordinal, entry) in tables.entries.iter().enumerate() {
+            let base = bases
+                .next_if(|(of, _)| *of as usize == ordinal)
+                .map(|(_, base)| base);
+            let Some(block) = tables.blocks.get(entry.block as usize) else {
+                continue;
+            };
+            if let Some(pack) = tables.packs.get(block.pack as usize).filter(|p| keep(&p.id)) {
+                self.add_one(entry, block, &pack.id, base);
+            }
+        }
+    }
+
+    fn add_one(&mut self, entry: &EntryRow, block: &BlockRow, pack: &ObjectId, base: Option<&BlobId>) {
+        let mut hasher = blake3::Hasher::new();
+        hasher
+            .update(&entry.id.0)
+            .update(&[entry.kind as u8, u8::from(entry.delta)])
+            .update(&pack.0);
+        for field in block
+            .fields()
+            .into_iter()
+            .chain([entry.offset, entry.encoded, entry.plain])
+        {
+            hasher.update(&field.to_le_bytes());
+        }
+        hasher.update(&base.unwrap_or(&BlobId::HOLE).0);
+        self.count = self.count.wrapping_add(1);
+        let hash = hasher.finalize();
+        let (lanes, _) = hash.as_bytes().as_chunks::<8>();
+        for (sum, lane) in self.lanes.iter_mut().zip(lanes) {
+            *sum = sum.wrapping_add(u64::from_le_bytes(*lane));
+        }
+    }
+
+    /// The four sums, each little-endian.
+    pub fn hash(&self) -> [u8; 32] {
+        let mut out = [0; 32];
+        let bytes = self.lanes.iter().flat_map(|lane| lane.to_le_bytes());
+        out.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+        out
     }
 }
 
@@ -276,6 +398,7 @@ fn pack_row(rest: &mut &[u8]) -> Result<PackRow, DecodeError> {
     if u32_le(rest)? != 0 {
         return Err(DecodeError::NotCanonical("reserved bytes"));
     }
+    Header::decode(&row.header, ObjectType::Pack)?;
     if row.size as usize > limits::OBJECT_MAX {
         Err(DecodeError::OverLimit("pack"))
     } else {

@@ -37,7 +37,7 @@ pub enum ObjectName {
     Refs(BlobId),
     /// `ledger/<n>`
     Ledger(u32),
-    /// `reserve/<k>`
+    /// `reserve/<k>`: 0 to 3, and 128 to 255 for what a probe leaves.
     Reserve(u8),
 }
 
@@ -128,7 +128,7 @@ impl ObjectName {
             ["notes", sid, n] => Self::Note(SessionId::parse(sid)?, number(n)?),
             ["refs", id] => Self::Refs(BlobId::parse(id)?),
             ["ledger", n] => Self::Ledger(number(n)?),
-            ["reserve", k] => Self::Reserve(k.parse().map_err(|_| invalid)?),
+            ["reserve", k] => Self::Reserve(reserve(k)?),
             _ => return Err(invalid),
         };
         if name.to_string() == text {
@@ -140,7 +140,18 @@ impl ObjectName {
 }
 
 fn round(text: &str) -> Result<u64, DecodeError> {
-    super::id::unhex(text).map(u64::from_be_bytes)
+    match super::id::unhex(text).map(u64::from_be_bytes)? {
+        0 => Err(DecodeError::Invalid("round 0")),
+        round => Ok(round),
+    }
+}
+
+fn reserve(text: &str) -> Result<u8, DecodeError> {
+    let number = text
+        .parse()
+        .ok()
+        .filter(|k| *k < super::limits::RESERVES || *k >= super::limits::PROBES);
+    number.ok_or(DecodeError::Invalid("object name"))
 }
 
 fn number(text: &str) -> Result<u32, DecodeError> {
@@ -201,6 +212,9 @@ mod tests {
             "",
             "keys/07",
             "keys/+7",
+            "reserve/4",
+            "gc/0000000000000000/seal",
+            "index/g/0000000000000000/x",
             "packs/13/x",
             "Snapshots/a",
             &pack.replacen("12", "13", 1),

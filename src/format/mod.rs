@@ -19,3 +19,5 @@ mod records;
 pub mod repo_config;
 pub mod session;
 pub mod snapshot;
+
+pub use records::Record;

@@ -95,7 +95,7 @@ impl StampedNote {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let (mut id, mut number, mut when, mut nonce) = (None, None, None, None);
         let mut note = NoteRecord::default();
-        read_map(bytes, 9, |field, d| {
+        read_map(bytes, |field, d| {
             match field {
                 0 => id = Some(sid(d)?),
                 1 => number = Some(d.uint32()?),

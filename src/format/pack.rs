@@ -2,16 +2,16 @@
 
 use super::error::DecodeError;
 use super::header::{HEADER_LEN, TAG_LEN, TRAILER_LEN, padme, u32_le};
+use super::limits::RECORD_MAX;
 
 /// Bytes of the sealed trailer record.
 pub const PACK_TRAILER_LEN: usize = 12 + TAG_LEN;
 /// The last bytes of a pack that tell where its directory is: sealed trailer and hash.
 pub const PACK_TAIL_LEN: usize = PACK_TRAILER_LEN + TRAILER_LEN;
-/// The directory's record number is that of the last block and one more; this many records are the most, directory and trailer
-/// included.
+/// The most records of a pack: blocks, numbered from 0, the directory, whose number follows the last block's, and the trailer.
 pub const PACK_RECORDS_MAX: u32 = 1 << 20;
 
-/// The trailer record of a pack: where the directory is. Its number follows the directory's, and it is the last record.
+/// The trailer record of a pack: where the directory is. It has a number of its own, and is the last record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PackTrailer {
     /// Where the sealed directory begins.
@@ -45,10 +45,25 @@ impl PackTrailer {
         if !rest.is_empty() || (trailer.offset as usize) < HEADER_LEN {
             return Err(DecodeError::Invalid("trailer of a pack"));
         }
-        if trailer.blocks > PACK_RECORDS_MAX {
-            Err(DecodeError::OverLimit("records of a pack"))
-        } else {
-            Ok(trailer)
+        if trailer.blocks > PACK_RECORDS_MAX - 2 || trailer.sealed as usize > RECORD_MAX + TAG_LEN {
+            return Err(DecodeError::OverLimit("directory of a pack"));
+        }
+        if trailer.blocks == 0 || (trailer.sealed as usize) < TAG_LEN {
+            return Err(DecodeError::Invalid("trailer of a pack"));
+        }
+        Ok(trailer)
+    }
+
+    /// Where the sealed directory stands in a pack of `size` bytes.
+    ///
+    /// # Errors
+    /// `Invalid` if it does not lie between the header and the tail.
+    pub fn directory(&self, size: usize) -> Result<std::ops::Range<usize>, DecodeError> {
+        let start = self.offset as usize;
+        let end = start.checked_add(self.sealed as usize);
+        match (end, size.checked_sub(PACK_TAIL_LEN)) {
+            (Some(end), Some(tail)) if end <= tail => Ok(start..end),
+            _ => Err(DecodeError::Invalid("directory outside its pack")),
         }
     }
 }

@@ -15,19 +15,61 @@ pub const ABOUT: &str = "This is a Holdall backup repository: encrypted, dedupli
 /// The largest marker in bytes.
 const MARKER_MAX: usize = 4096;
 
+/// What a program must know to touch a repository: a set bit is something that format 1 does not have. A program that meets a bit
+/// it does not know must not do what the field is named for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// Needed to read anything.
+    pub read: u32,
+    /// Needed to write anything.
+    pub write: u32,
+    /// Needed to delete anything: to prune.
+    pub delete: u32,
+}
+
+impl Features {
+    /// Fails if this program lacks what it takes to read; no bit is known yet.
+    fn check_read(self) -> Result<Self, DecodeError> {
+        if self.read == 0 {
+            Ok(self)
+        } else {
+            Err(DecodeError::UnknownVersion("a feature that is needed to read"))
+        }
+    }
+
+    /// Whether this program may write.
+    pub fn may_write(self) -> bool {
+        self.write == 0
+    }
+
+    /// Whether this program may delete.
+    pub fn may_delete(self) -> bool {
+        self.write == 0 && self.delete == 0
+    }
+
+    /// Whether each bit of `other` is set here too.
+    pub fn contains(self, other: Self) -> bool {
+        other.read & !self.read == 0 && other.write & !self.write == 0 && other.delete & !self.delete == 0
+    }
+}
+
 /// `holdall.json`: what can be said of a repository without a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Marker {
     /// The repository.
     pub repository: RepositoryId,
+    /// What it took to use it when it was made; the configuration may add to it.
+    pub features: Features,
 }
 
 impl Marker {
     /// The file: one JSON object, its members in this order, one to a line.
     pub fn encode(&self) -> Vec<u8> {
         let id = self.repository;
+        let Features { read, write, delete } = self.features;
         let body = format!(
-            "{{\n  \"magic\": \"holdall\",\n  \"format\": 1,\n  \"repository\": \"{id}\",\n  \"features\": {{\"read\": 0, \"write\": 0, \"delete\": 0}},\n  \
+            "{{\n  \"magic\": \"holdall\",\n  \"format\": 1,\n  \"repository\": \"{id}\",\n  \
+             \"features\": {{\"read\": {read}, \"write\": {write}, \"delete\": {delete}}},\n  \
              \"about\": \"{ABOUT}\",\n"
         );
         let hash = hex(blake3::hash(body.as_bytes()).as_bytes());
@@ -49,29 +91,32 @@ impl Marker {
         if member("magic") != Some("holdall") {
             return Err(DecodeError::Header("holdall.json is not a marker"));
         }
-        if json.get("format").and_then(serde_json::Value::as_u64) != Some(1) {
-            return Err(DecodeError::UnknownVersion("format of the repository"));
-        }
-        let feature = |name: &str| {
-            json.pointer(&format!("/features/{name}"))
-                .and_then(serde_json::Value::as_u64)
-        };
-        if ["read", "write", "delete"]
-            .into_iter()
-            .any(|name| feature(name) != Some(0))
-        {
-            return Err(DecodeError::UnknownVersion("a feature of the repository"));
-        }
+        // The hash comes first: damage must not look like a newer format. All formats keep this rule.
         let (body, _) = text
             .split_once("  \"blake3\"")
             .ok_or(DecodeError::Header("holdall.json lacks its hash"))?;
         if member("blake3") != Some(hex(blake3::hash(body.as_bytes()).as_bytes()).as_str()) {
             return Err(DecodeError::BadHash);
         }
+        if json.get("format").and_then(serde_json::Value::as_u64) != Some(1) {
+            return Err(DecodeError::UnknownVersion("format of the repository"));
+        }
+        let feature = |name: &str| {
+            json.pointer(&format!("/features/{name}"))
+                .and_then(serde_json::Value::as_u64)
+                .and_then(|bits| u32::try_from(bits).ok())
+                .ok_or(DecodeError::Header("features"))
+        };
+        let features = Features {
+            read: feature("read")?,
+            write: feature("write")?,
+            delete: feature("delete")?,
+        };
         let marker = Self {
             repository: RepositoryId::parse(
                 member("repository").ok_or(DecodeError::Header("repository id"))?,
             )?,
+            features: features.check_read()?,
         };
         if marker.encode() == bytes {
             Ok(marker)
@@ -109,14 +154,16 @@ pub struct ConfigRecord {
     pub retain_last: u32,
     /// Seconds since first sight before which no collector removes a snapshot.
     pub retain_age: u64,
+    /// What it takes to use the repository: at least the marker's.
+    pub features: Features,
 }
 
 impl ConfigRecord {
     /// Fields: 0 repository, 1 generation, 2 marker hash, 3 created, 4 padme, 5 profiles as [name, min, avg, max], 6 retain-last,
-    /// 7 retain-age.
+    /// 7 retain-age, 8 features as [read, write, delete].
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::new();
-        out.map(8)
+        out.map(9)
             .uint(0)
             .bytes(&self.repository.0)
             .uint(1)
@@ -135,7 +182,28 @@ impl ConfigRecord {
             .uint(u64::from(self.retain_last))
             .uint(7)
             .uint(self.retain_age);
+        let Features { read, write, delete } = self.features;
+        out.uint(8).array(3);
+        for bits in [read, write, delete] {
+            out.uint(u64::from(bits));
+        }
         out.finish()
+    }
+
+    /// Checks that this is the configuration of the repository whose `holdall.json` is `marker`, unchanged since.
+    ///
+    /// # Errors
+    /// Any class of [`DecodeError`]; `Invalid` if they do not belong together.
+    pub fn check_marker(&self, marker: &[u8]) -> Result<Marker, DecodeError> {
+        let read = Marker::decode(marker)?;
+        let same = *blake3::hash(marker).as_bytes() == self.marker_hash && read.repository == self.repository;
+        if same && self.features.contains(read.features) {
+            Ok(read)
+        } else {
+            Err(DecodeError::Invalid(
+                "holdall.json is not the one that the configuration names",
+            ))
+        }
     }
 
     /// Reads the record.
@@ -145,7 +213,8 @@ impl ConfigRecord {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let (mut repository, mut generation, mut marker_hash, mut created) = (None, None, None, None);
         let (mut padme, mut profiles, mut retain_last, mut retain_age) = (None, None, None, None);
-        read_map(bytes, 8, |field, d| {
+        let mut features = None;
+        read_map(bytes, |field, d| {
             match field {
                 0 => repository = Some(RepositoryId(d.fixed()?)),
                 1 => generation = Some(d.uint32()?),
@@ -153,17 +222,25 @@ impl ConfigRecord {
                 3 => created = Some(time(d)?),
                 4 => padme = Some(d.bool()?),
                 5 => {
-                    let len = d.array(64)?;
+                    let len = d.array(limits::PROFILES_MAX)?;
                     profiles = Some((0..len).map(|_| profile(d)).collect::<Result<Vec<_>, _>>()?);
                 }
                 6 => retain_last = Some(d.uint32()?),
                 7 => retain_age = Some(d.uint()?),
+                8 => {
+                    d.array_of(3)?;
+                    let (read, write, delete) = (d.uint32()?, d.uint32()?, d.uint32()?);
+                    features = Some(Features { read, write, delete }.check_read()?);
+                }
                 _ => return Err(UNKNOWN_FIELD),
             }
             Ok(())
         })?;
         let profiles = must(profiles)?;
-        if !profiles.is_sorted_by(|a, b| a.name < b.name) || !profiles.iter().any(|p| p.name == "default") {
+        if !profiles.is_sorted_by(|a, b| a.name < b.name) {
+            return Err(DecodeError::NotCanonical("rows do not ascend"));
+        }
+        if !profiles.iter().any(|p| p.name == "default") {
             return Err(DecodeError::Invalid("chunk profiles"));
         }
         Ok(Self {
@@ -175,6 +252,7 @@ impl ConfigRecord {
             profiles,
             retain_last: must(retain_last)?,
             retain_age: must(retain_age)?,
+            features: must(features)?,
         })
     }
 }

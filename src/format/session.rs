@@ -51,7 +51,7 @@ impl SessionRecord {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let (mut id, mut host, mut started, mut nonce, mut parent_hint, mut adopted) =
             (None, None, None, None, None, None);
-        read_map(bytes, 6, |field, d| {
+        read_map(bytes, |field, d| {
             match field {
                 0 => id = Some(sid(d)?),
                 1 => host = Some(d.text(limits::NAME_MAX)?.to_owned()),
@@ -113,7 +113,7 @@ impl ForgetRecord {
     /// Any class of [`DecodeError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let (mut id, mut who, mut why, mut when, mut nonce) = (None, None, None, None, None);
-        read_map(bytes, 5, |field, d| {
+        read_map(bytes, |field, d| {
             match field {
                 0 => id = Some(sid(d)?),
                 1 => who = Some(d.text(limits::NAME_MAX)?.to_owned()),

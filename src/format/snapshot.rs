@@ -68,9 +68,9 @@ pub struct SnapshotRecord {
     pub statistics: Statistics,
     /// How many incidents there were.
     pub incident_count: u64,
-    /// The first 1,000 of them.
+    /// The first of them: 1,000 or fewer, that take 1 MiB or less.
     pub incidents: Vec<(Key, String)>,
-    /// All of them as content, when there are more: level and references.
+    /// All of them as content, when not all are above: level and references.
     pub incident_list: Option<(u8, Vec<BlobRef>)>,
     /// The program that wrote it.
     pub tool: String,
@@ -184,9 +184,9 @@ impl Decision {
     /// Any class of [`DecodeError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut decoder = Decoder::new(bytes);
-        let mut fields = decoder.map(32)?;
+        let mut fields = decoder.map(64)?;
         if fields.next(&mut decoder)? != Some(0) {
-            return Err(DecodeError::Invalid("record without its form"));
+            return Err(DecodeError::Invalid("record lacks a field"));
         }
         match decoder.uint()? {
             0 => SnapshotRecord::decode(bytes).map(|s| Self::Commit(Box::new(s))),
@@ -199,12 +199,12 @@ impl Decision {
 
 fn decode_fence(bytes: &[u8]) -> Result<Decision, DecodeError> {
     let (mut id, mut collector, mut round, mut nonce) = (None, None, None, None);
-    read_map(bytes, 5, |field, d| {
+    read_map(bytes, |field, d| {
         match field {
             0 => drop(d.uint()?),
             1 => id = Some(sid(d)?),
             2 => collector = Some(d.fixed()?),
-            3 => round = Some(d.uint()?),
+            3 => round = Some(d.uint()?).filter(|round| *round > 0),
             4 => nonce = Some(d.fixed()?),
             _ => return Err(UNKNOWN_FIELD),
         }
@@ -220,7 +220,7 @@ fn decode_fence(bytes: &[u8]) -> Result<Decision, DecodeError> {
 
 fn decode_abort(bytes: &[u8]) -> Result<Decision, DecodeError> {
     let (mut id, mut why, mut nonce) = (None, None, None);
-    read_map(bytes, 4, |field, d| {
+    read_map(bytes, |field, d| {
         match field {
             0 => drop(d.uint()?),
             1 => id = Some(sid(d)?),
@@ -336,7 +336,7 @@ impl SnapshotRecord {
 
     fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut parts = Parts::default();
-        read_map(bytes, 19, |field, d| match field {
+        read_map(bytes, |field, d| match field {
             0..=10 => parts.head(field, d),
             _ => parts.body(field, d),
         })?;
@@ -386,7 +386,7 @@ impl Parts {
                 self.tags = Some(tags);
             }
             8 => {
-                let len = d.array(limits::TAGS_MAX)?;
+                let len = d.array(limits::SOURCES_MAX)?;
                 self.sources = Some((0..len).map(|_| source(d)).collect::<Result<_, _>>()?);
             }
             9 => self.parent = Some(sid(d)?),
@@ -430,8 +430,9 @@ impl Parts {
             }
             14 => self.incident_count = Some(d.uint()?),
             15 => {
-                let len = d.array(limits::INCIDENTS_INLINE_MAX)?;
-                self.incidents = Some((0..len).map(|_| incident(d)).collect::<Result<_, _>>()?);
+                let mut inner = Decoder::new(d.raw(limits::INCIDENTS_INLINE_BYTES_MAX)?);
+                let len = inner.array(limits::INCIDENTS_INLINE_MAX)?;
+                self.incidents = Some((0..len).map(|_| incident(&mut inner)).collect::<Result<_, _>>()?);
             }
             16 => {
                 d.array_of(2)?;
@@ -450,7 +451,7 @@ impl Parts {
     }
 
     fn finish(self) -> Result<SnapshotRecord, DecodeError> {
-        Ok(SnapshotRecord {
+        let snapshot = SnapshotRecord {
             sid: must(self.sid)?,
             started: must(self.started)?,
             consistent_at: self.consistent_at,
@@ -469,14 +470,37 @@ impl Parts {
             incident_list: self.incident_list,
             tool: must(self.tool)?,
             nonce: must(self.nonce)?,
-        })
+        };
+        snapshot.check()?;
+        Ok(snapshot)
+    }
+}
+
+impl SnapshotRecord {
+    fn check(&self) -> Result<(), DecodeError> {
+        let inline = self.incidents.len() as u64;
+        let complete = inline == self.incident_count;
+        if inline > self.incident_count || complete == self.incident_list.is_some() {
+            return Err(DecodeError::Invalid("count of incidents"));
+        }
+        if self.incident_count > 0 && !self.partial {
+            return Err(DecodeError::Invalid("complete snapshot with incidents"));
+        }
+        let root = &self.root;
+        if root.id == BlobId::HOLE {
+            return Err(DecodeError::Invalid("the hole is not a blob"));
+        }
+        if root.entries == 0 && (root.height > 0 || root.bytes > 0) {
+            return Err(DecodeError::Invalid("totals of an empty tree"));
+        }
+        Ok(())
     }
 }
 
 fn source(d: &mut Decoder<'_>) -> Result<SourceRecord, DecodeError> {
     d.array_of(3)?;
     let connector = d.text(limits::NAME_MAX)?.to_owned();
-    let description = d.text(limits::TEXT_MAX)?.to_owned();
+    let description = d.text(limits::DESCRIPTION_MAX)?.to_owned();
     let version = if d.null() {
         None
     } else {

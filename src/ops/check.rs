@@ -11,6 +11,7 @@ use crate::snapshot::SnapshotReader;
 use crate::snapshot::entry::Key;
 use crate::snapshot::tree::{Marker, walk};
 use std::collections::HashSet;
+use std::fmt::Write;
 
 /// Entries that are named for each snapshot that is hit; the count tells how many more there are.
 const NAMED_MAX: usize = 20;
@@ -212,21 +213,19 @@ impl Marks {
         }
         let mut text = String::from("does not restore wholly:");
         if self.nodes_hit > 0 {
-            text.push_str(&format!(
-                " {} parts of its tree cannot be read, with all entries below them;",
-                self.nodes_hit
-            ));
+            let hit = self.nodes_hit;
+            let _ = write!(
+                text,
+                " {hit} parts of its tree cannot be read, with all entries below them;"
+            );
         }
         if self.entries_hit > 0 {
-            text.push_str(&format!(
-                " the content of {} entries is lost: {}",
-                self.entries_hit,
-                self.named.join(", ")
-            ));
+            let (hit, named) = (self.entries_hit, self.named.join(", "));
+            let _ = write!(text, " the content of {hit} entries is lost: {named}");
         }
         let more = self.entries_hit.saturating_sub(self.named.len() as u64);
         if more > 0 {
-            text.push_str(&format!(" and {more} more"));
+            let _ = write!(text, " and {more} more");
         }
         Some(text)
     }

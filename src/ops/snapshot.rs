@@ -1,7 +1,7 @@
 //! Making a snapshot: sources → writer → commit.
 
 use crate::connector::Source;
-use crate::context::{Context, Time};
+use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::format::id::SessionId;
@@ -148,16 +148,7 @@ async fn run(
         return Err(error);
     }
     let written = writer.finish().await?;
-    let consistent_at = None;
-    let snapshot = assemble(
-        request,
-        session,
-        records,
-        parent.as_deref(),
-        &written,
-        (context.clock.now(), consistent_at),
-        context,
-    )?;
+    let snapshot = assemble(request, session, records, parent.as_deref(), &written, context)?;
     match session.commit(context, written.durable, snapshot).await? {
         Commit::Fenced => Ok(None),
         Commit::Acknowledged(snapshot) => {
@@ -231,7 +222,6 @@ fn assemble(
     sources: Vec<SourceRecord>,
     parent: Option<&SnapshotRecord>,
     written: &Written,
-    (ended, consistent_at): (Time, Option<Time>),
     context: &Context,
 ) -> Result<SnapshotRecord> {
     let mut tags = request.tags.clone();
@@ -240,8 +230,9 @@ fn assemble(
     Ok(SnapshotRecord {
         sid: session.sid(),
         started: session.started(),
-        consistent_at,
-        ended,
+        // None of today's sources has one moment that all of it belongs to.
+        consistent_at: None,
+        ended: context.clock.now(),
         host: request.host.clone(),
         project: request.project.clone(),
         tags,

@@ -101,19 +101,21 @@ impl Log {
             if seal.round != newest {
                 return Err(Error::new(ErrorKind::Damaged, "seal of another round").with("object", name));
             }
-            let (round, id) = seal.state;
-            let name = ObjectName::State(round, id);
-            let state = match repository.load_hashed(name, id, Origin::Round(round)).await {
-                Ok(state) => state,
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Attempt::Gone(name)),
-                Err(error) => return Err(error),
-            };
-            let state = StateRecord::decode(&state).map_err(|e| Error::from(e).with("object", name))?;
-            log.state = Some(name);
-            log.floor = state.floor;
-            log.live = state.live.into_iter().collect();
-            log.runs = state.runs.iter().map(|run| (run.round, run.id)).collect();
-            log.dead = state.dead.into_iter().collect();
+            // Nothing where the first rounds were aborted: then the state is that of no round.
+            if let Some((round, id)) = seal.state {
+                let name = ObjectName::State(round, id);
+                let state = match repository.load_hashed(name, id, Origin::Round(round)).await {
+                    Ok(state) => state,
+                    Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Attempt::Gone(name)),
+                    Err(error) => return Err(error),
+                };
+                let state = StateRecord::decode(&state).map_err(|e| Error::from(e).with("object", name))?;
+                log.state = Some(name);
+                log.floor = state.floor;
+                log.live = state.live.into_iter().collect();
+                log.runs = state.runs.iter().map(|run| (run.round, run.id)).collect();
+                log.dead = state.dead.into_iter().collect();
+            }
         }
         let next = ObjectName::Condemned(newest + 1);
         if names.contains(&next) {

@@ -50,6 +50,8 @@ pub struct Repository {
 
 struct Inner {
     store: Store,
+    /// `holdall.json`.
+    marker: Bytes,
     keyring: Arc<Keyring>,
     config: ConfigRecord,
     cache: Arc<Cache>,
@@ -106,6 +108,10 @@ impl Repository {
     /// A reader of the blobs of a view.
     pub fn reader(&self, context: &Context, view: &View) -> BlobReader {
         BlobReader::new(self.clone(), context.clone(), view.index.clone(), view.log.newest)
+    }
+
+    pub(crate) fn marker(&self) -> Bytes {
+        self.inner.marker.clone()
     }
 
     pub(crate) fn keyring(&self) -> &Keyring {

@@ -8,7 +8,7 @@ use crate::format::header::{ObjectType, Origin, append_trailer};
 use crate::format::id::RepositoryId;
 use crate::format::layout::{ObjectName, Prefix};
 use crate::format::limits;
-use crate::format::repo_config::{ChunkProfile, ConfigRecord, Marker};
+use crate::format::repo_config::{ChunkProfile, ConfigRecord, Features, Marker};
 use crate::store::{Listed, Put, Store};
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -60,6 +60,9 @@ impl Repository {
             return Err(Error::new(ErrorKind::Exists, "there is a repository already").with("store", &store));
         }
         let keyring = Arc::new(init_keyring(&store, context, marker.repository, &options).await?);
+        if options.reserve {
+            reserve(&store, context).await?;
+        }
         let config = ConfigRecord {
             repository: marker.repository,
             generation: 0,
@@ -69,6 +72,7 @@ impl Repository {
             profiles: with_default(options.profiles),
             retain_last: options.retain_last,
             retain_age: options.retain_age,
+            features: marker.features,
         };
         let name = ObjectName::Config(0);
         let random = context.random.as_ref();
@@ -87,11 +91,9 @@ impl Repository {
             )
             .with("store", &store));
         }
-        if options.reserve {
-            reserve(&store, context).await?;
-        }
         let inner = Inner {
             store,
+            marker: bytes,
             keyring,
             config,
             cache,
@@ -145,10 +147,7 @@ impl Repository {
         let opened = crate::crypto::open_object(&keyring, ObjectType::Config, &name.to_string(), &bytes);
         let (payload, _, _) = opened.map_err(|e| Error::from(e).with("object", name))?;
         let config = ConfigRecord::decode(&payload).map_err(|e| Error::from(e).with("object", name))?;
-        if config.repository != marker.repository
-            || config.marker_hash != *blake3::hash(&marker_bytes).as_bytes()
-            || config.generation != newest
-        {
+        if config.check_marker(&marker_bytes).is_err() || config.generation != newest {
             return Err(
                 Error::new(ErrorKind::Damaged, "the configuration does not belong here").with("object", name),
             );
@@ -157,6 +156,7 @@ impl Repository {
         Ok(Self {
             inner: Arc::new(Inner {
                 store,
+                marker: marker_bytes,
                 keyring: Arc::new(keyring),
                 config,
                 cache,
@@ -185,6 +185,7 @@ async fn init_marker(store: &Store, context: &Context) -> Result<(Marker, Bytes,
         }
         let marker = Marker {
             repository: RepositoryId(context.random.bytes()?),
+            features: Features::default(),
         };
         let bytes = Bytes::from(marker.encode());
         if store.put_new(&ObjectName::Marker, bytes.clone()).await?.is_mine() {
@@ -210,22 +211,21 @@ async fn init_keyring(
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    let existing = match existing {
-        Some(bytes) => bytes,
-        None => {
-            let keyring = Keyring::generate(context.random.as_ref(), id)?;
-            let sealed = seal_slot(
-                &keyring,
-                context.random.as_ref(),
-                0,
-                &options.unlock,
-                &options.label,
-            )?;
-            if store.put_new(&name, sealed.bytes).await?.is_mine() {
-                return Ok(keyring);
-            }
-            store.get(&name).await?
+    let existing = if let Some(bytes) = existing {
+        bytes
+    } else {
+        let keyring = Keyring::generate(context.random.as_ref(), id)?;
+        let sealed = seal_slot(
+            &keyring,
+            context.random.as_ref(),
+            0,
+            &options.unlock,
+            &options.label,
+        )?;
+        if store.put_new(&name, sealed.bytes).await?.is_mine() {
+            return Ok(keyring);
         }
+        store.get(&name).await?
     };
     open_slot(id, 0, &existing, &options.unlock).map_err(|error| match error.kind() {
         ErrorKind::WrongKey => Error::new(

@@ -1,14 +1,14 @@
 //! Packs as pure code: blocks in, sealed bytes out, and back.
 
 use crate::context::{Random, Reservation};
-use crate::crypto::{Keyring, Opener, Sealed, Sealer, TRAILER_RECORD};
+use crate::crypto::{self, Keyring, Opener, Sealed, Sealer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::error::DecodeError;
-use crate::format::header::{HEADER_LEN, Header, ObjectType, Origin, TAG_LEN, check_trailer};
+use crate::format::header::{HEADER_LEN, Header, ObjectType, Origin, TAG_LEN};
 use crate::format::id::{BlobId, ObjectId};
 use crate::format::index::{BlobKind, BlockRow, Codec, EntryRow, PackRow, Tables};
 use crate::format::limits;
-use crate::format::pack::{PACK_TRAILER_LEN, PackTrailer, padding};
+use bytes::Bytes;
 use std::cell::RefCell;
 
 /// The level of zstd that new blocks are compressed with.
@@ -27,7 +27,8 @@ pub(crate) struct BlobPlace {
 
 /// Blobs that are gathered for one block.
 pub(crate) struct OpenBlock {
-    pub(crate) plain: Vec<u8>,
+    parts: Vec<Bytes>,
+    pub(crate) len: usize,
     pub(crate) blobs: Vec<BlobPlace>,
     pub(crate) held: Reservation,
 }
@@ -44,24 +45,26 @@ pub(crate) struct ReadyBlock {
 impl OpenBlock {
     pub(crate) fn new() -> Self {
         Self {
-            plain: Vec::new(),
+            parts: Vec::new(),
+            len: 0,
             blobs: Vec::new(),
             held: Reservation::none(),
         }
     }
 
-    /// Adds a whole blob.
+    /// Adds a whole blob. It is copied when the block is prepared, on the CPU pool.
     pub(crate) fn push(
         &mut self,
         kind: BlobKind,
         id: BlobId,
-        plaintext: &[u8],
+        plaintext: &Bytes,
         held: Reservation,
     ) -> Result<()> {
         let number =
             |n: usize| u32::try_from(n).map_err(|_| Error::new(ErrorKind::Internal, "block over its limit"));
-        let (offset, len) = (number(self.plain.len())?, number(plaintext.len())?);
-        self.plain.extend_from_slice(plaintext);
+        let (offset, len) = (number(self.len)?, number(plaintext.len())?);
+        self.len += plaintext.len();
+        self.parts.push(plaintext.clone());
         self.blobs.push(BlobPlace {
             id,
             kind,
@@ -79,14 +82,25 @@ impl OpenBlock {
     /// # Errors
     /// `Internal` if the codec fails or does not give the plaintext back.
     pub(crate) fn prepare(mut self) -> Result<ReadyBlock> {
-        let plain = u32::try_from(self.plain.len())
-            .map_err(|_| Error::new(ErrorKind::Internal, "block over its limit"))?;
-        let compressed = compress(&self.plain)?;
-        let (stored, codec) = if compressed.len() < self.plain.len() {
-            verify(&compressed, &self.plain)?;
-            (compressed, Codec::Zstd)
-        } else {
-            (self.plain, Codec::Raw)
+        let plain =
+            u32::try_from(self.len).map_err(|_| Error::new(ErrorKind::Internal, "block over its limit"))?;
+        let compressed = with_codecs(|codecs| {
+            let mut joined = std::mem::take(&mut codecs.joined);
+            joined.clear();
+            self.parts
+                .drain(..)
+                .for_each(|part| joined.extend_from_slice(&part));
+            let compressed = compress_and_verify(codecs, &joined);
+            codecs.joined = joined;
+            compressed
+        })?;
+        let (stored, codec) = match compressed {
+            Compressed::Smaller(stored) => (stored, Codec::Zstd),
+            Compressed::NotSmaller(plain) => (plain, Codec::Raw),
+            Compressed::Wrong => {
+                let what = "a compressed block does not give its content back";
+                return Err(Error::new(ErrorKind::Internal, what));
+            }
         };
         self.held.shrink_to(stored.len() as u64);
         Ok(ReadyBlock {
@@ -108,6 +122,8 @@ impl ReadyBlock {
 
 /// A context of zstd with its scratch buffer; each thread of the pool keeps one.
 struct Codecs {
+    /// The plaintext of the block at hand.
+    joined: Vec<u8>,
     compressor: zstd::bulk::Compressor<'static>,
     decompressor: zstd::bulk::Decompressor<'static>,
     scratch: Vec<u8>,
@@ -127,6 +143,7 @@ fn with_codecs<T>(work: impl FnOnce(&mut Codecs) -> std::io::Result<T>) -> Resul
                 compressor,
                 decompressor,
                 scratch: Vec::new(),
+                joined: Vec::new(),
             });
         }
         match slot {
@@ -136,37 +153,38 @@ fn with_codecs<T>(work: impl FnOnce(&mut Codecs) -> std::io::Result<T>) -> Resul
     })
 }
 
-fn compress(plain: &[u8]) -> Result<Vec<u8>> {
-    with_codecs(|codecs| {
-        let bound = zstd_safe::compress_bound(plain.len());
-        if codecs.scratch.len() < bound {
-            codecs.scratch.resize(bound, 0);
-        }
-        let len = codecs
-            .compressor
-            .compress_to_buffer(plain, codecs.scratch.as_mut_slice())?;
-        Ok(codecs.scratch.get(..len).unwrap_or_default().to_vec())
-    })
+enum Compressed {
+    Smaller(Vec<u8>),
+    NotSmaller(Vec<u8>),
+    /// Decompressing gave other bytes.
+    Wrong,
 }
 
-fn verify(compressed: &[u8], plain: &[u8]) -> Result<()> {
-    let equal = with_codecs(|codecs| {
-        if codecs.scratch.len() < plain.len() {
-            codecs.scratch.resize(plain.len(), 0);
-        }
-        let len = codecs
-            .decompressor
-            .decompress_to_buffer(compressed, codecs.scratch.as_mut_slice())?;
-        Ok(codecs.scratch.get(..len) == Some(plain))
-    })?;
-    if equal {
-        Ok(())
-    } else {
-        Err(Error::new(
-            ErrorKind::Internal,
-            "a compressed block does not give its content back",
-        ))
+fn compress_and_verify(codecs: &mut Codecs, plain: &[u8]) -> std::io::Result<Compressed> {
+    let bound = zstd_safe::compress_bound(plain.len());
+    if codecs.scratch.len() < bound {
+        codecs.scratch.resize(bound, 0);
     }
+    let len = codecs
+        .compressor
+        .compress_to_buffer(plain, codecs.scratch.as_mut_slice())?;
+    let Some(compressed) = codecs
+        .scratch
+        .get(..len)
+        .filter(|c| c.len() < plain.len())
+        .map(<[u8]>::to_vec)
+    else {
+        return Ok(Compressed::NotSmaller(plain.to_vec()));
+    };
+    let len = codecs
+        .decompressor
+        .decompress_to_buffer(&compressed, codecs.scratch.as_mut_slice())?;
+    let equal = codecs.scratch.get(..len) == Some(plain);
+    Ok(if equal {
+        Compressed::Smaller(compressed)
+    } else {
+        Compressed::Wrong
+    })
 }
 
 /// Gives the plaintext of a block: exactly `plain` bytes.
@@ -271,17 +289,7 @@ pub(crate) fn seal_pack(
         // The block's buffer is freed here, while the pack's grows.
     }
     tables.entries.sort_unstable_by_key(|e| (e.id, e.block, e.offset));
-    let (record, offset, sealed) = sealer.record(&tables.encode(), false)?;
-    sealer.pad(padding(sealer.len(), use_padme));
-    sealer.trailer(
-        &PackTrailer {
-            offset,
-            sealed,
-            blocks: record,
-        }
-        .encode(),
-    )?;
-    let sealed = sealer.finish()?;
+    let sealed = sealer.finish_pack(&tables, use_padme)?;
     let size = u32::try_from(sealed.bytes.len())
         .map_err(|_| Error::new(ErrorKind::Internal, "pack over its limit"))?;
     tables.packs.push(PackRow {
@@ -311,29 +319,9 @@ pub(crate) fn open_pack<'a>(
     id: &ObjectId,
     bytes: &'a [u8],
 ) -> Result<OpenedPack<'a>, DecodeError> {
-    let (body, found) = check_trailer(bytes)?;
-    if found != *id {
-        return Err(DecodeError::BadHash);
-    }
-    let header = Header::decode(body, ObjectType::Pack)?;
-    let opener = Opener::new(keyring, body, ObjectType::Pack, "")?;
-    let at = body
-        .len()
-        .checked_sub(PACK_TRAILER_LEN)
-        .ok_or(DecodeError::Truncated)?;
-    let sealed = body.get(at..).ok_or(DecodeError::Truncated)?;
-    let trailer = PackTrailer::decode(&opener.record(TRAILER_RECORD, true, sealed)?)?;
-    let end = (trailer.offset as usize)
-        .checked_add(trailer.sealed as usize)
-        .ok_or(DecodeError::Truncated)?;
-    let directory = body
-        .get(trailer.offset as usize..end.min(at))
-        .ok_or(DecodeError::Truncated)?;
-    let mut tables = Tables::decode(&opener.record(trailer.blocks, false, directory)?, true)?;
-    if tables.blocks.len() != trailer.blocks as usize {
-        return Err(DecodeError::Invalid("directory of a pack"));
-    }
-    let header_bytes = *body.first_chunk::<HEADER_LEN>().ok_or(DecodeError::Truncated)?;
+    let (opener, mut tables) = crypto::open_pack(keyring, id, bytes)?;
+    let header = Header::decode(bytes, ObjectType::Pack)?;
+    let header_bytes = *bytes.first_chunk::<HEADER_LEN>().ok_or(DecodeError::Truncated)?;
     let size = u32::try_from(bytes.len()).map_err(|_| DecodeError::OverLimit("pack"))?;
     tables.packs.push(PackRow {
         id: *id,

@@ -5,12 +5,13 @@ use super::view::{Purpose, View};
 use super::write::{BlobWriter, Durable};
 use crate::context::{Context, Time};
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
 use crate::format::header::ObjectType;
 use crate::format::id::SessionId;
 use crate::format::layout::ObjectName;
 use crate::format::session::SessionRecord;
 use crate::format::snapshot::{Decision, SnapshotRecord};
-use crate::store::Put;
+use crate::store::{Capability, Put};
 use std::sync::Arc;
 
 /// How often a session is begun anew because rounds ended meanwhile.
@@ -22,6 +23,19 @@ pub struct Session {
     sid: SessionId,
     started: Time,
     view: Arc<View>,
+}
+
+/// Tells if the store would overwrite: snapshots are safe there, since their names are random, but no collector is.
+async fn probe(repository: &Repository, context: &Context) -> Result<()> {
+    let marker = repository.marker();
+    if repository.store().probe(&ObjectName::Marker, marker).await? != Capability::PutIfAbsent {
+        let text = "this store does not keep an object that is put twice: snapshots are safe, \
+             but a collector needs `prune --exclusive` while nobody else writes";
+        context.emit(&Event::Note {
+            text: text.to_owned(),
+        });
+    }
+    Ok(())
 }
 
 /// How a commit ended.
@@ -44,6 +58,7 @@ impl Session {
         host: &str,
         adopted: Option<SessionId>,
     ) -> Result<Self> {
+        probe(repository, context).await?;
         for _ in 0..TRIES {
             context.check_cancelled()?;
             // W1

@@ -161,7 +161,7 @@ async fn load_index(
         match run {
             Ok(run) => builder.add(&run, is_claimable(&name)),
             Err(error) if error.kind() == ErrorKind::NotFound || is_damage(&error) => {
-                damaged.push((name, error))
+                damaged.push((name, error));
             }
             Err(error) => return Err(error),
         }

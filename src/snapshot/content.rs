@@ -7,7 +7,9 @@ use crate::format::id::BlobId;
 use crate::format::index::BlobKind;
 use crate::format::limits;
 use crate::repository::BlobNamer;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use std::sync::Arc;
 
 /// Bytes of a long content that are cut at once.
@@ -71,13 +73,28 @@ pub(super) fn cut_and_name(chunker: &Chunker, namer: &BlobNamer, content: &Bytes
     }
 }
 
-/// Cuts a long content as it comes.
+/// Cuts a long content as it comes. Three windows are in work at once: one is cut, the chunks of the one before are named, and
+/// those of the one before that are stored by the caller.
 pub(super) struct Cutter {
     chunker: Arc<Chunker>,
     namer: BlobNamer,
     context: Context,
-    window: BytesMut,
-    whole: Box<blake3::Hasher>,
+    /// Not yet given to a cut.
+    pieces: Vec<Bytes>,
+    pieces_len: usize,
+    cutting: Option<BoxFuture<'static, Result<Cut>>>,
+    naming: Option<BoxFuture<'static, Result<Naming>>>,
+    /// The hash of all chunks that are named; away while a window is.
+    whole: Option<Box<blake3::Hasher>>,
+}
+
+/// The named chunks of a window, and the hash of the content so far.
+type Naming = (Vec<Named>, Box<blake3::Hasher>);
+
+/// A window that is cut: its chunks, and what is left for the next one.
+struct Cut {
+    chunks: Vec<Bytes>,
+    rest: Bytes,
 }
 
 /// A cutter at the start of a content.
@@ -86,72 +103,120 @@ pub(super) fn cut_windows(chunker: Arc<Chunker>, namer: BlobNamer, context: Cont
         chunker,
         namer,
         context,
-        window: BytesMut::new(),
-        whole: Box::default(),
+        pieces: Vec::new(),
+        pieces_len: 0,
+        cutting: None,
+        naming: None,
+        whole: Some(Box::default()),
     }
 }
 
 impl Cutter {
-    /// Takes more bytes; gives the chunks that are certain.
+    /// Takes more bytes; gives chunks that are ready, in order.
     pub(super) async fn data(&mut self, bytes: Bytes) -> Result<Vec<Named>> {
-        if self.window.capacity() == 0 {
-            self.window.reserve(WINDOW + limits::BLOB_MAX / 8);
-        }
-        self.window.extend_from_slice(&bytes);
-        if self.window.len() < WINDOW {
+        self.pieces_len += bytes.len();
+        self.pieces.push(bytes);
+        if self.pieces_len < WINDOW {
             Ok(Vec::new())
         } else {
-            self.cut(false).await
+            self.turn(false).await
         }
     }
 
     /// A hole ends the current chunk; its zero bytes count in the whole hash.
     pub(super) async fn hole(&mut self, len: u64) -> Result<Vec<Named>> {
-        let chunks = self.cut(true).await?;
-        let mut whole = std::mem::take(&mut self.whole);
-        self.whole = self
-            .context
-            .cpu
-            .run(move || {
-                let zeros = vec![0; 1 << 20];
-                let mut left = len;
-                while left > 0 {
-                    let part = usize::try_from(left).unwrap_or(usize::MAX).min(zeros.len());
-                    whole.update(zeros.get(..part).unwrap_or_default());
-                    left -= part as u64;
-                }
-                whole
-            })
-            .await?;
+        let chunks = self.flush().await?;
+        let mut whole = self.whole.take().unwrap_or_default();
+        let hash_zeros = move || {
+            let zeros = vec![0; 1 << 20];
+            let mut left = len;
+            while left > 0 {
+                let part = usize::try_from(left).unwrap_or(usize::MAX).min(zeros.len());
+                whole.update(zeros.get(..part).unwrap_or_default());
+                left -= part as u64;
+            }
+            whole
+        };
+        self.whole = Some(self.context.cpu.run(hash_zeros).await?);
         Ok(chunks)
     }
 
     /// Ends the content: its last chunks, and the hash of all of it.
     pub(super) async fn finish(mut self) -> Result<(Vec<Named>, [u8; 32])> {
-        let chunks = self.cut(true).await?;
-        Ok((chunks, *self.whole.finalize().as_bytes()))
+        let chunks = self.flush().await?;
+        Ok((chunks, *self.whole.unwrap_or_default().finalize().as_bytes()))
     }
 
-    async fn cut(&mut self, end: bool) -> Result<Vec<Named>> {
-        let mut window = std::mem::take(&mut self.window).freeze();
-        let (chunker, namer) = (self.chunker.clone(), self.namer.clone());
-        let mut whole = std::mem::take(&mut self.whole);
-        let work = move || {
-            let mut chunks = Vec::new();
-            while let Some(cut) = chunker.next_cut(&window, end) {
-                let bytes = window.split_to(cut);
-                whole.update(&bytes);
-                chunks.push(Named {
-                    id: namer.name(BlobKind::Data, &bytes),
-                    bytes,
-                });
-            }
-            let mut rest = BytesMut::with_capacity(if end { 0 } else { WINDOW + window.len() });
-            rest.extend_from_slice(&window);
-            (chunks, rest, whole)
-        };
-        let (chunks, rest, whole) = self.context.cpu.run(work).await?;
-        (self.window, self.whole) = (rest, whole);
+    /// Cuts everything to the end and waits for it.
+    async fn flush(&mut self) -> Result<Vec<Named>> {
+        let mut chunks = self.turn(true).await?;
+        // One turn names what was cut, the next one gives it.
+        for _ in 0..2 {
+            chunks.extend(self.turn(true).await?);
+        }
         Ok(chunks)
     }
+
+    /// Moves every window on by one stage.
+    async fn turn(&mut self, end: bool) -> Result<Vec<Named>> {
+        let Cut { chunks, rest } = match self.cutting.take() {
+            Some(cutting) => cutting.await?,
+            None => Cut {
+                chunks: Vec::new(),
+                rest: Bytes::new(),
+            },
+        };
+        let pieces = std::mem::take(&mut self.pieces);
+        self.pieces_len = 0;
+        if !(pieces.is_empty() && rest.is_empty()) {
+            let chunker = self.chunker.clone();
+            self.cutting = Some(
+                self.context
+                    .cpu
+                    .run(move || cut(&chunker, rest, &pieces, end))
+                    .boxed(),
+            );
+        }
+        let named = match self.naming.take() {
+            Some(naming) => {
+                let (named, whole) = naming.await?;
+                self.whole = Some(whole);
+                named
+            }
+            None => Vec::new(),
+        };
+        if !chunks.is_empty() {
+            let (namer, mut whole) = (self.namer.clone(), self.whole.take().unwrap_or_default());
+            let name = move || {
+                let name = |bytes: Bytes| {
+                    whole.update(&bytes);
+                    Named {
+                        id: namer.name(BlobKind::Data, &bytes),
+                        bytes,
+                    }
+                };
+                (chunks.into_iter().map(name).collect(), whole)
+            };
+            self.naming = Some(self.context.cpu.run(name).boxed());
+        }
+        Ok(named)
+    }
+}
+
+fn cut(chunker: &Chunker, rest: Bytes, pieces: &[Bytes], end: bool) -> Cut {
+    let mut window = if pieces.is_empty() {
+        rest
+    } else {
+        let mut joined = Vec::with_capacity(rest.len() + pieces.iter().map(Bytes::len).sum::<usize>());
+        joined.extend_from_slice(&rest);
+        for piece in pieces {
+            joined.extend_from_slice(piece);
+        }
+        joined.into()
+    };
+    let mut chunks = Vec::new();
+    while let Some(cut) = chunker.next_cut(&window, end) {
+        chunks.push(window.split_to(cut));
+    }
+    Cut { chunks, rest: window }
 }

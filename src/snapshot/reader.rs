@@ -132,22 +132,18 @@ impl Window {
     async fn fill(&mut self) -> Result<()> {
         let mut ids: Vec<BlobId> = Vec::new();
         while self.bytes < self.reader.ahead_bytes && self.ahead.len() < AHEAD_ENTRIES {
-            match self.records.next().await {
-                Some(record) => {
-                    let record = record?;
-                    if let ContentRecord::Refs { level: 0, refs } = &record.content
-                        && record.size <= self.reader.ahead_bytes / 4
-                    {
-                        ids.extend(refs.iter().map(|r| r.id).filter(|id| *id != BlobId::HOLE));
-                    }
-                    self.bytes += weight(&record, self.reader.ahead_bytes);
-                    self.ahead.push_back(record);
-                }
-                None => {
-                    self.ended = true;
-                    break;
-                }
+            let Some(record) = self.records.next().await else {
+                self.ended = true;
+                break;
+            };
+            let record = record?;
+            if let ContentRecord::Refs { level: 0, refs } = &record.content
+                && record.size <= self.reader.ahead_bytes / 4
+            {
+                ids.extend(refs.iter().map(|r| r.id).filter(|id| *id != BlobId::HOLE));
             }
+            self.bytes += weight(&record, self.reader.ahead_bytes);
+            self.ahead.push_back(record);
         }
         self.reader.blobs.prefetch(&ids)
     }
@@ -268,7 +264,7 @@ impl Check {
 }
 
 fn hash_zeros(hasher: &mut blake3::Hasher, mut len: u64) {
-    let zeros = [0; 64 << 10];
+    let zeros = [0; 16 << 10];
     while len > 0 {
         let part = usize::try_from(len).unwrap_or(usize::MAX).min(zeros.len());
         hasher.update(zeros.get(..part).unwrap_or_default());

@@ -57,7 +57,7 @@ impl FromStr for SnapshotSpec {
         let invalid = || {
             Error::new(ErrorKind::Invalid, "this names no snapshot")
                 .with("given", text)
-                .hint("a prefix of a snapshot's id, `latest`, `latest:PROJECT`, `latest~2`; with `:PATH` behind it a path inside")
+                .hint("a prefix of a snapshot's id, `latest`, `latest:PROJECT`, `latest~2`; with `:/PATH` behind it a path inside")
         };
         let (name, mut path) = match text.split_once(':') {
             Some((name, path)) => (name, Some(path.to_owned())),

@@ -121,7 +121,10 @@ impl SnapshotWriter {
                 self.send_batch();
                 self.push(Pending::Carried(prior)).await
             }
-            Item::Incident(incident) => self.add_incident(&incident),
+            Item::Incident(incident) => {
+                self.add_incident(&incident);
+                Ok(())
+            }
             Item::Note(text) => {
                 self.context.emit(&Event::Note { text });
                 Ok(())
@@ -283,10 +286,11 @@ impl SnapshotWriter {
         let mut pieces = match content.open().await {
             Ok(pieces) => pieces,
             Err(error) => {
-                return self.add_incident(&Incident {
+                self.add_incident(&Incident {
                     key: head.key,
                     why: describe(&error),
                 });
+                return Ok(());
             }
         };
         let mut cutter = cut_windows(self.chunker.clone(), self.namer.clone(), self.context.clone());
@@ -298,10 +302,11 @@ impl SnapshotWriter {
                 None => break,
                 Some(Ok(piece)) => piece,
                 Some(Err(error)) => {
-                    return self.add_incident(&Incident {
+                    self.add_incident(&Incident {
                         key: head.key,
                         why: describe(&error),
                     });
+                    return Ok(());
                 }
             };
             self.context.check_cancelled()?;
@@ -376,10 +381,12 @@ impl SnapshotWriter {
         });
     }
 
-    fn add_incident(&mut self, incident: &Incident) -> Result<()> {
+    fn add_incident(&mut self, incident: &Incident) {
         let Incident { key, why } = incident;
         let mut why = why.clone();
-        why.truncate(why.floor_char_boundary(limits::TEXT_MAX));
+        while why.len() > limits::TEXT_MAX {
+            why.pop();
+        }
         self.context.emit(&Event::Incident {
             name: key.to_string(),
             why: why.clone(),
@@ -391,7 +398,6 @@ impl SnapshotWriter {
         if self.incidents.len() < limits::INCIDENTS_INLINE_MAX {
             self.incidents.push((key.clone(), why));
         }
-        Ok(())
     }
 
     /// A sign of life while a source is silent.

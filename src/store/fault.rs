@@ -121,6 +121,12 @@ pub(crate) fn classify(error: &object_store::Error) -> Class {
     }
 }
 
+/// Whether the store itself spoke: a refusal is an answer, a broken line is none.
+pub(crate) fn is_answer(error: &E) -> bool {
+    !matches!(classify(error), Class::NotSent | Class::Lost)
+        || matches!(cause(error), Some(Fault::Status { .. }))
+}
+
 /// The first cause of type `T`.
 fn cause<'a, T: std::error::Error + 'static>(error: &'a object_store::Error) -> Option<&'a T> {
     let mut next: Option<&'a (dyn std::error::Error + 'static)> = Some(error);

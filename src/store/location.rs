@@ -69,7 +69,7 @@ impl Location {
         if bucket.is_empty() || bucket.len() > 255 || !bucket.to_ascii_lowercase().chars().all(fits) {
             return wrong("the bucket's name is missing or malformed");
         }
-        let prefix = prefix.trim_matches('/');
+        let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
         if object_store::path::Path::parse(prefix).map_or(true, |path| path.as_ref() != prefix) {
             return Err(Error::new(
                 ErrorKind::Invalid,

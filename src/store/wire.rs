@@ -49,7 +49,9 @@ impl Wire {
             .retry(reqwest::retry::never())
             // The environment is read by the command line only.
             .no_proxy()
-            .tcp_keepalive(Duration::from_secs(15));
+            .tcp_keepalive(Duration::from_secs(15))
+            // Servers close idle connections after some 20 s to 60 s; a put on one of those looks like a lost answer.
+            .pool_idle_timeout(Duration::from_secs(15));
         #[cfg(target_os = "linux")]
         {
             builder = builder.tcp_user_timeout(timeouts.stall);

@@ -311,8 +311,8 @@ impl FaultStore {
                 .map_err(|e| generic(io::Error::new(io::ErrorKind::InvalidInput, e.to_string())))?,
             None => 0..size,
         };
-        let (start, end) = (result.range.start as usize, result.range.end as usize);
-        let part = bytes.slice(start..end);
+        let place = |at: u64| usize::try_from(at).unwrap_or(bytes.len());
+        let part = bytes.slice(place(result.range.start)..place(result.range.end));
         result.payload = GetResultPayload::Stream(stream::once(async move { Ok(part) }).boxed());
         Ok(result)
     }

@@ -4,8 +4,10 @@
 //! Stores: [`FaultStore`] fails where it is told to, [`store_suite`] holds what every store must do, [`Throttle`] is a slow
 //! or broken line, [`SeaweedFs`] a real S3 server.
 
+pub mod arbitrary;
 pub mod collect;
 mod fault_store;
+pub mod fuzz;
 pub mod nodes;
 pub mod repo;
 pub mod rounds;

@@ -155,7 +155,7 @@ impl Hand<'_> {
             round: round.number,
             swept: true,
             collector: self.nonce(),
-            state: (round.number, id),
+            state: Some((round.number, id)),
             nonce: self.nonce(),
         };
         self.put(ObjectName::Seal(round.number), ObjectType::Seal, &seal.encode())

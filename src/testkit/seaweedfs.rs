@@ -21,7 +21,8 @@ const START_MAX: Duration = Duration::from_secs(60);
 pub struct SeaweedFs {
     child: Child,
     dir: tempfile::TempDir,
-    port: u16,
+    /// Of master, volume server, filer, S3.
+    ports: [u16; 4],
 }
 
 impl SeaweedFs {
@@ -52,7 +53,8 @@ impl SeaweedFs {
         fs_err::write(&config, identities).map_err(|e| failed("no configuration").because(e))?;
         let log =
             fs_err::File::create(dir.path().join("log")).map_err(|e| failed("no log file").because(e))?;
-        let [master, volume, filer, s3] = ports()?;
+        let ports = ports()?;
+        let [master, volume, filer, s3] = ports;
         let mut command = command(program);
         command
             .arg("-logtostderr=true")
@@ -74,6 +76,7 @@ impl SeaweedFs {
             .args([
                 "-s3.iam=false",
                 "-s3.port.iceberg=0",
+                "-s3.port.lance=0",
                 "-s3.autoCreateBucket=false",
             ])
             .args(["-master.electionTimeout=1s", "-master.heartbeatInterval=100ms"])
@@ -84,7 +87,7 @@ impl SeaweedFs {
         let child = command
             .spawn()
             .map_err(|e| failed("it cannot be run").because(e))?;
-        let mut server = Self { child, dir, port: s3 };
+        let mut server = Self { child, dir, ports };
         server.wait().await?;
         Ok(server)
     }
@@ -157,7 +160,7 @@ impl SeaweedFs {
 
     /// The S3 address.
     pub fn address(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.port))
+        SocketAddr::from(([127, 0, 0, 1], self.ports[3]))
     }
 
     /// The S3 endpoint.
@@ -192,6 +195,18 @@ impl SeaweedFs {
         let mut options = self.options();
         options.s3.access_key_id = Some("reader".into());
         options
+    }
+}
+
+impl Drop for SeaweedFs {
+    fn drop(&mut self) {
+        // It has no quick way to stop in order, and leaves sockets behind when killed.
+        let _ = self.child.start_kill();
+        for (name, port) in ["master", "volume", "filer", "s3"].iter().zip(self.ports) {
+            for socket in [format!("{name}-grpc-{}", port + 10_000), format!("{name}-{port}")] {
+                let _ = std::fs::remove_file(format!("/tmp/seaweedfs-{socket}.sock"));
+            }
+        }
     }
 }
 

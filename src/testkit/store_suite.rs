@@ -1,5 +1,11 @@
 //! What every store must do, one behaviour to a function; [`crate::store_suite!`] makes tests of them.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "these are bodies of tests: a panic is how they fail"
+)]
+
 use crate::context::Context;
 use crate::error::ErrorKind;
 use crate::format::id::{ObjectId, SessionId};

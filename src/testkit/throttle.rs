@@ -190,7 +190,8 @@ impl Pace {
         let at = {
             let mut next = self.next.lock().await;
             let now = Instant::now();
-            let at = next.map_or(now, |at| at.max(now)) + Duration::from_secs_f64(bytes as f64 / rate as f64);
+            let at = next.map_or(now, |at| at.max(now))
+                + Duration::from_nanos(bytes as u64 * 1_000_000_000 / rate.max(1));
             *next = Some(at);
             at
         };

@@ -1,11 +1,12 @@
 //! Arbitrary trees of files on disk, and a description of a tree that lists everything that a restore must give back. It shares
-#![expect(clippy::unwrap_used, clippy::missing_errors_doc, reason = "this is test code")]
 //! no code with the connector that it tests.
+#![expect(clippy::missing_errors_doc, reason = "this is test code")]
 
 use proptest::prelude::*;
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, SeekFrom, Timespec, Timestamps, UTIME_OMIT, Uid};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::fmt::Write;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
@@ -242,18 +243,19 @@ pub fn describe(root: &Path) -> io::Result<BTreeMap<Vec<u8>, String>> {
         );
         for name in xattr::list(&full)? {
             let value = xattr::get(&full, &name)?.unwrap_or_default();
-            line += &format!(" {}={}", name.to_string_lossy(), value.escape_ascii());
+            let _ = write!(line, " {}={}", name.to_string_lossy(), value.escape_ascii());
         }
         let kind = metadata.file_type();
         if kind.is_file() {
-            line += &format!(" {} {}", metadata.len(), content(&full)?);
+            let _ = write!(line, " {} {}", metadata.len(), content(&full)?);
         } else if kind.is_symlink() {
-            line += &format!(
+            let _ = write!(
+                line,
                 " -> {}",
                 fs_err::read_link(&full)?.as_os_str().as_bytes().escape_ascii()
             );
         } else if kind.is_char_device() || kind.is_block_device() {
-            line += &format!(" device {}", metadata.rdev());
+            let _ = write!(line, " device {}", metadata.rdev());
         }
         out.insert(path.into_os_string().into_vec(), line);
     }
@@ -267,7 +269,7 @@ fn content(path: &Path) -> io::Result<String> {
     let mut at = 0;
     while let Ok(data) = rustix::fs::seek(file.file(), SeekFrom::Data(at)) {
         at = rustix::fs::seek(file.file(), SeekFrom::Hole(data))?;
-        out += &format!(" {data}..{at}");
+        let _ = write!(out, " {data}..{at}");
     }
     Ok(out)
 }

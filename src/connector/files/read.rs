@@ -23,6 +23,8 @@ use tokio::task::JoinSet;
 /// Files up to this size are read ahead and delivered whole; it is also the size of a piece of larger ones.
 pub(super) const SMALL: usize = 1 << 20;
 
+/// Storage that a file may have beside its content.
+const XATTR_STORAGE: u64 = 128 << 10;
 /// What is read of a file that claims to be empty.
 const PROBE: usize = 4096;
 
@@ -108,7 +110,17 @@ pub(super) fn load(found: &Found, owners: &Owners, late: &Arc<Late>) -> Loaded {
 fn load_other(found: &Found, kind: EntryKind, owners: &Owners) -> Loaded {
     let mut trouble = Vec::new();
     let mut attributes = attributes(found, &found.stat, owners);
-    match xattrs::read_at(&*found.dir, &found.name) {
+    // Looking up `.` needs a right that reading an open directory does not.
+    let opened = if *found.name == *b"." {
+        xattrs::read_open(&*found.dir)
+    } else {
+        Err(Errno::BADF)
+    };
+    let list = match opened {
+        Err(Errno::BADF) => xattrs::read_at(&*found.dir, &found.name),
+        opened => opened,
+    };
+    match list {
         Ok(list) => attributes.xattrs = list,
         Err(Errno::NOENT) if kind != EntryKind::Directory => return vanished(found),
         Err(error) => trouble.push(xattr_incident(&found.key, error)),
@@ -308,7 +320,9 @@ fn read_small(fd: &OwnedFd, mut stat: Stat) -> rustix::io::Result<Small> {
 /// Reads the first `stat.size` bytes, or fewer if there are no more, holes as holes, in pieces of at most [`SMALL`] bytes, until
 /// `take` says no. Of files that claim to be empty, all that comes up to [`SMALL`].
 fn read_pieces(fd: &OwnedFd, stat: &Stat, mut take: impl FnMut(Piece) -> bool) -> rustix::io::Result<u64> {
-    let sparse = stat.stored < stat.size;
+    // Storage of extended attributes counts too, so a file with as much storage as content may still have a hole.
+    let sparse = stat.stored < stat.size.saturating_add(XATTR_STORAGE)
+        && rustix::fs::seek(fd, SeekFrom::Hole(0)).is_ok_and(|hole| hole < stat.size);
     let end = if stat.size == 0 { SMALL as u64 } else { stat.size };
     let mut at = 0;
     while at < end {

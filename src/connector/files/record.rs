@@ -1,5 +1,6 @@
 //! Metadata and state of files entries (`format-spec/62-files.md` sections 3 and 4).
 
+use super::xattrs::Xattrs;
 use crate::context::Time;
 use crate::format::error::DecodeError;
 use crate::snapshot::entry::{EntryKind, Key, Metadata, Value};
@@ -142,8 +143,8 @@ fn ranged(value: i64, max: u32) -> Result<u32, DecodeError> {
     u32::try_from(value).ok().filter(|v| *v <= max).ok_or(FIELD)
 }
 
-fn xattrs(values: Vec<Value>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, DecodeError> {
-    let mut out: Vec<(Vec<u8>, Vec<u8>)> = Vec::with_capacity(values.len().min(64));
+fn xattrs(values: Vec<Value>) -> Result<Xattrs, DecodeError> {
+    let mut out = Xattrs::with_capacity(values.len().min(64));
     for value in values {
         let Value::List(pair) = value else {
             return Err(FIELD);

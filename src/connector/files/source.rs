@@ -96,7 +96,7 @@ enum Work {
 
 enum Done {
     Item(Item),
-    Loaded(Found, Loaded),
+    Loaded(Box<(Found, Loaded)>),
 }
 
 enum Batch {
@@ -181,7 +181,7 @@ impl<'a> Pipeline<'a> {
                 for one in done {
                     match one {
                         Done::Item(item) => self.out.push_back(item),
-                        Done::Loaded(found, loaded) => self.deliver(found, loaded).await?,
+                        Done::Loaded(both) => self.deliver(both.0, both.1).await?,
                     }
                 }
             }
@@ -264,7 +264,7 @@ impl<'a> Pipeline<'a> {
                 Work::Ready(item) => Done::Item(item),
                 Work::Load(found) => {
                     let loaded = read::load(&found, &owners, &late);
-                    Done::Loaded(found, loaded)
+                    Done::Loaded(Box::new((found, loaded)))
                 }
             };
             works.into_iter().map(load).collect()
@@ -375,5 +375,67 @@ impl PriorCursor {
         } else {
             Proof::None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connector::files::key::key_of;
+    use crate::connector::files::stat::Stat;
+    use crate::snapshot::entry::NoPrior;
+    use rustix::fs::{Mode, OFlags};
+
+    #[tokio::test]
+    async fn when_a_first_name_vanishes_the_next_one_takes_the_content_over() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a", "b", "c"] {
+            match name {
+                "a" => fs_err::write(dir.path().join("a"), "content").unwrap(),
+                name => fs_err::hard_link(dir.path().join("a"), dir.path().join(name)).unwrap(),
+            }
+        }
+        let fd = rustix::fs::open(dir.path(), OFlags::RDONLY, Mode::empty()).unwrap();
+        let fd = Arc::new(fd);
+        let found = |name: &str, first: Option<&str>| Found {
+            key: key_of(name.as_bytes()),
+            dir: fd.clone(),
+            name: name.as_bytes().into(),
+            stat: Stat::at(&*fd, b"b").unwrap(),
+            first: first.map(|first| (key_of(first.as_bytes()), EntryKind::File)),
+            partial: false,
+            on_the_way: false,
+        };
+        let request = FilesRequest {
+            roots: vec![dir.path().into()],
+            ..FilesRequest::default()
+        };
+        let (source, context) = (
+            FilesSource::new(request).unwrap(),
+            Context::deterministic(1).unwrap(),
+        );
+        let mut pipeline = Pipeline::start(&source, &context, &NoPrior);
+        // As if `a` had been renamed between the walk and the reading.
+        fs_err::remove_file(dir.path().join("a")).unwrap();
+        for found in [found("a", None), found("b", Some("a")), found("c", Some("a"))] {
+            let loaded = read::load(&found, &pipeline.owners, &pipeline.late);
+            pipeline.deliver(found, loaded).await.unwrap();
+        }
+        let entries: Vec<_> = pipeline
+            .out
+            .iter()
+            .filter_map(|item| match item {
+                Item::Entry(entry) => Some(&entry.head),
+                _ => None,
+            })
+            .collect();
+        let kinds: Vec<_> = entries
+            .iter()
+            .map(|head| (head.key.to_string(), head.kind))
+            .collect();
+        let (b, c) = ("files/b".to_owned(), "files/c".to_owned());
+        assert_eq!(kinds, [(b, EntryKind::File), (c, EntryKind::HardLink)]);
+        let first = Attributes::from_metadata(&entries[1].metadata).unwrap().first;
+        assert_eq!(first, Some((key_of(b"b"), EntryKind::File)));
     }
 }

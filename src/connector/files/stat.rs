@@ -37,13 +37,8 @@ impl Stat {
         rustix::fs::fstat(fd).map(|s| Self::new(&s))
     }
 
-    #[expect(
-        clippy::unnecessary_cast,
-        clippy::useless_conversion,
-        reason = "the widths differ between systems"
-    )]
     fn new(stat: &rustix::fs::Stat) -> Self {
-        let raw_mode = stat.st_mode as rustix::fs::RawMode;
+        let raw_mode: rustix::fs::RawMode = stat.st_mode;
         let kind = match FileType::from_raw_mode(raw_mode) {
             FileType::RegularFile => Some(EntryKind::File),
             FileType::Directory => Some(EntryKind::Directory),
@@ -57,7 +52,7 @@ impl Stat {
         let time = |seconds, nanos: u32| Time { seconds, nanos };
         Self {
             kind,
-            mode: u32::from(raw_mode) & 0o7777,
+            mode: narrow(raw_mode) & 0o7777,
             uid: stat.st_uid,
             gid: stat.st_gid,
             size: unsigned(stat.st_size),
@@ -68,8 +63,8 @@ impl Stat {
             device: unsigned(stat.st_dev),
             names: unsigned(stat.st_nlink),
             numbers: (
-                rustix::fs::major(stat.st_rdev) as u32,
-                rustix::fs::minor(stat.st_rdev) as u32,
+                narrow(rustix::fs::major(stat.st_rdev)),
+                narrow(rustix::fs::minor(stat.st_rdev)),
             ),
         }
     }

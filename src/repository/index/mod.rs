@@ -194,6 +194,9 @@ impl Index {
 
     /// The rows that list some packs, as a run of theirs would.
     pub(crate) fn rows_of(&self, packs: &BTreeSet<PackNumber>) -> Vec<Tables> {
+        if packs.is_empty() {
+            return Vec::new();
+        }
         let mut order: Vec<(ObjectId, PackNumber)> = packs
             .iter()
             .filter_map(|number| self.pack(*number).map(|pack| (pack.id, *number)))

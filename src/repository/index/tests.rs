@@ -42,17 +42,15 @@ fn run(pack: u8, entries: &[(u8, Option<u8>)]) -> Tables {
 
 fn build(runs: &[Tables], excluded: &[u8]) -> Index {
     let mut builder = IndexBuilder::new(excluded.iter().map(|p| ObjectId([*p; 32])).collect());
-    runs.iter().for_each(|run| builder.add(run, false));
+    for run in runs {
+        builder.add(run, false);
+    }
     builder.finish()
 }
 
 #[test]
 fn an_entry_takes_at_most_64_bytes() {
-    assert!(
-        std::mem::size_of::<Copy>() <= 64 - 12,
-        "{}",
-        std::mem::size_of::<Copy>()
-    );
+    assert!(size_of::<Copy>() <= 64 - 12, "{}", size_of::<Copy>());
 }
 
 #[test]

@@ -5,11 +5,15 @@ use super::{Copy, Index};
 use crate::format::id::BlobId;
 use crate::format::limits::CHAIN_MAX;
 
+/// Copies of bases that are tried for one blob: hostile tables must not buy exponential work.
+const STEPS_MAX: u32 = 4096;
+
 /// Copies to read for one blob: the blob's own first, then bases, the last one whole.
 type Chain<'a> = Vec<&'a Copy>;
 
 impl Index {
     /// Whether the blob can be read.
+    #[cfg(test)]
     pub(crate) fn usable(&self, id: &BlobId) -> bool {
         self.chain(id, &|_| true).is_some()
     }
@@ -17,7 +21,9 @@ impl Index {
     /// A chain of copies that gives the blob, out of those that `allowed` lets through; whole copies are preferred.
     pub(crate) fn chain<'a>(&'a self, id: &BlobId, allowed: &dyn Fn(&Copy) -> bool) -> Option<Chain<'a>> {
         let mut chain = Chain::new();
-        self.extend_chain(id, allowed, &mut chain).then_some(chain)
+        let mut steps = STEPS_MAX;
+        self.extend_chain(id, allowed, &mut chain, &mut steps)
+            .then_some(chain)
     }
 
     fn extend_chain<'a>(
@@ -25,8 +31,10 @@ impl Index {
         id: &BlobId,
         allowed: &dyn Fn(&Copy) -> bool,
         chain: &mut Chain<'a>,
+        steps: &mut u32,
     ) -> bool {
-        if chain.len() > CHAIN_MAX || chain.iter().any(|copy| copy.id == *id) {
+        *steps = steps.saturating_sub(1);
+        if *steps == 0 || chain.len() > CHAIN_MAX || chain.iter().any(|copy| copy.id == *id) {
             return false;
         }
         let copies = self.copies(id);
@@ -37,7 +45,7 @@ impl Index {
         for delta in copies.iter().filter(|copy| copy.delta && allowed(copy)) {
             let Some(base) = self.base(delta) else { continue };
             chain.push(delta);
-            if self.extend_chain(&base, allowed, chain) {
+            if self.extend_chain(&base, allowed, chain, steps) {
                 return true;
             }
             chain.pop();

@@ -20,6 +20,9 @@ use tokio::task::JoinSet;
 /// Ranges of packs begin and end at multiples of this, so that a store learns no blob's place.
 const SPAN: u64 = 1 << 20;
 
+/// A range of a pack, and the numbered blocks that are wanted of it.
+type Group = (Range<u64>, Vec<(u32, Block)>);
+
 type SharedBytes = Shared<BoxFuture<'static, Result<Bytes>>>;
 
 /// Blocks on their way or at hand.
@@ -129,9 +132,9 @@ impl Blocks {
     }
 
     /// Groups the blocks of one pack into aligned ranges: neighbours, and what lies less than a span apart, go together.
-    fn ranges(&self, pack: PackNumber, blocks: &[(u32, Block)]) -> Vec<(Range<u64>, Vec<(u32, Block)>)> {
+    fn ranges(&self, pack: PackNumber, blocks: &[(u32, Block)]) -> Vec<Group> {
         let size = self.index.pack(pack).map_or(0, |pack| u64::from(pack.size));
-        let mut ranges: Vec<(Range<u64>, Vec<(u32, Block)>)> = Vec::new();
+        let mut ranges: Vec<Group> = Vec::new();
         for (number, block) in blocks {
             let (start, end) = (
                 u64::from(block.offset),

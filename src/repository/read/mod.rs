@@ -15,6 +15,9 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use std::collections::HashSet;
 use std::sync::{Arc, RwLock};
 
+/// Blobs up to this size are verified where they are read, in bytes.
+const HASHED_INLINE_MAX: usize = 64 << 10;
+
 /// Reads blobs of a view; cheap to clone, shared by everything that one operation reads.
 #[derive(Clone)]
 pub struct BlobReader {
@@ -152,13 +155,13 @@ impl BlobReader {
             let keyring = self.inner.repository.shared_keyring();
             let (checked, expected, blob_kind) = (bytes.clone(), copy.id, copy.kind());
             let verify = move || keyring.verify_blob(blob_kind, &expected, &checked);
-            self.inner
-                .context
-                .cpu
-                .run(verify)
-                .await
-                .map_err(failed)?
-                .map_err(|e| failed(Error::from(e).with("blob", copy.id)))?;
+            // A small blob is hashed sooner than another thread would take it.
+            let verified = if bytes.len() <= HASHED_INLINE_MAX {
+                verify()
+            } else {
+                self.inner.context.cpu.run(verify).await.map_err(failed)?
+            };
+            verified.map_err(|e| failed(Error::from(e).with("blob", copy.id)))?;
             plain = Some(bytes);
         }
         let found = chain.first().map(Copy::kind);

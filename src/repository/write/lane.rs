@@ -46,11 +46,8 @@ impl Lane {
         plaintext: &Bytes,
         held: Reservation,
     ) -> Result<bool> {
-        if !self.block.blobs.is_empty() && self.block.plain.len() + plaintext.len() > BLOCK_TARGET {
+        if !self.block.blobs.is_empty() && self.block.len + plaintext.len() > BLOCK_TARGET {
             self.close_block(context).await?;
-        }
-        if self.block.blobs.is_empty() {
-            self.block.plain.reserve_exact(BLOCK_TARGET.max(plaintext.len()));
         }
         self.block.push(kind, id, plaintext, held)?;
         Ok(self.pack_len >= self.pack_target)

@@ -126,12 +126,20 @@ impl BlobWriter {
         plaintext: &Bytes,
         held: Reservation,
     ) -> Result<bool> {
-        if self.broken {
-            return Err(Error::new(ErrorKind::Internal, "the writer has failed before"));
-        }
+        self.check_sound()?;
         let result = self.try_put(kind, id, plaintext, held).await;
         self.broken |= result.is_err();
         result
+    }
+
+    fn check_sound(&self) -> Result<()> {
+        if self.broken {
+            return Err(Error::new(
+                ErrorKind::Internal,
+                "an upload of this session has failed before",
+            ));
+        }
+        Ok(())
     }
 
     async fn try_put(
@@ -258,10 +266,6 @@ impl BlobWriter {
                 );
             }
             drop(held);
-            context.emit(&Event::ObjectStored {
-                name: name.to_string(),
-                bytes,
-            });
             Ok(Uploaded { tables, bytes })
         });
         Ok(())
@@ -300,6 +304,7 @@ impl BlobWriter {
     /// # Errors
     /// What the store says.
     pub async fn flush(&mut self) -> Result<()> {
+        self.check_sound()?;
         self.data.close(&self.context).await?;
         self.nodes.close(&self.context).await?;
         if self.data.pack_len() + self.nodes.pack_len() < SHARED_PACK_MAX {
@@ -324,9 +329,6 @@ impl BlobWriter {
     /// # Errors
     /// What the store says.
     pub async fn finish(mut self) -> Result<Durable> {
-        if self.broken {
-            return Err(Error::new(ErrorKind::Internal, "the writer has failed before"));
-        }
         self.flush().await?;
         Ok(Durable {
             sid: self.sid,

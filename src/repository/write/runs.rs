@@ -3,7 +3,6 @@
 use super::BlobWriter;
 use crate::crypto::seal_object;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Event;
 use crate::format::header::{ObjectType, Origin};
 use crate::format::index::Tables;
 use crate::format::layout::ObjectName;
@@ -47,10 +46,6 @@ impl BlobWriter {
             self.repository.cache().put(&name, &sealed.bytes);
             self.repository.cache().note_seen(&[name]);
             self.counts.bytes_stored += bytes;
-            self.context.emit(&Event::ObjectStored {
-                name: name.to_string(),
-                bytes,
-            });
         }
         self.claims_listed.extend(unlisted);
         self.last_run = self.context.clock.now();

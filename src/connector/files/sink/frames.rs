@@ -410,6 +410,7 @@ impl FilesSink {
         key_of(&path)
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "callers end with it")]
     fn fail(&mut self, context: &Context, key: &Key, why: &str) -> Result<()> {
         self.count(context, Outcome::failed(key, why));
         Ok(())

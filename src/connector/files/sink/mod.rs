@@ -53,6 +53,7 @@ pub enum Overwrite {
 
 /// A restore of files.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 pub struct RestoreRequest {
     /// The directory to restore into; made with mode 0700 if it is not there. Its own attributes are never changed.
     pub target: PathBuf,
@@ -79,6 +80,7 @@ pub struct RestoreRequest {
 
 /// What holds for all entries of a restore.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 struct Policy {
     overwrite: Overwrite,
     delete: bool,

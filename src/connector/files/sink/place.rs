@@ -78,6 +78,10 @@ pub(super) fn enter(parent: &OwnedFd, name: &[u8], policy: &Policy) -> Result<Pl
         return Ok(Place::Absent);
     }
     rustix::fs::mkdirat(parent, name, Mode::RWXU)?;
+    // A default ACL of the parent may have given others more, and us less.
+    if Stat::at(parent, name)?.mode & 0o777 != 0o700 {
+        set_mode_at(parent, name, 0o700)?;
+    }
     let fd = open_beneath(parent, name, LIST)?;
     let now = Stat::of(&fd)?;
     Ok(Place::Open(Arc::new(fd), now, None))

@@ -40,7 +40,7 @@ pub(super) fn put_in_place(dir: &OwnedFd, temporary: &[u8], name: &[u8]) -> Resu
 pub(super) struct Temporary {
     dir: Arc<OwnedFd>,
     name: Box<[u8]>,
-    temporary: Vec<u8>,
+    written_as: Vec<u8>,
     fd: OwnedFd,
     len: u64,
     hasher: Option<blake3::Hasher>,
@@ -63,7 +63,7 @@ impl Temporary {
         Ok(Self {
             dir: dir.clone(),
             name: name.into(),
-            temporary,
+            written_as: temporary,
             fd,
             len: 0,
             hasher: hashed.then(blake3::Hasher::new),
@@ -117,7 +117,7 @@ impl Temporary {
     /// Gives it its name.
     pub(super) fn rename(mut self) -> Result<Stat> {
         let stat = Stat::of(&self.fd)?;
-        rustix::fs::renameat(&*self.dir, self.temporary.as_slice(), &*self.dir, &*self.name)?;
+        rustix::fs::renameat(&*self.dir, self.written_as.as_slice(), &*self.dir, &*self.name)?;
         self.in_place = true;
         Ok(stat)
     }
@@ -136,12 +136,12 @@ impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.in_place {
             // What cannot be removed is found by the next restore.
-            let _ = rustix::fs::unlinkat(&*self.dir, self.temporary.as_slice(), AtFlags::empty());
+            let _ = rustix::fs::unlinkat(&*self.dir, self.written_as.as_slice(), AtFlags::empty());
         }
     }
 }
 
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Takes `len` zero bytes into a hash.
 pub(super) fn hash_zeros(hasher: &mut blake3::Hasher, mut len: u64) {

@@ -1,0 +1,151 @@
+//! `holdall restore`.
+
+use super::{Filter, ls};
+use crate::cli::app::App;
+use crate::cli::environment;
+use crate::cli::exit::{DIFFERS, DONE, Ended, INCOMPLETE};
+use crate::cli::render;
+use crate::connector::files::{self, FilesSink, Overwrite, Select};
+use crate::ops::{self, FilesPlace, RestoreReport};
+use crate::snapshot::{SnapshotReader, SnapshotSpec};
+use serde_json::json;
+use std::path::PathBuf;
+
+/// What happens to files that are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Replace {
+    /// Every file is written again.
+    Always,
+    /// Files whose size and time fit are left.
+    IfChanged,
+    /// Only older files are replaced.
+    IfNewer,
+    /// Nothing that is there is touched.
+    Never,
+}
+
+/// Arguments of `restore`.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Examples:\n  \
+    holdall restore latest --target /tmp/restored\n  \
+    holdall restore latest:/srv/shop/uploads --target /srv/shop/uploads --delete --verify\n  \
+    holdall restore latest --target /tmp/x --include '*.pdf' --dry-run\n\n\
+    Without a path, files keep their whole path below the target; with one, that directory becomes the target. Streams are not \
+    files: `holdall cat` writes them. An interrupted restore, begun again, continues. Exit code 3 means that something could not \
+    be restored, 5 that --verify found differences.")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+pub(in crate::cli) struct Args {
+    /// The snapshot, and with :PATH what of it
+    #[arg(value_name = "SNAPSHOT[:PATH]")]
+    snapshot: SnapshotSpec,
+    /// The directory to restore into; made if it is not there
+    #[arg(short, long, value_name = "DIR")]
+    target: PathBuf,
+    /// Only what matches, as .gitignore lines do
+    #[arg(short, long, value_name = "PATTERN")]
+    include: Vec<String>,
+    /// Not what matches
+    #[arg(short, long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+    /// What happens to files that are there
+    #[arg(long, value_enum, default_value_t = Replace::IfChanged)]
+    overwrite: Replace,
+    /// Remove what the snapshot does not have
+    #[arg(long)]
+    delete: bool,
+    /// Only report; nothing is changed
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// Read every file again and compare it
+    #[arg(long)]
+    verify: bool,
+    /// Restore devices, set-user-id bits and attributes of the system too
+    #[arg(long)]
+    privileged: bool,
+    /// Restore owners by number, not by name
+    #[arg(long)]
+    numeric_owners: bool,
+    #[command(flatten)]
+    filter: Filter,
+}
+
+pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
+    let select = Select::new(&args.include, &args.exclude)?;
+    let target = files::absolute(&environment::working_directory()?, &args.target)?;
+    let snapshot = super::open_snapshot(app, &args.snapshot, &args.filter).await?;
+    let path = ls::place(&args.snapshot, None)?;
+    let FilesPlace { request, strip } = ops::files_place(&snapshot, path, select.clone()).await?;
+    let mut sink = FilesSink::new(files::RestoreRequest {
+        target: target.clone(),
+        strip,
+        select,
+        overwrite: match args.overwrite {
+            Replace::Always => Overwrite::Always,
+            Replace::IfChanged => Overwrite::IfChanged,
+            Replace::IfNewer => Overwrite::IfNewer,
+            Replace::Never => Overwrite::Never,
+        },
+        delete: args.delete,
+        dry_run: args.dry_run,
+        verify: args.verify,
+        privileged: args.privileged,
+        ownership: None,
+        numeric_owners: args.numeric_owners,
+    });
+    let report = ops::restore(&app.context, &snapshot, request, &mut sink).await?;
+    app.progress.end();
+    if path.is_none() && ops::count_streams(&snapshot, 1).await? > 0 {
+        app.note(&format!(
+            "the snapshot holds streams too, which are not files: `holdall cat {} NAME` writes one",
+            snapshot.record().sid.short()
+        ));
+    }
+    show(app, &args, &snapshot, &report)?;
+    Ok(match (report.sink.different, report.sink.failed) {
+        (0, 0) => DONE,
+        (0, _) => INCOMPLETE,
+        _ => DIFFERS,
+    })
+}
+
+fn show(app: &App, args: &Args, snapshot: &SnapshotReader, report: &RestoreReport) -> std::io::Result<()> {
+    let sink = &report.sink;
+    if app.json() {
+        return render::line(&json!({
+            "message_type": "summary",
+            "snapshot_id": snapshot.record().sid.name(),
+            "dry_run": args.dry_run,
+            "files_restored": sink.written,
+            "files_skipped": sink.skipped,
+            "files_deleted": sink.deleted,
+            "files_failed": sink.failed,
+            "files_different": sink.different,
+            "bytes_restored": sink.bytes,
+            "total_duration": report.seconds,
+        }));
+    }
+    let verb = if args.dry_run { "would restore" } else { "restored" };
+    let mut text = format!(
+        "{verb} {} ({}) of snapshot {} to {} in {}",
+        render::count(sink.written, "entry"),
+        render::bytes(sink.bytes),
+        snapshot.record().sid.short(),
+        args.target.display(),
+        render::seconds(report.seconds),
+    );
+    for (n, what) in [
+        (sink.skipped, "there already"),
+        (sink.deleted, "deleted"),
+        (sink.failed, "FAILED, see the warnings"),
+        (sink.different, "DIFFERENT after writing"),
+    ] {
+        if n > 0 {
+            text.push_str(&format!("; {n} {what}"));
+        }
+    }
+    if args.verify && sink.different == 0 {
+        text.push_str("; verified");
+    }
+    text.push('\n');
+    render::print(&text)
+}

@@ -1,0 +1,287 @@
+//! `holdall snapshot`.
+
+use crate::cli::app::App;
+use crate::cli::exit::{DONE, Ended, INCOMPLETE};
+use crate::cli::render;
+use crate::cli::repo::{self, Access};
+use crate::cli::{environment, parse, words};
+use crate::connector::Source;
+use crate::connector::files::{self, Excludes, FilesRequest, FilesSource};
+use crate::connector::stdio::{Input, StdioSource, StreamRequest};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ops::{self, SnapshotReport, SnapshotRequest};
+use crate::snapshot::SnapshotSpec;
+use serde_json::json;
+use std::ffi::OsString;
+use std::io::{IsTerminal, Read};
+use std::path::PathBuf;
+
+/// Arguments of `snapshot`.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Examples:\n  \
+    holdall snapshot /srv/shop/uploads --exclude '*.tmp' --tag nightly\n  \
+    pg_dump shop | holdall snapshot --stdin --stdin-filename shop.sql\n  \
+    holdall snapshot --stdin-filename shop.sql --stdin-from-command -- pg_dump shop\n  \
+    holdall snapshot /srv/shop/uploads --project shop \\\n      \
+    --stream shop.sql='pg_dump shop' --stream globals.sql='pg_dumpall --globals-only'\n\n\
+    Commands are started without a shell, and nothing is committed unless each of them ends well: prefer them to a pipe, \
+    whose reader cannot see that the writer failed. Exit code 3 means that the snapshot is there but lacks what could not be read.")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+pub(in crate::cli) struct Args {
+    /// Files and directories
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// A label; repeat it, or separate labels by commas
+    #[arg(long, value_name = "TAG")]
+    tag: Vec<String>,
+    /// The name of the host to write down [env: HOLDALL_HOST]
+    #[arg(long, value_name = "NAME")]
+    host: Option<String>,
+    /// The project that the snapshot belongs to
+    #[arg(long, value_name = "NAME")]
+    project: Option<String>,
+    /// The snapshot to compare with [default: the newest of the same host, project and sources]
+    #[arg(long, value_name = "SNAPSHOT")]
+    parent: Option<SnapshotSpec>,
+    /// Read everything, also what the parent proves unchanged
+    #[arg(long)]
+    force_read: bool,
+    /// Only look at what would be read
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// Leave out what matches, as .gitignore lines do
+    #[arg(short, long, value_name = "PATTERN", help_heading = "What to leave out")]
+    exclude: Vec<String>,
+    /// Leave out what matches the lines of this file
+    #[arg(long, value_name = "FILE", help_heading = "What to leave out")]
+    exclude_file: Vec<PathBuf>,
+    /// Leave out what directories hold that hold this file; NAME:HEADER asks how it must begin
+    #[arg(long, value_name = "NAME", help_heading = "What to leave out")]
+    exclude_if_present: Vec<String>,
+    /// Leave out what directories with a CACHEDIR.TAG hold
+    #[arg(long, help_heading = "What to leave out")]
+    exclude_caches: bool,
+    /// Leave out files larger than this
+    #[arg(long, value_name = "SIZE", value_parser = parse::bytes, help_heading = "What to leave out")]
+    exclude_larger_than: Option<u64>,
+    /// Stay on the file systems of the paths
+    #[arg(short = 'x', long, help_heading = "What to leave out")]
+    one_file_system: bool,
+    /// Read paths from a file, one a line or separated by NUL; `-` is standard input
+    #[arg(long, value_name = "FILE")]
+    files_from: Vec<PathBuf>,
+    /// Keep standard input as a stream
+    #[arg(long, help_heading = "Streams", conflicts_with = "stdin_from_command")]
+    stdin: bool,
+    /// What the stream is called
+    #[arg(long, value_name = "NAME", default_value = "stdin", help_heading = "Streams")]
+    stdin_filename: String,
+    /// Keep the output of the command behind `--` as a stream
+    #[arg(long, help_heading = "Streams", requires = "command")]
+    stdin_from_command: bool,
+    /// Keep the output of a command as the stream NAME; repeat it for several. Words are split at spaces, '…' and "…" group, no
+    /// shell sees it
+    #[arg(long, value_name = "NAME=COMMAND", help_heading = "Streams")]
+    stream: Vec<String>,
+    /// The command for --stdin-from-command
+    #[arg(last = true, value_name = "COMMAND", requires = "stdin_from_command")]
+    command: Vec<OsString>,
+}
+
+pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
+    let plan = Plan::new(&args)?;
+    let request = SnapshotRequest {
+        host: super::host(args.host.as_ref())?,
+        project: args.project.clone(),
+        tags: parse::tags(&args.tag),
+        parent: args.parent.clone(),
+        force_read: args.force_read,
+        dry_run: args.dry_run,
+    };
+    let access = if args.dry_run {
+        Access::ReadOnly
+    } else {
+        Access::ReadWrite
+    };
+    let repository = repo::open(app, access).await?;
+    let mut tries = 0;
+    let mut open = || {
+        tries += 1;
+        plan.open(tries)
+    };
+    let report = ops::snapshot(&app.context, &repository, &request, &mut open)
+        .await
+        .map_err(|error| {
+            if error.kind() == ErrorKind::Cancelled && error.advice().is_none() {
+                return error
+                    .hint("run the same command again: what was uploaded is found and not stored twice");
+            }
+            error
+        })?;
+    app.progress.end();
+    show(app, &report)?;
+    Ok(if report.snapshot.partial { INCOMPLETE } else { DONE })
+}
+
+/// What is read, so that it can be opened once more.
+struct Plan {
+    files: Option<FilesRequest>,
+    stdin: Option<String>,
+    commands: Vec<(String, Vec<OsString>)>,
+}
+
+impl Plan {
+    fn new(args: &Args) -> Result<Self> {
+        let mut commands = Vec::new();
+        for stream in &args.stream {
+            let invalid = || {
+                Error::new(ErrorKind::Invalid, "--stream takes NAME=COMMAND")
+                    .hint("for example --stream shop.sql='pg_dump shop'")
+            };
+            let (name, command) = stream.split_once('=').ok_or_else(invalid)?;
+            let words = words::split(command).map_err(|error| error.with("stream", name))?;
+            commands.push((name.to_owned(), words.into_iter().map(OsString::from).collect()));
+        }
+        if args.stdin_from_command {
+            commands.push((args.stdin_filename.clone(), args.command.clone()));
+        }
+        let plan = Self {
+            files: file_request(args)?,
+            stdin: args.stdin.then(|| args.stdin_filename.clone()),
+            commands,
+        };
+        if plan.files.is_none() && plan.stdin.is_none() && plan.commands.is_empty() {
+            return Err(Error::new(ErrorKind::Invalid, "nothing to keep is given")
+                .hint("give paths, --stdin, --stream NAME=COMMAND, or --stdin-from-command -- COMMAND"));
+        }
+        if plan.stdin.is_some() && std::io::stdin().is_terminal() {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                "--stdin needs a pipe or a file, and standard input is a terminal",
+            ));
+        }
+        Ok(plan)
+    }
+
+    /// Opens the sources; nothing the second time if one of them cannot be read twice.
+    fn open(&self, tries: u32) -> Result<Option<Vec<Box<dyn Source>>>> {
+        if tries > 1 && self.stdin.is_some() {
+            return Ok(None);
+        }
+        let mut sources: Vec<Box<dyn Source>> = Vec::new();
+        if let Some(request) = &self.files {
+            sources.push(Box::new(FilesSource::new(request.clone())?));
+        }
+        let mut streams: Vec<StreamRequest> = Vec::new();
+        streams.extend(self.commands.iter().map(|(name, argv)| StreamRequest {
+            name: name.clone(),
+            input: Input::Command(argv.clone()),
+        }));
+        streams.extend(self.stdin.iter().map(|name| StreamRequest {
+            name: name.clone(),
+            input: Input::Reader(Box::new(tokio::io::stdin())),
+        }));
+        if !streams.is_empty() {
+            sources.push(Box::new(StdioSource::new(streams)?));
+        }
+        Ok(Some(sources))
+    }
+}
+
+fn file_request(args: &Args) -> Result<Option<FilesRequest>> {
+    let mut given = args.paths.clone();
+    for list in &args.files_from {
+        let mut bytes = Vec::new();
+        let read = if list.as_os_str() == "-" {
+            std::io::stdin().lock().read_to_end(&mut bytes)
+        } else {
+            std::fs::File::open(list).and_then(|mut file| file.read_to_end(&mut bytes))
+        };
+        read.map_err(|e| {
+            Error::new(ErrorKind::Invalid, "cannot read the list of paths")
+                .with("path", list.display())
+                .because(e)
+        })?;
+        given.extend(files::parse_files_from(&bytes));
+    }
+    if given.is_empty() && args.files_from.is_empty() {
+        return Ok(None);
+    }
+    let directory = environment::working_directory()?;
+    let roots = given.iter().map(|path| files::absolute(&directory, path));
+    Ok(Some(FilesRequest {
+        roots: roots.collect::<Result<_>>()?,
+        excludes: Excludes {
+            patterns: args.exclude.clone(),
+            pattern_files: args.exclude_file.clone(),
+            if_present: args.exclude_if_present.clone(),
+            caches: args.exclude_caches,
+            larger_than: args.exclude_larger_than,
+        },
+        one_file_system: args.one_file_system,
+        force_read: args.force_read,
+    }))
+}
+
+fn show(app: &App, report: &SnapshotReport) -> std::io::Result<()> {
+    let snapshot = &report.snapshot;
+    let counts = &snapshot.statistics;
+    let seen = counts.entries_new + counts.entries_changed + counts.entries_unchanged;
+    if app.json() {
+        return render::line(&json!({
+            "message_type": "summary",
+            "dry_run": report.dry_run,
+            "files_new": counts.entries_new,
+            "files_changed": counts.entries_changed,
+            "files_unmodified": counts.entries_unchanged,
+            "data_blobs": counts.blobs_new,
+            "data_added": counts.bytes_new,
+            "data_added_packed": counts.bytes_stored,
+            "total_files_processed": seen,
+            "total_bytes_processed": snapshot.root.bytes,
+            "bytes_read": counts.bytes_read,
+            "total_duration": report.seconds,
+            "backup_start": snapshot.started.to_rfc3339(),
+            "backup_end": snapshot.ended.to_rfc3339(),
+            "parent": report.parent.map(|sid| sid.name()),
+            "snapshot_id": (!report.dry_run).then(|| snapshot.sid.name()),
+            "status": if snapshot.partial { "partial" } else { "complete" },
+            "incidents": snapshot.incident_count,
+        }));
+    }
+    if report.dry_run {
+        return render::print(&format!(
+            "would read {} ({}) and take over {} unread; nothing was written\n",
+            render::count(counts.entries_new, "entry"),
+            render::bytes(counts.bytes_read),
+            render::count(counts.entries_unchanged, "unchanged entry"),
+        ));
+    }
+    let compared = match report.parent {
+        Some(parent) => format!("compared with {}", parent.short()),
+        None => "the first of its kind".to_owned(),
+    };
+    let mut text = format!(
+        "snapshot {} of {}: {} new, {} changed, {} unchanged; {compared}\n",
+        render::bold(&snapshot.sid.short()),
+        render::bytes(snapshot.root.bytes),
+        counts.entries_new,
+        counts.entries_changed,
+        counts.entries_unchanged,
+    );
+    text.push_str(&format!(
+        "read {}, new {}, stored {} ({} smaller than read), {}\n",
+        render::bytes(counts.bytes_read),
+        render::bytes(counts.bytes_new),
+        render::bytes(counts.bytes_stored),
+        render::ratio(counts.bytes_read, counts.bytes_stored),
+        render::seconds(report.seconds),
+    ));
+    if snapshot.partial {
+        text.push_str(&format!(
+            "partial: {} could not be read, see the warnings; everything else is kept\n",
+            render::count(snapshot.incident_count, "thing"),
+        ));
+    }
+    render::print(&text)
+}

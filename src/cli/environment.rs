@@ -1,0 +1,130 @@
+//! What the process is given besides its arguments: variables, host name, directories. Read here and nowhere else.
+
+use crate::error::{Error, ErrorKind, Result};
+use std::ffi::OsString;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
+
+/// The largest file of a secret that is read, in bytes.
+const SECRET_MAX: u64 = 64 << 10;
+
+/// A variable that is set and not empty.
+pub(super) fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// A variable as text.
+///
+/// # Errors
+/// `Invalid` if it is not UTF-8; the message does not hold it.
+pub(super) fn text(name: &'static str) -> Result<Option<String>> {
+    variable(name)
+        .map(|value| {
+            value.into_string().map_err(|_| {
+                Error::new(ErrorKind::Invalid, "an environment variable is not text").with("variable", name)
+            })
+        })
+        .transpose()
+}
+
+/// A secret from the variable `name`, or from the file that `NAME_FILE` names.
+///
+/// # Errors
+/// `Invalid` if both are set, or if the file cannot be read.
+pub(super) fn secret(name: &'static str, file_name: &'static str) -> Result<Option<Zeroizing<String>>> {
+    let direct = text(name)?;
+    let Some(path) = variable(file_name) else {
+        return Ok(direct.map(Zeroizing::new));
+    };
+    if direct.is_some() {
+        return Err(
+            Error::new(ErrorKind::Invalid, format!("both {name} and {file_name} are set"))
+                .hint("unset one of them"),
+        );
+    }
+    let bytes = read_secret(Path::new(&path))?;
+    let text = std::str::from_utf8(without_newline(&bytes)).map_err(|_| {
+        Error::new(ErrorKind::Invalid, "the file of a secret is not text").with("variable", file_name)
+    })?;
+    Ok(Some(Zeroizing::new(text.to_owned())))
+}
+
+/// The bytes of a small file that holds a secret.
+///
+/// # Errors
+/// `Invalid` if it cannot be read or is larger than 64 KiB.
+pub(super) fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
+    let failed = |error: std::io::Error| {
+        Error::new(ErrorKind::Invalid, "cannot read the file of a secret")
+            .with("path", path.display())
+            .because(error)
+    };
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
+    file.take(SECRET_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    if bytes.len() as u64 > SECRET_MAX {
+        return Err(
+            Error::new(ErrorKind::Invalid, "the file of a secret is larger than 64 KiB")
+                .with("path", path.display()),
+        );
+    }
+    Ok(bytes)
+}
+
+/// Without the newline that editors and `echo` put behind a secret.
+pub(super) fn without_newline(bytes: &[u8]) -> &[u8] {
+    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    bytes.strip_suffix(b"\r").unwrap_or(bytes)
+}
+
+/// The name of this host: `HOLDALL_HOST`, else what the kernel says.
+///
+/// # Errors
+/// `Invalid` if the variable is not text.
+pub(super) fn host() -> Result<String> {
+    if let Some(host) = text("HOLDALL_HOST")? {
+        return Ok(host);
+    }
+    let name = rustix::system::uname();
+    let name = name.nodename().to_string_lossy().into_owned();
+    Ok(if name.is_empty() { "localhost".into() } else { name })
+}
+
+/// Where caches are kept, if there is a place for them.
+pub(super) fn cache_directory() -> Option<PathBuf> {
+    if let Some(cache) = variable("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .filter(|p| p.is_absolute())
+    {
+        return Some(cache.join("holdall"));
+    }
+    std::env::home_dir()
+        .filter(|home| home.is_absolute())
+        .map(|home| home.join(".cache/holdall"))
+}
+
+/// The directory that relative paths begin at.
+///
+/// # Errors
+/// `Source` if it is gone.
+pub(super) fn working_directory() -> Result<PathBuf> {
+    std::env::current_dir()
+        .map_err(|e| Error::new(ErrorKind::Source, "cannot tell the working directory").because(e))
+}
+
+/// The directory for temporary files.
+pub(super) fn temporary_directory() -> PathBuf {
+    std::env::temp_dir()
+}
+
+/// This program's file.
+///
+/// # Errors
+/// `Source` if the system does not tell.
+pub(super) fn own_program() -> Result<PathBuf> {
+    std::env::current_exe()
+        .map_err(|e| Error::new(ErrorKind::Source, "cannot find this program's file").because(e))
+}

@@ -1,0 +1,202 @@
+//! Where the secret that opens a repository comes from: a flag, else a variable, else systemd's credentials, else a question. Never
+//! an argument: other users of the machine can read those.
+
+use super::args::Globals;
+use super::{environment, prompt, words};
+use crate::context::Context;
+use crate::crypto::{Secret, Unlock, secret_from_phrase};
+use crate::error::{Error, ErrorKind, Result};
+use std::path::PathBuf;
+use std::process::Stdio;
+use tokio::io::AsyncReadExt;
+use zeroize::Zeroizing;
+
+/// The longest output of a password command that is read, in bytes.
+const OUTPUT_MAX: u64 = 64 << 10;
+/// Variables that a password command is not given.
+const HIDDEN: [&str; 3] = ["HOLDALL_PASSWORD", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
+
+/// Where a secret comes from.
+enum Origin {
+    PasswordFile(PathBuf),
+    PasswordCommand(String),
+    Password(Zeroizing<String>),
+    KeyFile(PathBuf),
+    PhraseFile(PathBuf),
+    PhrasePrompt,
+}
+
+/// The secret that opens the repository; asks for a password if nothing else is given.
+///
+/// # Errors
+/// `Invalid` for several or unreadable secrets, `Refused` if there is none and nobody to ask, `Source` if a command fails.
+pub(super) async fn unlock(context: &Context, globals: &Globals) -> Result<Unlock> {
+    match origin(globals)? {
+        Some(origin) => read(context, origin).await,
+        None => {
+            let password = prompt::secret(context, "password of the repository").await?;
+            Ok(Unlock::Password(Zeroizing::new(password.as_bytes().to_vec())))
+        }
+    }
+}
+
+/// The first secret of a repository that is being made: what is given, else a password that is asked for twice.
+///
+/// # Errors
+/// As [`unlock`].
+pub(super) async fn unlock_new(context: &Context, globals: &Globals) -> Result<Unlock> {
+    match origin(globals)? {
+        Some(origin) => read(context, origin).await,
+        None => {
+            let password = prompt::new_secret(context, "password for the new repository").await?;
+            Ok(Unlock::Password(Zeroizing::new(password.as_bytes().to_vec())))
+        }
+    }
+}
+
+/// Flags first; all of them count before any variable does.
+fn origin(globals: &Globals) -> Result<Option<Origin>> {
+    let flags = [
+        globals.password_file.clone().map(Origin::PasswordFile),
+        globals.password_command.clone().map(Origin::PasswordCommand),
+        globals.key_file.clone().map(Origin::KeyFile),
+        globals.recovery_phrase_file.clone().map(Origin::PhraseFile),
+        globals.recovery_phrase.then_some(Origin::PhrasePrompt),
+    ];
+    if let Some(origin) = only(flags, "several secrets are given by flags")? {
+        return Ok(Some(origin));
+    }
+    let path = |name| environment::variable(name).map(PathBuf::from);
+    let variables = [
+        path("HOLDALL_PASSWORD_FILE").map(Origin::PasswordFile),
+        environment::text("HOLDALL_PASSWORD_COMMAND")?.map(Origin::PasswordCommand),
+        environment::text("HOLDALL_PASSWORD")?.map(|p| Origin::Password(Zeroizing::new(p))),
+        path("HOLDALL_KEY_FILE").map(Origin::KeyFile),
+    ];
+    if let Some(origin) = only(variables, "several secrets are given by the environment")? {
+        return Ok(Some(origin));
+    }
+    let credentials = path("CREDENTIALS_DIRECTORY");
+    let credential = |name: &str| {
+        credentials
+            .as_ref()
+            .map(|dir| dir.join(name))
+            .filter(|p| p.is_file())
+    };
+    let credentials = [
+        credential("holdall-password").map(Origin::PasswordFile),
+        credential("holdall-key").map(Origin::KeyFile),
+    ];
+    only(
+        credentials,
+        "several secrets are among the credentials of the service",
+    )
+}
+
+fn only<const N: usize>(origins: [Option<Origin>; N], otherwise: &str) -> Result<Option<Origin>> {
+    let mut origins = origins.into_iter().flatten();
+    let first = origins.next();
+    if origins.next().is_some() {
+        return Err(Error::new(ErrorKind::Invalid, otherwise).hint("give one of them"));
+    }
+    Ok(first)
+}
+
+async fn read(context: &Context, origin: Origin) -> Result<Unlock> {
+    let password = |bytes: &[u8]| {
+        let bytes = environment::without_newline(bytes);
+        if bytes.is_empty() {
+            return Err(Error::new(ErrorKind::Invalid, "the password is empty"));
+        }
+        Ok(Unlock::Password(Zeroizing::new(bytes.to_vec())))
+    };
+    match origin {
+        Origin::PasswordFile(path) => password(&environment::read_secret(&path)?),
+        Origin::PasswordCommand(command) => password(&run(context, &command).await?),
+        Origin::Password(text) => password(text.as_bytes()),
+        Origin::KeyFile(path) => key_file(&path).map(Unlock::KeyFile),
+        Origin::PhraseFile(path) => phrase(&environment::read_secret(&path)?),
+        Origin::PhrasePrompt => {
+            let words = prompt::secret(context, "recovery phrase (24 words)").await?;
+            phrase(words.as_bytes())
+        }
+    }
+}
+
+/// The secret of a key file.
+///
+/// # Errors
+/// `Invalid` if it cannot be read or does not hold exactly 32 bytes.
+pub(super) fn key_file(path: &std::path::Path) -> Result<Secret> {
+    let bytes = environment::read_secret(path)?;
+    Secret::from_slice(&bytes).map_err(|error| error.with("path", path.display()))
+}
+
+fn phrase(bytes: &[u8]) -> Result<Unlock> {
+    let text = std::str::from_utf8(bytes)
+        .map_err(|_| Error::new(ErrorKind::Invalid, "this is not a recovery phrase"))?;
+    secret_from_phrase(text).map(Unlock::Phrase)
+}
+
+/// What a password command prints. It may talk to the user: only its standard output is ours.
+async fn run(context: &Context, command: &str) -> Result<Zeroizing<Vec<u8>>> {
+    let words = words::split(command)?;
+    let [program, arguments @ ..] = words.as_slice() else {
+        return Err(Error::new(ErrorKind::Invalid, "no command to run"));
+    };
+    let failed = |what: &str| Error::new(ErrorKind::Source, what).with("program", program);
+    let mut command = tokio::process::Command::new(program);
+    command.args(arguments).stdout(Stdio::piped()).kill_on_drop(true);
+    for name in HIDDEN {
+        command.env_remove(name);
+    }
+    let mut child = command
+        .spawn()
+        .map_err(|e| failed("cannot start the password command").because(e))?;
+    let mut output = Zeroizing::new(Vec::with_capacity(4096));
+    let ended = async {
+        if let Some(stdout) = child.stdout.take() {
+            stdout.take(OUTPUT_MAX).read_to_end(&mut output).await?;
+        }
+        child.wait().await
+    };
+    let status = tokio::select! {
+        biased;
+        () = context.cancel.cancelled() => return Err(Error::new(ErrorKind::Cancelled, "interrupted")),
+        status = ended => status.map_err(|e| failed("cannot read the password command").because(e))?,
+    };
+    if !status.success() {
+        return Err(failed("the password command failed").with("ended with", status));
+    }
+    Ok(output)
+}
+
+/// Makes a key file, for the owner only, and gives its secret.
+///
+/// # Errors
+/// `Exists` if the file is there, `Source` if it cannot be written.
+pub(super) fn make_key_file(context: &Context, path: &std::path::Path) -> Result<Secret> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let secret = Secret::new(context.random.bytes()?);
+    let failed = |error: std::io::Error| {
+        let kind = if error.kind() == std::io::ErrorKind::AlreadyExists {
+            ErrorKind::Exists
+        } else {
+            ErrorKind::Source
+        };
+        Error::new(kind, "cannot make the key file")
+            .with("path", path.display())
+            .because(error)
+    };
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed)?;
+    file.write_all(secret.expose())
+        .and_then(|()| file.sync_all())
+        .map_err(failed)?;
+    Ok(secret)
+}

@@ -1,0 +1,91 @@
+//! Who may open a repository.
+
+use crate::context::Context;
+use crate::crypto::{Secret, SlotInfo, Unlock, phrase_from_secret};
+use crate::error::Result;
+use crate::repository::Repository;
+use zeroize::Zeroizing;
+
+pub use crate::repository::KeySlotInfo;
+
+/// A key to add.
+pub enum NewKey {
+    /// A secret that somebody has.
+    Given(Unlock),
+    /// A recovery phrase, made now.
+    Phrase,
+}
+
+/// A key that was added.
+pub struct AddedKey {
+    /// Its slot.
+    pub slot: u32,
+    /// The recovery phrase that was made, to be shown once.
+    pub phrase: Option<Zeroizing<String>>,
+}
+
+/// Adds a key.
+///
+/// # Errors
+/// As [`Repository::add_key`].
+pub async fn add_key(
+    context: &Context,
+    repository: &Repository,
+    key: NewKey,
+    label: &str,
+    host: &str,
+) -> Result<AddedKey> {
+    let info = SlotInfo {
+        label: label.to_owned(),
+        host: host.to_owned(),
+        created: context.clock.now().seconds,
+    };
+    let (unlock, phrase) = match key {
+        NewKey::Given(unlock) => (unlock, None),
+        NewKey::Phrase => {
+            let secret = Secret::new(context.random.bytes()?);
+            let phrase = phrase_from_secret(&secret)?;
+            (Unlock::Phrase(secret), Some(phrase))
+        }
+    };
+    let slot = repository.add_key(context, &unlock, &info).await?;
+    Ok(AddedKey { slot, phrase })
+}
+
+/// All key slots, by number.
+///
+/// # Errors
+/// As [`Repository::key_slots`].
+pub async fn list_keys(repository: &Repository) -> Result<Vec<KeySlotInfo>> {
+    repository.key_slots().await
+}
+
+/// Removes a slot.
+///
+/// # Errors
+/// As [`Repository::remove_key`].
+pub async fn remove_key(repository: &Repository, slot: u32) -> Result<()> {
+    repository.remove_key(slot).await
+}
+
+/// Puts a new secret in the place of the one that opened the repository: first the new slot, then away with the old, so that an
+/// interruption leaves two.
+///
+/// # Errors
+/// As [`add_key`] and [`remove_key`].
+pub async fn change_key(
+    context: &Context,
+    repository: &Repository,
+    unlock: Unlock,
+    host: &str,
+) -> Result<AddedKey> {
+    let old = repository.slot();
+    let slots = repository.key_slots().await?;
+    let label = slots
+        .iter()
+        .find(|slot| slot.slot == old)
+        .map_or_else(String::new, |slot| slot.info.label.clone());
+    let added = add_key(context, repository, NewKey::Given(unlock), &label, host).await?;
+    repository.remove_key(old).await?;
+    Ok(added)
+}

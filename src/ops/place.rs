@@ -1,0 +1,248 @@
+//! How people write the places of a snapshot, and which entries they mean.
+//!
+//! `/etc/hosts` is a file, `shop.sql` a stream; a whole key (`files/etc/hosts`) is understood too.
+
+use crate::connector::files::{self, Select};
+use crate::connector::stdio;
+use crate::error::{Error, ErrorKind, Result, escape};
+use crate::ops::RestoreRequest;
+use crate::snapshot::SnapshotReader;
+use crate::snapshot::entry::{EntryKind, EntryRecord, Key};
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use std::sync::Arc;
+
+/// Entries below a directory that are stepped over one by one before the reader seeks behind them.
+const STEP_OVER: usize = 128;
+
+/// The name of an entry as people write it; control characters are escaped.
+pub fn name_of(key: &Key) -> String {
+    let bytes = key.as_bytes();
+    let text = |bytes: &[u8]| escape(&String::from_utf8_lossy(bytes));
+    if let Some(path) = files::path_of(key) {
+        return format!("/{}", text(path));
+    }
+    text(bytes.strip_prefix(stdio::PREFIX.as_bytes()).unwrap_or(bytes))
+}
+
+/// The entry that `path` means.
+///
+/// # Errors
+/// `NotFound`, or what reading the tree says.
+pub async fn locate(snapshot: &SnapshotReader, path: &str) -> Result<Arc<EntryRecord>> {
+    for key in candidates(path) {
+        if let Some(record) = snapshot.find(&key).await? {
+            return Ok(record);
+        }
+    }
+    let id = snapshot.record().sid.short();
+    Err(Error::new(ErrorKind::NotFound, "the snapshot has no such path")
+        .with("path", path)
+        .with("snapshot", &id)
+        .hint(format!("`holdall ls {id}` shows what it has")))
+}
+
+fn candidates(path: &str) -> Vec<Key> {
+    let file = |path: &str| {
+        let path = path.trim_matches('/');
+        let directory = if path.is_empty() {
+            String::new()
+        } else {
+            format!("{path}/")
+        };
+        [
+            files::key_of(path.as_bytes()),
+            files::key_of(directory.as_bytes()),
+        ]
+    };
+    if path.starts_with('/') {
+        return file(path).to_vec();
+    }
+    let mut keys = vec![
+        stdio::key_of(path),
+        path.into(),
+        format!("{path}/").as_str().into(),
+    ];
+    keys.extend(file(path));
+    keys
+}
+
+/// Entries of a snapshot in key order: all below `path`, or with `recursive` unset what a directory holds directly. Without a path,
+/// the walk begins at the deepest directory that all files share.
+///
+/// # Errors
+/// As [`locate`]; the stream ends with the first error.
+pub async fn ls(
+    snapshot: &SnapshotReader,
+    path: Option<&str>,
+    recursive: bool,
+) -> Result<BoxStream<'static, Result<Arc<EntryRecord>>>> {
+    let start = match path {
+        Some(path) => Some(locate(snapshot, path).await?),
+        None => None,
+    };
+    match start {
+        Some(record) if record.kind != EntryKind::Directory => Ok(stream::iter([Ok(record)]).boxed()),
+        Some(record) if recursive => Ok(snapshot.records(record.key.clone())),
+        Some(record) => Ok(children(snapshot, record.key.clone())),
+        None if recursive => Ok(snapshot.records(Key::empty())),
+        None => {
+            let others = children(snapshot, Key::empty())
+                .try_filter(|record| futures::future::ready(!is_top(&record.key)));
+            let mut top: Key = files::PREFIX.into();
+            while let Some(only) = only_directory(snapshot, &top).await? {
+                top = only;
+            }
+            // Files come before streams in key order; people look for streams first.
+            Ok(others.chain(children(snapshot, top)).boxed())
+        }
+    }
+}
+
+fn is_top(key: &Key) -> bool {
+    files::path_of(key).is_some()
+}
+
+/// The directory below `directory`, if that is all there is.
+async fn only_directory(snapshot: &SnapshotReader, directory: &Key) -> Result<Option<Key>> {
+    let mut below = children(snapshot, directory.clone());
+    let first = below.try_next().await?;
+    let Some(first) = first.filter(|first| first.kind == EntryKind::Directory) else {
+        return Ok(None);
+    };
+    Ok(if below.try_next().await?.is_none() {
+        Some(first.key.clone())
+    } else {
+        None
+    })
+}
+
+/// A walk over what a directory holds directly.
+struct Children {
+    snapshot: SnapshotReader,
+    directory: Key,
+    records: BoxStream<'static, Result<Arc<EntryRecord>>>,
+    /// The directory that was yielded last: its members are stepped over.
+    inside: Option<Key>,
+    stepped: usize,
+}
+
+fn children(snapshot: &SnapshotReader, directory: Key) -> BoxStream<'static, Result<Arc<EntryRecord>>> {
+    let walk = Children {
+        records: snapshot.records(directory.clone()),
+        snapshot: snapshot.clone(),
+        directory,
+        inside: None,
+        stepped: 0,
+    };
+    stream::try_unfold(walk, |mut walk| async move {
+        Ok(walk.next().await?.map(|record| (record, walk)))
+    })
+    .boxed()
+}
+
+impl Children {
+    async fn next(&mut self) -> Result<Option<Arc<EntryRecord>>> {
+        while let Some(record) = self.records.try_next().await? {
+            if record.key == self.directory {
+                continue;
+            }
+            if self
+                .inside
+                .as_ref()
+                .is_some_and(|dir| record.key.starts_with(dir))
+            {
+                self.stepped += 1;
+                if self.stepped == STEP_OVER
+                    && let Some(dir) = &self.inside
+                {
+                    let tree = self.snapshot.tree();
+                    self.records = tree.range(behind(dir), self.directory.clone());
+                }
+                continue;
+            }
+            if record.kind == EntryKind::Directory {
+                self.inside = Some(record.key.clone());
+                self.stepped = 0;
+            }
+            return Ok(Some(record));
+        }
+        Ok(None)
+    }
+}
+
+/// The first key behind all that begin with the key of a directory, which ends with `/`.
+fn behind(directory: &Key) -> Key {
+    let mut bytes = directory.as_bytes().to_vec();
+    if let Some(last) = bytes.last_mut() {
+        *last = last.saturating_add(1);
+    }
+    Key::new(bytes)
+}
+
+/// What a restore of files takes: the request for [`crate::ops::restore`], and the directory of the snapshot that becomes the target
+/// (without leading and with trailing `/`; empty for `/`).
+pub struct FilesPlace {
+    /// Which entries.
+    pub request: RestoreRequest,
+    /// The directory that becomes the target.
+    pub strip: Vec<u8>,
+}
+
+/// The files that `path` means, or all.
+///
+/// # Errors
+/// As [`locate`]; `Invalid` for what is not a file or directory.
+pub async fn files_place(
+    snapshot: &SnapshotReader,
+    path: Option<&str>,
+    select: Select,
+) -> Result<FilesPlace> {
+    let (prefix, strip) = match path {
+        None => (files::PREFIX.into(), Vec::new()),
+        Some(path) => {
+            let record = locate(snapshot, path).await?;
+            let Some(inner) = files::path_of(&record.key) else {
+                let what = format!(
+                    "only files are restored into a directory, and this is a {}",
+                    record.kind.word()
+                );
+                let id = snapshot.record().sid.short();
+                let name = name_of(&record.key);
+                return Err(Error::new(ErrorKind::Invalid, what)
+                    .with("path", &name)
+                    .hint(format!("`holdall cat {id} {name} > FILE` writes it")));
+            };
+            let strip = if record.kind == EntryKind::Directory {
+                inner.to_vec()
+            } else {
+                let end = inner.iter().rposition(|b| *b == b'/').map_or(0, |at| at + 1);
+                inner.get(..end).unwrap_or_default().to_vec()
+            };
+            (record.key.clone(), strip)
+        }
+    };
+    let exact = (!prefix.as_bytes().ends_with(b"/")).then(|| prefix.clone());
+    let wanted = move |record: &EntryRecord| {
+        let directory = record.kind == EntryKind::Directory;
+        exact.as_ref().is_none_or(|key| *key == record.key)
+            && files::path_of(&record.key).is_some_and(|path| directory || select.picks(path, false))
+    };
+    Ok(FilesPlace {
+        request: RestoreRequest {
+            prefix,
+            wanted: Box::new(wanted),
+        },
+        strip,
+    })
+}
+
+/// How many entries of a snapshot are streams, which no restore of files brings back; stops counting at `most`.
+///
+/// # Errors
+/// What reading the tree says.
+pub async fn count_streams(snapshot: &SnapshotReader, most: usize) -> Result<usize> {
+    let streams = snapshot.records(stdio::PREFIX.into()).take(most);
+    streams
+        .try_fold(0, |n, _| futures::future::ready(Ok(n + 1)))
+        .await
+}

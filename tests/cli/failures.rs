@@ -1,0 +1,183 @@
+//! What is said and which code comes when something is wrong: what, where, what next.
+
+use crate::{Ran, Sandbox, files_below};
+use serde_json::Value;
+use std::os::unix::fs::PermissionsExt;
+
+#[test]
+fn a_missing_repository_is_10_and_names_the_place() {
+    let sandbox = Sandbox::new();
+    let ran = sandbox.bad(&["list", "--repo", "elsewhere"], 10);
+    ran.has_error("elsewhere");
+    ran.has_error("hint:");
+    std::fs::create_dir(sandbox.path("empty")).unwrap();
+    sandbox.bad(&["list", "--repo", "empty"], 10);
+    let ran = sandbox.run(&["list", "--repo", "empty", "--json"]);
+    let last: Value = serde_json::from_str(ran.err.lines().last().unwrap()).unwrap();
+    assert_eq!(
+        (&last["message_type"], &last["code"]),
+        (&"exit_error".into(), &10.into())
+    );
+    assert_eq!(ran.out, "");
+}
+
+#[test]
+fn a_repository_is_not_made_twice() {
+    let sandbox = Sandbox::new();
+    sandbox
+        .bad(&["init", "--generate-key-file", "other"], 1)
+        .has_error("already");
+    assert!(
+        !sandbox.path("other").exists(),
+        "a key file that opens nothing is left"
+    );
+}
+
+#[test]
+fn wrong_keys_are_12_and_broken_key_files_are_2() {
+    let sandbox = Sandbox::new();
+    std::fs::write(sandbox.path("wrong"), [9; 32]).unwrap();
+    sandbox
+        .bad(&["list", "--key-file", "wrong"], 12)
+        .has_error("wrong key file");
+    std::fs::write(sandbox.path("short"), [9; 31]).unwrap();
+    sandbox
+        .bad(&["list", "--key-file", "short"], 2)
+        .has_error("32 bytes");
+    sandbox.bad(&["list", "--key-file", "wrong", "--password-file", "short"], 2);
+}
+
+#[test]
+fn nobody_is_asked_without_a_terminal() {
+    let sandbox = Sandbox::new();
+    let output = sandbox
+        .command(&["list"])
+        .env_remove("HOLDALL_KEY_FILE")
+        .output()
+        .unwrap();
+    let ran = Ran::from(output);
+    assert_eq!(ran.code, 14, "{}", ran.err);
+    ran.has_error("--password-file");
+    let output = sandbox.command(&["key", "add"]).output().unwrap();
+    let ran = Ran::from(output);
+    assert_eq!(ran.code, 14, "{}", ran.err);
+    ran.has_error("--new-password-file");
+}
+
+#[test]
+fn damage_is_13_and_named() {
+    let sandbox = Sandbox::new();
+    sandbox.good(&["snapshot", "data"]);
+    let largest = files_below(&sandbox.path("repo/packs"))
+        .into_iter()
+        .max_by_key(|p| p.metadata().unwrap().len());
+    let pack = largest.unwrap();
+    let name = pack.file_name().unwrap().to_str().unwrap().to_owned();
+    let mut bytes = std::fs::read(&pack).unwrap();
+    bytes[1000] ^= 1;
+    std::fs::remove_file(&pack).unwrap();
+    std::fs::write(&pack, &bytes).unwrap();
+    let ran = sandbox.run(&["check", "--read-data"]);
+    assert_eq!(ran.code, 13, "{} {}", ran.out, ran.err);
+    ran.has_error(&name);
+    let ran = sandbox.run(&["check", "--read-data", "--json"]);
+    let summary = ran.json();
+    assert!(summary["num_errors"].as_u64().unwrap() > 0);
+    assert_eq!(summary["broken_packs"][0], name.as_str());
+    sandbox
+        .bad(
+            &["cat", "latest", &format!("{}/deep/er/big.bin", sandbox.data())],
+            13,
+        )
+        .has_error("hint:");
+    std::fs::remove_file(&pack).unwrap();
+    let ran = sandbox.run(&["check"]);
+    assert_eq!(ran.code, 13, "{} {}", ran.out, ran.err);
+    assert!(ran.out.contains("not restore wholly"), "{}", ran.out);
+}
+
+#[test]
+fn an_unreachable_store_is_15() {
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.command(&["list", "--repo", "s3://bucket/prefix"]);
+    command.env("HOLDALL_S3_ENDPOINT", "http://127.0.0.1:1");
+    command
+        .env("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+        .env("AWS_SECRET_ACCESS_KEY", "topsecretvalue");
+    let ran = Ran::from(command.output().unwrap());
+    assert_eq!(ran.code, 15, "{}", ran.err);
+    ran.has_error("s3://bucket/prefix");
+    assert!(!ran.err.contains("topsecretvalue"));
+    let ran = sandbox.bad(&["list", "--repo", "s3://bucket/prefix"], 2);
+    ran.has_error("AWS_ACCESS_KEY_ID");
+}
+
+#[test]
+fn what_cannot_be_read_makes_the_snapshot_partial_and_exit_3() {
+    let sandbox = Sandbox::new();
+    let ran = sandbox.run(&["snapshot", "data", "not-there", "--json"]);
+    assert_eq!(ran.code, 3, "{} {}", ran.out, ran.err);
+    assert_eq!(ran.json()["status"], "partial");
+    assert!(ran.err.contains("not-there"), "{}", ran.err);
+    assert!(sandbox.good(&["list"]).out.contains("partial"));
+}
+
+/// A user who may read the repository and not write it: everybody else if we are root, we ourselves without the right otherwise.
+#[test]
+fn data_commands_work_with_a_store_that_may_only_be_read_and_writing_is_17() {
+    use std::os::unix::process::CommandExt;
+    let sandbox = Sandbox::new();
+    sandbox.good(&["snapshot", "data"]);
+    let root = std::fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
+    let open = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    open(sandbox.directory.path(), 0o755);
+    open(&sandbox.path("key"), 0o644);
+    let mut directories = vec![sandbox.path("repo")];
+    while let Some(directory) = directories.pop() {
+        for path in std::fs::read_dir(&directory).unwrap().map(|e| e.unwrap().path()) {
+            if path.is_dir() {
+                directories.push(path);
+            } else {
+                open(&path, 0o444);
+            }
+        }
+        open(&directory, 0o555);
+    }
+    let run = |arguments: &[&str]| {
+        let mut command = sandbox.command(arguments);
+        command.args(["--no-cache"]);
+        if root {
+            command.uid(65534).gid(65534);
+        }
+        Ran::from(command.output().unwrap())
+    };
+    let target = tempfile::tempdir().unwrap();
+    open(target.path(), 0o777);
+    let target = target.path().join("out").display().to_string();
+    for arguments in [
+        &["list"][..],
+        &["ls", "latest"],
+        &["cat", "latest", &format!("{}/hello.txt", sandbox.data())],
+        &["check", "--read-data"],
+        &["restore", "latest", "--target", &target],
+    ] {
+        let ran = run(arguments);
+        assert_eq!(ran.code, 0, "{arguments:?}: {}", ran.err);
+    }
+    let ran = run(&["snapshot", "data"]);
+    assert_eq!(ran.code, 17, "{}", ran.err);
+    ran.has_error("hint:");
+    // So that the sandbox can be removed.
+    let mut directories = vec![sandbox.path("repo")];
+    while let Some(directory) = directories.pop() {
+        open(&directory, 0o755);
+        directories.extend(
+            std::fs::read_dir(&directory)
+                .unwrap()
+                .map(|e| e.unwrap().path())
+                .filter(|p| p.is_dir()),
+        );
+    }
+}

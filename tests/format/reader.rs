@@ -1,0 +1,122 @@
+//! The second reader, `format-spec/reader.py`, on the vectors and on repositories that the program wrote.
+
+use holdall::connector::Source;
+use holdall::connector::files::{FilesRequest, FilesSource};
+use holdall::connector::stdio::{Input, StdioSource, StreamRequest};
+use holdall::context::Context;
+use holdall::event::Silent;
+use holdall::ops;
+use holdall::testkit::{repo, trees};
+use std::path::Path;
+use std::sync::Arc;
+
+fn reader(arguments: &[&Path], key: &Path) {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test starts Python, no connector does"
+    )]
+    let mut python = std::process::Command::new("python3");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/format-spec/reader.py");
+    let output = python
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("HOLDALL_KEY_FILE", key)
+        .arg(script)
+        .args(arguments)
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(
+        output.status.success(),
+        "{}{}",
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+}
+
+fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut out = vec![0; len];
+    blake3::Hasher::new()
+        .update(&seed.to_le_bytes())
+        .finalize_xof()
+        .fill(&mut out);
+    out
+}
+
+fn grow(source: &Path) {
+    fs_err::create_dir_all(source.join("sub/deep")).unwrap();
+    fs_err::write(source.join("large"), noise(90 << 20, 1)).unwrap();
+    fs_err::write(source.join("text"), "line of text\n".repeat(300_000)).unwrap();
+    fs_err::write(source.join("empty"), b"").unwrap();
+    for i in 0..500u64 {
+        fs_err::write(
+            source.join(format!("sub/{i}")),
+            noise(usize::try_from(i * 37).unwrap(), i),
+        )
+        .unwrap();
+    }
+    let sparse = fs_err::File::create(source.join("sub/deep/sparse")).unwrap();
+    sparse.set_len(300 << 20).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(sparse.file(), &noise(100_000, 9), 200 << 20).unwrap();
+    fs_err::hard_link(source.join("text"), source.join("sub/again")).unwrap();
+    fs_err::os::unix::fs::symlink("../text", source.join("sub/link")).unwrap();
+}
+
+#[test]
+#[ignore = "needs python3 with blake3, zstandard, cryptography and argon2-cffi"]
+fn the_second_reader_holds_the_vectors() {
+    reader(&[Path::new("vectors")], Path::new("/dev/null"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs python3 with blake3, zstandard, cryptography and argon2-cffi"]
+async fn the_second_reader_restores_what_was_written() {
+    let work = tempfile::tempdir().unwrap();
+    let (source, stored, key) = (
+        work.path().join("source"),
+        work.path().join("repo"),
+        work.path().join("key"),
+    );
+    fs_err::create_dir(&source).unwrap();
+    grow(&source);
+    fs_err::write(&key, [42; 32]).unwrap();
+    let context = Context::new(Arc::new(Silent), 64 << 20, 2).unwrap();
+    let store = repo::local(&stored, &context);
+    let repository = repo::init(&store, &context).await.unwrap();
+    repo::snapshot_of(&context, &repository, &source).await.unwrap();
+
+    // The same names with other content: what the second snapshot stores rests on the first.
+    let mut large = noise(90 << 20, 1);
+    large[50 << 20] ^= 1;
+    fs_err::write(source.join("large"), large).unwrap();
+    let dump = noise(3 << 20, 77);
+    fs_err::write(work.path().join("dump"), &dump).unwrap();
+    let mut open = || -> holdall::error::Result<Option<Vec<Box<dyn Source>>>> {
+        let roots = vec![source.clone()];
+        let files = FilesSource::new(FilesRequest {
+            roots,
+            ..FilesRequest::default()
+        })?;
+        let input = Input::Reader(Box::new(std::io::Cursor::new(dump.clone())));
+        let streams = StdioSource::new(vec![StreamRequest {
+            name: "dump.sql".into(),
+            input,
+        }])?;
+        Ok(Some(vec![Box::new(files), Box::new(streams)]))
+    };
+    ops::snapshot(&context, &repository, &repo::request(), &mut open)
+        .await
+        .unwrap();
+
+    let target = work.path().join("target");
+    reader(
+        &[Path::new("restore"), &stored, Path::new("latest"), &target],
+        &key,
+    );
+    let there = target.join(source.strip_prefix("/").unwrap());
+    assert_eq!(
+        trees::describe(&source).unwrap(),
+        trees::describe(&there).unwrap()
+    );
+    assert_eq!(fs_err::read(target.join("dump.sql")).unwrap(), dump);
+    reader(&[Path::new("ls"), &stored, Path::new("latest")], &key);
+}
