@@ -3,7 +3,9 @@
 
 mod crash;
 mod damage;
+mod limits;
 mod property;
 mod protocol;
 mod round_trip;
+mod stores;
 mod world;
