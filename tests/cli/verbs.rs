@@ -236,7 +236,7 @@ fn keys_are_added_changed_and_removed_but_never_the_last() {
     assert!(sandbox.good(&["key", "list"]).out.contains("second"));
     std::fs::copy(sandbox.path("key2"), sandbox.path("key")).unwrap();
     let mut command = sandbox.command(&["key", "passwd", "--generate-key-file", "key3"]);
-    assert!(command.status().unwrap().success());
+    assert!(command.output().unwrap().status.success());
     sandbox.bad(&["list"], 12);
     std::fs::copy(sandbox.path("key3"), sandbox.path("key")).unwrap();
     sandbox.good(&["key", "remove", "0"]);

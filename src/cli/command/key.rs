@@ -54,6 +54,7 @@ struct AddArgs {
     label: String,
 }
 
+#[expect(clippy::struct_field_names, reason = "the flags are called so")]
 #[derive(Debug, clap::Args)]
 struct NewArgs {
     /// A file that holds the new password
