@@ -1,6 +1,7 @@
 //! One writer's run, steps W1 to W8 of `format-spec/85-sessions.md`.
 
 use super::Repository;
+use super::log::Log;
 use super::view::{Purpose, View};
 use super::write::{BlobWriter, Durable};
 use crate::context::{Context, Time};
@@ -67,7 +68,7 @@ impl Session {
         for _ in 0..TRIES {
             context.check_cancelled()?;
             // W1
-            let epoch = super::log::Log::read(repository).await?.newest;
+            let epoch = Log::read(repository).await?.newest;
             let sid = SessionId {
                 epoch,
                 random: context.random.bytes()?,
@@ -161,7 +162,10 @@ impl Session {
             return Ok(Commit::Fenced);
         }
         // W8: if the fence was swept away meanwhile, the seal that allowed it came first and is seen here.
-        if super::log::Log::read(&self.repository).await?.is_void(&self.sid) {
+        let log = Log::read(&self.repository).await.map_err(|error| {
+            error.hint("the snapshot was written, but nothing confirms that it counts: `holdall list` tells")
+        })?;
+        if log.is_void(&self.sid) {
             return Ok(Commit::Fenced);
         }
         match decision {

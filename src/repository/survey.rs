@@ -28,6 +28,7 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Display;
+use std::sync::Arc;
 
 /// How much of the data packs is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +107,7 @@ pub struct Survey<'a> {
     report: SurveyReport,
     sizes: HashMap<ObjectName, u64>,
     /// Pack → rows of the runs that list it, one table for each pack.
-    listed: HashMap<ObjectId, Tables>,
+    listed: HashMap<ObjectId, Arc<Tables>>,
 }
 
 impl<'a> Survey<'a> {
@@ -248,8 +249,8 @@ impl<'a> Survey<'a> {
             };
             if self
                 .listed
-                .insert(pack, rows.clone())
-                .is_some_and(|earlier| earlier != rows)
+                .insert(pack, rows.clone().into())
+                .is_some_and(|earlier| *earlier != rows)
             {
                 self.report
                     .error(name, format!("lists pack {pack} otherwise than another run does"));
@@ -358,13 +359,24 @@ impl<'a> Survey<'a> {
         self.remember(verified).await
     }
 
-    /// Writes what was verified into the ledger, where the store can be written to.
+    /// Writes into the ledger what was verified, and what was found damaged: writers rest on none of these, and store what
+    /// they hold again. Only where the store can be written to.
     async fn remember(&mut self, verified: Vec<(ObjectId, i64)>) -> Result<()> {
-        if verified.is_empty() || !self.repository.store().is_writable() {
+        let mut bad = self.report.bad_packs.clone();
+        bad.sort_unstable();
+        bad.dedup();
+        let known = ledger::quarantined(self.repository).await?;
+        bad.retain(|pack| !known.contains(pack));
+        if (verified.is_empty() && bad.is_empty()) || !self.repository.store().is_writable() {
             return Ok(());
         }
-        match ledger::put(self.repository, self.context, verified, Vec::new()).await {
-            Err(error) if error.kind() == ErrorKind::Denied => Ok(()),
+        match ledger::put(self.repository, self.context, &verified, &bad).await {
+            Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::StoreFull) => {
+                let what =
+                    "what was checked could not be written into the ledger: the next check begins anew";
+                self.report.note("ledger/", format!("{what} ({error})"));
+                Ok(())
+            }
             result => result,
         }
     }
@@ -374,14 +386,14 @@ async fn read_pack(
     repository: &Repository,
     context: &Context,
     id: ObjectId,
-    expected: Option<Tables>,
+    expected: Option<Arc<Tables>>,
 ) -> Result<(u64, u64)> {
     let bytes = repository.store().get(&ObjectName::Pack(id)).await?;
     let keyring = repository.shared_keyring();
     let len = bytes.len() as u64;
     let work = move || -> Result<u64, DecodeError> {
         let pack = open_pack(&keyring, &id, &bytes)?;
-        if expected.is_some_and(|expected| expected != pack.tables) {
+        if expected.is_some_and(|expected| *expected != pack.tables) {
             return Err(DecodeError::Invalid("directory differs from the index"));
         }
         if pack.origin == Origin::None {

@@ -70,7 +70,8 @@ impl Stage {
                 runs.push((number, hand.copy_run(number, run).await));
             }
         }
-        let live = live.to_vec();
+        // What is not below the floor is told by the listing.
+        let live = live.iter().filter(|sid| sid.epoch < floor).copied().collect();
         hand.seal(Round {
             number,
             floor,
@@ -377,7 +378,7 @@ async fn a_fenced_run_whose_source_cannot_be_read_again_says_so() {
     let error = fenced(&stage, 1, 1).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
     assert!(stage.listed().await.is_empty());
-    let next = world::take(&stage.context, &stage.repository, &things(1))
+    let next = take(&stage.context, &stage.repository, &things(1))
         .await
         .unwrap();
     assert_eq!(next.snapshot.statistics.bytes_new, 0);
