@@ -1,7 +1,7 @@
 //! Restores one regular file: decides whether it must be written, writes it beside its place, and renames it.
 
 use super::apply::{apply_open, has_all};
-use super::temp::{Temporary, hash_file, hash_zeros};
+use super::temp::{TAKEN, Temporary, hash_file, hash_zeros};
 use super::{Did, Outcome, Overwrite, Policy, delete, fatal};
 use crate::connector::files::read::SMALL;
 use crate::connector::files::record::Attributes;
@@ -210,7 +210,9 @@ impl FileJob {
         let applied = apply_open(file.fd(), &self.attributes, &self.policy);
         outcome.troubles = applied.troubles;
         outcome.withheld = applied.withheld;
-        let stat = file.rename()?;
+        let Some(stat) = file.rename()? else {
+            return Ok(Outcome::failed(&self.key, TAKEN));
+        };
         outcome.original = Some((stat.device, stat.inode));
         Ok(outcome)
     }

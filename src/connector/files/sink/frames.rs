@@ -6,7 +6,7 @@ use super::jobs::{Becomes, Left};
 use super::place::{Place, enter};
 use super::special::{Original, Special};
 use super::{Did, FilesSink, Outcome, Overwrite, fatal, hash_of};
-use crate::connector::files::key::{components, key_of, path_of};
+use crate::connector::files::key::{components, is_temporary, key_of, path_of};
 use crate::connector::files::record::Attributes;
 use crate::connector::files::stat::Stat;
 use crate::context::Context;
@@ -93,6 +93,13 @@ impl FilesSink {
             && let Some(frame) = self.frames.last_mut()
         {
             frame.seen.push(remember(name));
+        }
+        if is_temporary(name) {
+            return self.fail(
+                context,
+                &head.key,
+                "it has a name that restores use for themselves",
+            );
         }
         if picked {
             self.entry(context, (head, content), attributes, name).await

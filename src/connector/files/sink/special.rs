@@ -3,7 +3,7 @@
 use super::apply::apply_at;
 use super::file::{Decision, decide};
 use super::place::descend;
-use super::temp::{make_temporary, put_in_place, temporary_name};
+use super::temp::{TAKEN, make_temporary, put_in_place, temporary_name};
 use super::{Did, Outcome, Policy};
 use crate::connector::files::key::components;
 use crate::connector::files::record::Attributes;
@@ -93,10 +93,15 @@ impl Special {
             return Ok(Outcome::failed(&self.key, "this system cannot make one"));
         }
         result?;
+        let made = Stat::at(&**dir, &temporary)?;
+        if made.kind != Some(self.kind) {
+            return Ok(Outcome::failed(&self.key, TAKEN));
+        }
         let mut outcome = Outcome::new(&self.key, Did::Written);
         outcome.take(apply_at(dir, &temporary, self.kind, &self.attributes, policy));
-        let made = Stat::at(&**dir, &temporary)?;
-        put_in_place(dir, &temporary, &self.name)?;
+        if !put_in_place(dir, &temporary, &self.name, &made)? {
+            return Ok(Outcome::failed(&self.key, TAKEN));
+        }
         outcome.original = Some((made.device, made.inode));
         Ok(outcome)
     }
@@ -143,14 +148,17 @@ impl Special {
         make_temporary(dir, &temporary, || {
             rustix::fs::linkat(&*from, *name, &**dir, temporary.as_slice(), AtFlags::empty())
         })?;
-        if !Stat::at(&**dir, &temporary).is_ok_and(|made| equal(&made)) {
+        let made = Stat::at(&**dir, &temporary)?;
+        if !equal(&made) {
             rustix::fs::unlinkat(&**dir, temporary.as_slice(), AtFlags::empty())?;
             return Ok(Outcome::failed(
                 &self.key,
                 "the file that it is a name of was replaced meanwhile",
             ));
         }
-        put_in_place(dir, &temporary, &self.name)?;
+        if !put_in_place(dir, &temporary, &self.name, &made)? {
+            return Ok(Outcome::failed(&self.key, TAKEN));
+        }
         Ok(Outcome::new(&self.key, Did::Written))
     }
 }
