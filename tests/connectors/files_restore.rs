@@ -572,3 +572,34 @@ async fn a_file_whose_temporary_name_was_taken_away_fails_and_nothing_else_gets_
     assert!(!target.join("a").exists());
     assert_eq!(read(&target.join(temporary_name("a"))), "not ours");
 }
+
+#[tokio::test]
+async fn a_directory_in_the_place_of_a_file_goes_only_when_the_file_is_whole() {
+    let (_dir, root) = scratch();
+    let (source, kept) = sample(&root).await;
+    let target = root.join("target");
+    for name in ["a", "dir/b", "dir/link", "dir/a2"] {
+        fs_err::create_dir_all(target.join(name)).unwrap();
+        write(&target.join(name).join("mine"), "x");
+    }
+    let request = || RestoreRequest {
+        target: target.clone(),
+        strip: strip(&source),
+        delete: true,
+        ..RestoreRequest::default()
+    };
+    let mut sink = FilesSink::new(request());
+    let (context, recorder) = context();
+    sink.prepare(&context).await.unwrap();
+    let head = kept.entries[&key(&source, "a")].head.clone();
+    let content = Content::Open(Box::new(Broken));
+    sink.write(&context, Entry { head, content }).await.unwrap();
+    let report = sink.finish(&context).await.unwrap();
+    assert_eq!((report.written, report.failed), (0, 1));
+    assert!(incidents(&recorder)[0].contains("pack is gone"));
+    assert_eq!(read(&target.join("a/mine")), "x");
+    // Whole, it takes the place; so do links.
+    let (report, incidents) = restore_with(&kept, &source, &target, request()).await;
+    assert_eq!((report.failed, incidents), (0, vec![]));
+    assert_eq!(describe(&target).unwrap(), describe(&source).unwrap());
+}

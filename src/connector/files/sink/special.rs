@@ -1,7 +1,7 @@
 //! Restores what has no content: symbolic links, further names of a file, pipes, sockets, devices. Blocks.
 
 use super::apply::apply_at;
-use super::file::{Decision, decide};
+use super::file::{Decision, clear, decide};
 use super::place::descend;
 use super::temp::{TAKEN, make_temporary, put_in_place, temporary_name};
 use super::{Did, Outcome, Policy};
@@ -99,11 +99,26 @@ impl Special {
         }
         let mut outcome = Outcome::new(&self.key, Did::Written);
         outcome.take(apply_at(dir, &temporary, self.kind, &self.attributes, policy));
-        if !put_in_place(dir, &temporary, &self.name, &made)? {
+        if !self.put_in_place(dir, &temporary, &made, policy)? {
             return Ok(Outcome::failed(&self.key, TAKEN));
         }
         outcome.original = Some((made.device, made.inode));
         Ok(outcome)
+    }
+
+    fn put_in_place(
+        &self,
+        dir: &Arc<OwnedFd>,
+        temporary: &[u8],
+        made: &Stat,
+        policy: &Policy,
+    ) -> Result<bool> {
+        if let Err(error) = clear(dir, &self.name, policy) {
+            // The error is the one that matters; a leftover is found by the next restore.
+            let _ = rustix::fs::unlinkat(&**dir, temporary, AtFlags::empty());
+            return Err(error);
+        }
+        put_in_place(dir, temporary, &self.name, made)
     }
 
     /// Makes a further name of what was restored as `original`, and of nothing else.
@@ -156,7 +171,7 @@ impl Special {
                 "the file that it is a name of was replaced meanwhile",
             ));
         }
-        if !put_in_place(dir, &temporary, &self.name, &made)? {
+        if !self.put_in_place(dir, &temporary, &made, policy)? {
             return Ok(Outcome::failed(&self.key, TAKEN));
         }
         Ok(Outcome::new(&self.key, Did::Written))
