@@ -168,6 +168,20 @@ async fn delete_and_a_selection_are_refused_together() {
 }
 
 #[tokio::test]
+async fn delete_and_never_to_overwrite_are_refused_together() {
+    let (_dir, root) = scratch();
+    let mut sink = FilesSink::new(RestoreRequest {
+        target: root.join("target"),
+        delete: true,
+        overwrite: Overwrite::Never,
+        ..RestoreRequest::default()
+    });
+    let error = sink.prepare(&context().0).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(!root.join("target").exists());
+}
+
+#[tokio::test]
 async fn a_dry_run_reports_the_same_and_touches_nothing() {
     let (_dir, root) = scratch();
     let (source, kept) = sample(&root).await;
