@@ -67,32 +67,36 @@ impl FilesSink {
         };
         let is_directory = head.kind == EntryKind::Directory;
         let parts = match components(below) {
-            Ok(parts) if parts.directory == is_directory => parts,
-            Ok(_) => return self.fail(context, &head.key, "its kind does not fit its path"),
+            Ok(parts) => parts,
             Err(why) => return self.fail(context, &head.key, why),
         };
         if self.last_key.as_ref().is_some_and(|last| *last >= head.key) {
             return self.fail(context, &head.key, "it is out of order");
         }
         self.last_key = Some(head.key.clone());
-        let attributes = match Attributes::from_metadata(&head.metadata) {
-            Ok(attributes) => attributes,
-            Err(error) => return self.fail(context, &head.key, &format!("its metadata is damaged: {error}")),
-        };
         let path = path.strip_suffix(b"/").unwrap_or(&path);
         let picked = self.request.select.picks(path, is_directory);
-        let (parents, name) = match (is_directory, parts.names.split_last()) {
+        let (parents, name) = match (parts.directory, parts.names.split_last()) {
             (false, Some((name, parents))) => (parents, *name),
             _ => (parts.names.as_slice(), b"".as_slice()),
         };
         self.go_to(context, parents).await?;
-        if is_directory {
-            return self.directory(context, &head, attributes, picked).await;
-        }
-        if self.policy.delete
+        // First of all, so that what is there of an entry that fails is not taken for what the snapshot does not have.
+        if !parts.directory
+            && self.policy.delete
             && let Some(frame) = self.frames.last_mut()
         {
             frame.seen.push(remember(name));
+        }
+        if parts.directory != is_directory {
+            return self.fail(context, &head.key, "its kind does not fit its path");
+        }
+        let attributes = match Attributes::from_metadata(&head.metadata) {
+            Ok(attributes) => attributes,
+            Err(error) => return self.fail(context, &head.key, &format!("its metadata is damaged: {error}")),
+        };
+        if is_directory {
+            return self.directory(context, &head, attributes, picked).await;
         }
         if is_temporary(name) {
             return self.fail(
