@@ -617,3 +617,55 @@ async fn a_directory_in_the_place_of_a_file_goes_only_when_the_file_is_whole() {
     assert_eq!((report.failed, incidents), (0, vec![]));
     assert_eq!(describe(&target).unwrap(), describe(&source).unwrap());
 }
+
+/// Content of some bytes that counts how many of its kind are open, and the most that ever were.
+struct Counted(usize, std::sync::Arc<[std::sync::atomic::AtomicUsize; 2]>);
+
+impl holdall::snapshot::entry::OpenContent for Counted {
+    fn open(
+        self: Box<Self>,
+    ) -> futures::future::BoxFuture<'static, holdall::error::Result<holdall::snapshot::entry::ContentStream>>
+    {
+        use futures::StreamExt;
+        use std::sync::atomic::Ordering::SeqCst;
+        Box::pin(async move {
+            let Self(len, counts) = *self;
+            counts[1].fetch_max(counts[0].fetch_add(1, SeqCst) + 1, SeqCst);
+            let piece = async move {
+                // Long enough for the others to be opened meanwhile.
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                counts[0].fetch_sub(1, SeqCst);
+                Ok(Piece::Data(vec![1; len].into()))
+            };
+            Ok(futures::stream::once(piece).boxed())
+        })
+    }
+}
+
+#[tokio::test]
+async fn two_large_contents_are_open_at_once_and_more_small_ones() {
+    for (len, declared, most) in [((1 << 20) + 1, true, 2), (1 << 20, false, 2), (1 << 20, true, 4)] {
+        let (_dir, root) = scratch();
+        let (source, kept) = sample(&root).await;
+        let mut sink = FilesSink::new(RestoreRequest {
+            target: root.join("target"),
+            strip: strip(&source),
+            ..RestoreRequest::default()
+        });
+        let (context, _) = context();
+        sink.prepare(&context).await.unwrap();
+        let counts = std::sync::Arc::default();
+        for name in 'a'..='h' {
+            let mut head = kept.entries[&key(&source, "dir/b")].head.clone();
+            head.key = key(&source, &name.to_string());
+            head.size = declared.then_some(len as u64);
+            let content = Content::Open(Box::new(Counted(len, std::sync::Arc::clone(&counts))));
+            sink.write(&context, Entry { head, content }).await.unwrap();
+        }
+        let report = sink.finish(&context).await.unwrap();
+        assert_eq!((report.written, report.bytes), (8, 8 * len as u64));
+        // The smallest budget allows 4 jobs.
+        let highest = counts[1].load(std::sync::atomic::Ordering::SeqCst);
+        assert_eq!(highest, most, "{len} bytes, declared: {declared}");
+    }
+}

@@ -7,6 +7,7 @@ use super::place::{Place, enter};
 use super::special::{Original, Special};
 use super::{Did, FilesSink, Outcome, Overwrite, fatal, hash_of};
 use crate::connector::files::key::{components, is_temporary, key_of, path_of};
+use crate::connector::files::read::SMALL;
 use crate::connector::files::record::Attributes;
 use crate::connector::files::stat::Stat;
 use crate::context::Context;
@@ -266,7 +267,8 @@ impl FilesSink {
                     size: head.size,
                     policy: self.policy.clone(),
                 };
-                self.start(context, job.run(content)).await
+                let large = job.size.is_none_or(|size| size > SMALL as u64);
+                self.start(context, large, job.run(content)).await
             }
             EntryKind::Symlink
             | EntryKind::Fifo
