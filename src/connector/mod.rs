@@ -2,7 +2,7 @@
 //! repository, so each is tested source → sink with nothing between.
 
 pub mod files;
-mod process;
+pub mod process;
 pub mod stdio;
 
 use crate::context::Context;

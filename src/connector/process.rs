@@ -10,13 +10,18 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::task::JoinSet;
 
-/// Variables that hold secrets of ours, or lead to them; no child is given them.
-const SECRETS: [&str; 5] = [
+/// Environment variables that hold secrets of ours, or lead to them; no child is given them.
+pub const SECRETS: [&str; 10] = [
     "HOLDALL_PASSWORD",
     "HOLDALL_PASSWORD_FILE",
     "HOLDALL_PASSWORD_COMMAND",
     "HOLDALL_KEY_FILE",
     "HOLDALL_RECOVERY_PHRASE",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SECRET_ACCESS_KEY_FILE",
+    "AWS_SESSION_TOKEN",
+    "AWS_SESSION_TOKEN_FILE",
+    "CREDENTIALS_DIRECTORY",
 ];
 /// Lines of a child's standard error that an error quotes, and how much of each.
 const TAIL_LINES: usize = 10;

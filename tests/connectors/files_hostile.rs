@@ -315,3 +315,46 @@ async fn a_sink_that_was_not_prepared_writes_nothing() {
     );
     stage.is_safe();
 }
+
+#[tokio::test]
+async fn delete_spares_what_is_there_of_an_entry_that_fails() {
+    let stage = Stage::new();
+    fs_err::create_dir(stage.target.join("as-file")).unwrap();
+    fs_err::create_dir(stage.target.join("damaged-dir")).unwrap();
+    for name in ["as-dir", "as-file/in", "damaged", "damaged-dir/in", "extra"] {
+        fs_err::write(stage.target.join(name), "mine").unwrap();
+    }
+    let damage = |mut entry: Entry| {
+        let unknown = (99, holdall::snapshot::entry::Value::Bool(true));
+        entry.head.metadata = holdall::snapshot::entry::Metadata::new(&[unknown]).unwrap();
+        entry
+    };
+    let mut as_file = file(b"as-file/");
+    as_file.content = Content::None;
+    let entries = vec![
+        directory(b""),
+        directory(b"as-dir"),
+        as_file,
+        damage(file(b"damaged")),
+        damage(directory(b"damaged-dir/")),
+    ];
+    let request = RestoreRequest {
+        delete: true,
+        ..RestoreRequest::default()
+    };
+    let (report, incidents) = stage.restore(entries, request).await;
+    assert_eq!((report.failed, report.deleted), (4, 1), "{incidents:?}");
+    let left = describe(&stage.target).unwrap();
+    let names: Vec<_> = left.keys().map(|n| String::from_utf8_lossy(n)).collect();
+    assert_eq!(
+        names,
+        [
+            "as-dir",
+            "as-file",
+            "as-file/in",
+            "damaged",
+            "damaged-dir",
+            "damaged-dir/in"
+        ]
+    );
+}

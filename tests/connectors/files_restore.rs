@@ -10,16 +10,16 @@ use holdall::testkit::trees::{describe, set_mtime};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-fn write(path: &Path, text: impl AsRef<[u8]>) {
+pub(super) fn write(path: &Path, text: impl AsRef<[u8]>) {
     fs_err::write(path, text).unwrap();
 }
 
-fn read(path: &Path) -> String {
+pub(super) fn read(path: &Path) -> String {
     fs_err::read_to_string(path).unwrap()
 }
 
 /// A small tree of every type, and its snapshot.
-async fn sample(root: &Path) -> (std::path::PathBuf, Collected) {
+pub(super) async fn sample(root: &Path) -> (std::path::PathBuf, Collected) {
     let source = root.join("source");
     fs_err::create_dir_all(source.join("dir/deep")).unwrap();
     for (name, text) in [("a", "aaa"), ("dir/b", "bbb"), ("dir/deep/c", "ccc")] {
@@ -160,6 +160,20 @@ async fn delete_and_a_selection_are_refused_together() {
         target: root.join("target"),
         delete: true,
         select: Select::new(&["a".into()], &[]).unwrap(),
+        ..RestoreRequest::default()
+    });
+    let error = sink.prepare(&context().0).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(!root.join("target").exists());
+}
+
+#[tokio::test]
+async fn delete_and_never_to_overwrite_are_refused_together() {
+    let (_dir, root) = scratch();
+    let mut sink = FilesSink::new(RestoreRequest {
+        target: root.join("target"),
+        delete: true,
+        overwrite: Overwrite::Never,
         ..RestoreRequest::default()
     });
     let error = sink.prepare(&context().0).await.unwrap_err();
@@ -455,4 +469,35 @@ async fn a_full_target_ends_the_restore() {
     assert_eq!(error.kind(), ErrorKind::StoreFull);
     assert_eq!(left.len(), 0);
     assert!(error.advice().is_some());
+}
+
+#[tokio::test]
+async fn a_directory_in_the_place_of_a_file_goes_only_when_the_file_is_whole() {
+    let (_dir, root) = scratch();
+    let (source, kept) = sample(&root).await;
+    let target = root.join("target");
+    for name in ["a", "dir/b", "dir/link", "dir/a2"] {
+        fs_err::create_dir_all(target.join(name)).unwrap();
+        write(&target.join(name).join("mine"), "x");
+    }
+    let request = || RestoreRequest {
+        target: target.clone(),
+        strip: strip(&source),
+        delete: true,
+        ..RestoreRequest::default()
+    };
+    let mut sink = FilesSink::new(request());
+    let (context, recorder) = context();
+    sink.prepare(&context).await.unwrap();
+    let head = kept.entries[&key(&source, "a")].head.clone();
+    let content = Content::Open(Box::new(Broken));
+    sink.write(&context, Entry { head, content }).await.unwrap();
+    let report = sink.finish(&context).await.unwrap();
+    assert_eq!((report.written, report.failed), (0, 1));
+    assert!(incidents(&recorder)[0].contains("pack is gone"));
+    assert_eq!(read(&target.join("a/mine")), "x");
+    // Whole, it takes the place; so do links.
+    let (report, incidents) = restore_with(&kept, &source, &target, request()).await;
+    assert_eq!((report.failed, incidents), (0, vec![]));
+    assert_eq!(describe(&target).unwrap(), describe(&source).unwrap());
 }

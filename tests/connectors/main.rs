@@ -6,6 +6,7 @@ mod files_hostile;
 mod files_restore;
 mod files_roundtrip;
 mod files_source;
+mod files_writing;
 mod stdio;
 
 use holdall::connector::SinkReport;

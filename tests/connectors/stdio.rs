@@ -189,3 +189,40 @@ async fn content_is_written_with_holes_as_zeros() {
     assert!(out.starts_with(b"ab\0") && out.ends_with(b"\0c"));
     assert_eq!(write_content(Content::None, &mut out).await.unwrap(), 0);
 }
+
+#[tokio::test]
+async fn commands_are_not_given_the_secrets_of_the_environment() {
+    const INNER: &str = "HOLDALL_TEST_INNER";
+    // Written out: the list must not shrink unnoticed.
+    let secrets = [
+        "HOLDALL_PASSWORD",
+        "HOLDALL_PASSWORD_FILE",
+        "HOLDALL_PASSWORD_COMMAND",
+        "HOLDALL_KEY_FILE",
+        "HOLDALL_RECOVERY_PHRASE",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SECRET_ACCESS_KEY_FILE",
+        "AWS_SESSION_TOKEN",
+        "AWS_SESSION_TOKEN_FILE",
+        "CREDENTIALS_DIRECTORY",
+    ];
+    if std::env::var_os(INNER).is_some() {
+        let kept = keep(vec![shell("s", "env")]).await.unwrap();
+        let text = String::from_utf8(kept.entries[&key_of("s")].bytes()).unwrap();
+        assert!(text.contains(INNER), "{text}");
+        let given = |name: &&str| text.lines().any(|line| line.starts_with(&format!("{name}=")));
+        assert_eq!(secrets.iter().filter(|name| given(name)).count(), 0, "{text}");
+        return;
+    }
+    // The environment of a process is changed safely only before it starts.
+    #[expect(clippy::disallowed_methods, reason = "runs this test again")]
+    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+    again.args([
+        "--exact",
+        "stdio::commands_are_not_given_the_secrets_of_the_environment",
+    ]);
+    again.env(INNER, "1").envs(secrets.map(|name| (name, "hush")));
+    let output = again.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}

@@ -5,6 +5,9 @@ use crate::snapshot::entry::Key;
 /// What every key of this connector starts with.
 pub const PREFIX: &str = "files/";
 
+/// What a name under which a restore writes starts with.
+pub(super) const TEMPORARY: &[u8] = b".holdall-";
+
 /// The longest name of one component, in bytes.
 const NAME_MAX: usize = 255;
 
@@ -64,6 +67,17 @@ pub(super) fn check_name(name: &[u8]) -> Result<(), &'static str> {
         name if name.len() > NAME_MAX => Err("a component of its path is longer than 255 bytes"),
         _ => Ok(()),
     }
+}
+
+/// Whether restores write under names like this one, `.holdall-` and 16 hex digits: nothing else may have such a name in a target.
+/// In any case, because some file systems take `A` and `a` for the same name.
+pub(super) fn is_temporary(name: &[u8]) -> bool {
+    name.split_at_checked(TEMPORARY.len())
+        .is_some_and(|(start, rest)| {
+            start.eq_ignore_ascii_case(TEMPORARY)
+                && rest.len() == 16
+                && rest.iter().all(u8::is_ascii_hexdigit)
+        })
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ impl Listing {
     }
 
     /// Keeps the names for which `keep` is true, given with a `/` after a directory's; says whether any was dropped.
-    pub(super) fn retain(&mut self, keep: impl Fn(&[u8]) -> bool) -> bool {
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&[u8]) -> bool) -> bool {
         let before = self.names.len();
         let bytes = &self.bytes;
         self.names.retain(|range| keep(slice(bytes, *range)));

@@ -1,6 +1,6 @@
 //! The walk: visits everything below the roots in key order and hands on what it finds, in batches.
 
-use super::key::{PREFIX, key_of};
+use super::key::{PREFIX, is_temporary, key_of};
 use super::ladder::{LIST, LOOKUP, Ladder};
 use super::listing::Listing;
 use super::roots::Way;
@@ -184,6 +184,9 @@ impl Walk {
         }
         let is_root = way.as_ref().is_some_and(|w| w.is_root);
         self.roots_found += usize::from(is_root);
+        if is_temporary(name) {
+            return self.incident("it has a name that restores use for themselves".into());
+        }
         let too_large = |max| kind == EntryKind::File && stat.size > max;
         if !is_root && self.filter.larger_than.is_some_and(too_large) {
             return Ok(());
@@ -347,7 +350,31 @@ impl Walk {
                 asked_for(name) || !self.filter.excludes(&relative_path(base, body), directory)
             }),
         };
-        Ok((listing, partial, tag.is_none().then_some(scope)))
+        let inside = tag.is_none().then_some(scope);
+        partial |= self.leave_out_leftovers(&mut listing, asked_for)?;
+        Ok((listing, partial, inside))
+    }
+
+    /// Leaves out what interrupted restores left; says whether there was any. A restore would write other files under such names.
+    fn leave_out_leftovers(
+        &mut self,
+        listing: &mut Listing,
+        asked_for: impl Fn(&[u8]) -> bool,
+    ) -> Result<bool, Gone> {
+        let mut leftovers = Vec::new();
+        listing.retain(|name| {
+            let leftover = is_temporary(name) && !asked_for(name);
+            if leftover {
+                leftovers.push(String::from_utf8_lossy(name).into_owned());
+            }
+            !leftover
+        });
+        for name in &leftovers {
+            self.note(&format!(
+                "is kept without {name}, which an interrupted restore left"
+            ))?;
+        }
+        Ok(!leftovers.is_empty())
     }
 
     fn step(&mut self, step: Step) -> Result<(), Gone> {

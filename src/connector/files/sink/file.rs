@@ -1,7 +1,7 @@
 //! Restores one regular file: decides whether it must be written, writes it beside its place, and renames it.
 
 use super::apply::{apply_open, has_all};
-use super::temp::{Temporary, hash_file, hash_zeros};
+use super::temp::{TAKEN, Temporary, hash_file, hash_zeros};
 use super::{Did, Outcome, Overwrite, Policy, delete, fatal};
 use crate::connector::files::read::SMALL;
 use crate::connector::files::record::Attributes;
@@ -35,7 +35,7 @@ pub(super) enum Decision {
     Fail(String),
 }
 
-/// Decides by what is at `name`; `equal` says whether that is the entry already. Removes a directory in the way if that is allowed.
+/// Decides by what is at `name`; `equal` says whether that is the entry already. A directory in the way stays until [`clear`].
 pub(super) fn decide(
     dir: &Arc<OwnedFd>,
     name: &[u8],
@@ -55,7 +55,9 @@ pub(super) fn decide(
         if !policy.delete {
             return Ok(Decision::Fail("a directory is in its place".into()));
         }
-        delete::remove(dir, name, policy.dry_run)?;
+        if policy.dry_run {
+            delete::remove(dir, name, true)?;
+        }
         return Ok(Decision::Write);
     }
     Ok(match policy.overwrite {
@@ -65,6 +67,14 @@ pub(super) fn decide(
         Overwrite::IfChanged if equal(&there) => Decision::Skip(there),
         _ => Decision::Write,
     })
+}
+
+/// Removes a directory in the way if that is allowed: only when what comes in its place is whole.
+pub(super) fn clear(dir: &Arc<OwnedFd>, name: &[u8], policy: &Policy) -> rustix::io::Result<()> {
+    if policy.delete && Stat::at(&**dir, name).is_ok_and(|there| there.kind == Some(EntryKind::Directory)) {
+        delete::remove(dir, name, false)?;
+    }
+    Ok(())
 }
 
 impl FileJob {
@@ -210,7 +220,12 @@ impl FileJob {
         let applied = apply_open(file.fd(), &self.attributes, &self.policy);
         outcome.troubles = applied.troubles;
         outcome.withheld = applied.withheld;
-        let stat = file.rename()?;
+        if let Some(dir) = &self.dir {
+            clear(dir, &self.name, &self.policy)?;
+        }
+        let Some(stat) = file.rename()? else {
+            return Ok(Outcome::failed(&self.key, TAKEN));
+        };
         outcome.original = Some((stat.device, stat.inode));
         Ok(outcome)
     }

@@ -6,7 +6,8 @@ use super::jobs::{Becomes, Left};
 use super::place::{Place, enter};
 use super::special::{Original, Special};
 use super::{Did, FilesSink, Outcome, Overwrite, fatal, hash_of};
-use crate::connector::files::key::{components, key_of, path_of};
+use crate::connector::files::key::{components, is_temporary, key_of, path_of};
+use crate::connector::files::read::SMALL;
 use crate::connector::files::record::Attributes;
 use crate::connector::files::stat::Stat;
 use crate::context::Context;
@@ -67,32 +68,43 @@ impl FilesSink {
         };
         let is_directory = head.kind == EntryKind::Directory;
         let parts = match components(below) {
-            Ok(parts) if parts.directory == is_directory => parts,
-            Ok(_) => return self.fail(context, &head.key, "its kind does not fit its path"),
+            Ok(parts) => parts,
             Err(why) => return self.fail(context, &head.key, why),
         };
         if self.last_key.as_ref().is_some_and(|last| *last >= head.key) {
             return self.fail(context, &head.key, "it is out of order");
         }
         self.last_key = Some(head.key.clone());
-        let attributes = match Attributes::from_metadata(&head.metadata) {
-            Ok(attributes) => attributes,
-            Err(error) => return self.fail(context, &head.key, &format!("its metadata is damaged: {error}")),
-        };
         let path = path.strip_suffix(b"/").unwrap_or(&path);
         let picked = self.request.select.picks(path, is_directory);
-        let (parents, name) = match (is_directory, parts.names.split_last()) {
+        let (parents, name) = match (parts.directory, parts.names.split_last()) {
             (false, Some((name, parents))) => (parents, *name),
             _ => (parts.names.as_slice(), b"".as_slice()),
         };
         self.go_to(context, parents).await?;
-        if is_directory {
-            return self.directory(context, &head, attributes, picked).await;
-        }
-        if self.policy.delete
+        // First of all, so that what is there of an entry that fails is not taken for what the snapshot does not have.
+        if !parts.directory
+            && self.policy.delete
             && let Some(frame) = self.frames.last_mut()
         {
             frame.seen.push(remember(name));
+        }
+        if parts.directory != is_directory {
+            return self.fail(context, &head.key, "its kind does not fit its path");
+        }
+        let attributes = match Attributes::from_metadata(&head.metadata) {
+            Ok(attributes) => attributes,
+            Err(error) => return self.fail(context, &head.key, &format!("its metadata is damaged: {error}")),
+        };
+        if is_directory {
+            return self.directory(context, &head, attributes, picked).await;
+        }
+        if is_temporary(name) {
+            return self.fail(
+                context,
+                &head.key,
+                "it has a name that restores use for themselves",
+            );
         }
         if picked {
             self.entry(context, (head, content), attributes, name).await
@@ -255,7 +267,8 @@ impl FilesSink {
                     size: head.size,
                     policy: self.policy.clone(),
                 };
-                self.start(context, job.run(content)).await
+                let large = job.size.is_none_or(|size| size > SMALL as u64);
+                self.start(context, large, job.run(content)).await
             }
             EntryKind::Symlink
             | EntryKind::Fifo

@@ -9,11 +9,14 @@ use crate::event::{self, Event};
 use crate::snapshot::entry::Key;
 use rustix::fd::OwnedFd;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 /// Files that are written at once, at most, and what each may hold in memory.
 const JOBS_MAX: u64 = 8;
 const JOB_BYTES: u64 = 2 << 20;
+/// Large contents that are open at once, at most: whoever reads one for us may hold a long window of it in memory.
+const LARGE_MAX: usize = 2;
 
 /// A directory that was left, and what it must become.
 pub(super) struct Left {
@@ -34,6 +37,7 @@ pub(super) enum Becomes {
 pub(super) struct Jobs {
     running: JoinSet<Result<Outcome>>,
     max: usize,
+    large: Arc<Semaphore>,
     left: Vec<Left>,
 }
 
@@ -42,6 +46,7 @@ impl Jobs {
         Self {
             running: JoinSet::new(),
             max: 1,
+            large: Arc::new(Semaphore::new(LARGE_MAX)),
             left: Vec::new(),
         }
     }
@@ -54,16 +59,24 @@ impl Jobs {
 }
 
 impl FilesSink {
-    /// Starts a job, when there is room for one.
+    /// Starts a job, when there is room for one; `large` if its content is.
     pub(super) async fn start(
         &mut self,
         context: &Context,
+        large: bool,
         job: impl Future<Output = Result<Outcome>> + Send + 'static,
     ) -> Result<()> {
-        while self.jobs.running.len() >= self.jobs.max {
+        while self.jobs.running.len() >= self.jobs.max
+            || (large && self.jobs.large.available_permits() == 0 && !self.jobs.running.is_empty())
+        {
             self.reap(context).await?;
         }
-        self.jobs.running.spawn(job);
+        // Taken by nobody else since.
+        let permit = large.then(|| self.jobs.large.clone().try_acquire_owned().ok());
+        self.jobs.running.spawn(async move {
+            let _permit = permit;
+            job.await
+        });
         Ok(())
     }
 

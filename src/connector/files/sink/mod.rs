@@ -64,7 +64,8 @@ pub struct RestoreRequest {
     pub select: Select,
     /// What is done with files that are there.
     pub overwrite: Overwrite,
-    /// Remove what the snapshot does not have from directories that it has whole. Not together with a selection.
+    /// Remove what the snapshot does not have from directories that it has whole. Not together with a selection, nor
+    /// with [`Overwrite::Never`].
     pub delete: bool,
     /// Only report; nothing is changed.
     pub dry_run: bool,
@@ -254,6 +255,9 @@ impl Sink for FilesSink {
             let invalid = |what: &str| Err(Error::new(ErrorKind::Invalid, what));
             if self.request.delete && !self.request.select.is_everything() {
                 return invalid("--delete cannot be combined with --include or --exclude");
+            }
+            if self.request.delete && self.request.overwrite == Overwrite::Never {
+                return invalid("--delete cannot be combined with --overwrite never");
             }
             let strip = &self.request.strip;
             if !super::key::components(strip).is_ok_and(|path| path.directory) {

@@ -1,9 +1,9 @@
 //! Restores what has no content: symbolic links, further names of a file, pipes, sockets, devices. Blocks.
 
 use super::apply::apply_at;
-use super::file::{Decision, decide};
+use super::file::{Decision, clear, decide};
 use super::place::descend;
-use super::temp::{make_temporary, put_in_place, temporary_name};
+use super::temp::{TAKEN, make_temporary, put_in_place, temporary_name};
 use super::{Did, Outcome, Policy};
 use crate::connector::files::key::components;
 use crate::connector::files::record::Attributes;
@@ -93,12 +93,32 @@ impl Special {
             return Ok(Outcome::failed(&self.key, "this system cannot make one"));
         }
         result?;
+        let made = Stat::at(&**dir, &temporary)?;
+        if made.kind != Some(self.kind) {
+            return Ok(Outcome::failed(&self.key, TAKEN));
+        }
         let mut outcome = Outcome::new(&self.key, Did::Written);
         outcome.take(apply_at(dir, &temporary, self.kind, &self.attributes, policy));
-        let made = Stat::at(&**dir, &temporary)?;
-        put_in_place(dir, &temporary, &self.name)?;
+        if !self.put_in_place(dir, &temporary, &made, policy)? {
+            return Ok(Outcome::failed(&self.key, TAKEN));
+        }
         outcome.original = Some((made.device, made.inode));
         Ok(outcome)
+    }
+
+    fn put_in_place(
+        &self,
+        dir: &Arc<OwnedFd>,
+        temporary: &[u8],
+        made: &Stat,
+        policy: &Policy,
+    ) -> Result<bool> {
+        if let Err(error) = clear(dir, &self.name, policy) {
+            // The error is the one that matters; a leftover is found by the next restore.
+            let _ = rustix::fs::unlinkat(&**dir, temporary, AtFlags::empty());
+            return Err(error);
+        }
+        put_in_place(dir, temporary, &self.name, made)
     }
 
     /// Makes a further name of what was restored as `original`, and of nothing else.
@@ -143,14 +163,17 @@ impl Special {
         make_temporary(dir, &temporary, || {
             rustix::fs::linkat(&*from, *name, &**dir, temporary.as_slice(), AtFlags::empty())
         })?;
-        if !Stat::at(&**dir, &temporary).is_ok_and(|made| equal(&made)) {
+        let made = Stat::at(&**dir, &temporary)?;
+        if !equal(&made) {
             rustix::fs::unlinkat(&**dir, temporary.as_slice(), AtFlags::empty())?;
             return Ok(Outcome::failed(
                 &self.key,
                 "the file that it is a name of was replaced meanwhile",
             ));
         }
-        put_in_place(dir, &temporary, &self.name)?;
+        if !self.put_in_place(dir, &temporary, &made, policy)? {
+            return Ok(Outcome::failed(&self.key, TAKEN));
+        }
         Ok(Outcome::new(&self.key, Did::Written))
     }
 }

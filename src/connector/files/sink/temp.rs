@@ -1,5 +1,6 @@
 //! A file on its way: written under a temporary name in its own directory, renamed when it is whole, removed if it never is.
 
+use crate::connector::files::key::TEMPORARY;
 use crate::connector::files::stat::Stat;
 use crate::snapshot::entry::Piece;
 use rustix::fd::OwnedFd;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 /// The name under which `name` is written. It follows from `name`, so that what an interrupted restore left is found again.
 pub(super) fn temporary_name(name: &[u8]) -> Vec<u8> {
     let hash = blake3::hash(name).to_hex();
-    let mut out = b".holdall-".to_vec();
+    let mut out = TEMPORARY.to_vec();
     out.extend_from_slice(hash.as_bytes().get(..16).unwrap_or_default());
     out
 }
@@ -26,15 +27,26 @@ pub(super) fn make_temporary<T>(dir: &OwnedFd, temporary: &[u8], make: impl Fn()
     }
 }
 
-/// Renames from the temporary name, or cleans up.
-pub(super) fn put_in_place(dir: &OwnedFd, temporary: &[u8], name: &[u8]) -> Result<()> {
+/// Whether what is under the temporary name is what was made as `made`; names can be taken away by others.
+pub(super) fn is_ours(dir: &OwnedFd, temporary: &[u8], made: &Stat) -> bool {
+    Stat::at(dir, temporary).is_ok_and(|now| now.kind == made.kind && now.is((made.device, made.inode)))
+}
+
+/// Renames what was made as `made` from the temporary name, or cleans up; says whether it still was there.
+pub(super) fn put_in_place(dir: &OwnedFd, temporary: &[u8], name: &[u8], made: &Stat) -> Result<bool> {
+    if !is_ours(dir, temporary, made) {
+        return Ok(false);
+    }
     let result = rustix::fs::renameat(dir, temporary, dir, name);
     if result.is_err() {
         // The rename's error is the one that matters; a leftover is found by the next restore.
         let _ = rustix::fs::unlinkat(dir, temporary, AtFlags::empty());
     }
-    result
+    result.map(|()| true)
 }
+
+/// Why an entry fails whose temporary name was taken away.
+pub(super) const TAKEN: &str = "what was written was replaced before it got its name";
 
 /// A regular file that is being written.
 pub(super) struct Temporary {
@@ -114,12 +126,15 @@ impl Temporary {
         }
     }
 
-    /// Gives it its name.
-    pub(super) fn rename(mut self) -> Result<Stat> {
+    /// Gives it its name; nothing if the temporary name is another's by now.
+    pub(super) fn rename(mut self) -> Result<Option<Stat>> {
         let stat = Stat::of(&self.fd)?;
+        if !is_ours(&self.dir, &self.written_as, &stat) {
+            return Ok(None);
+        }
         rustix::fs::renameat(&*self.dir, self.written_as.as_slice(), &*self.dir, &*self.name)?;
         self.in_place = true;
-        Ok(stat)
+        Ok(Some(stat))
     }
 
     pub(super) fn fd(&self) -> &OwnedFd {
@@ -134,7 +149,8 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        if !self.in_place {
+        if !self.in_place && Stat::of(&self.fd).is_ok_and(|made| is_ours(&self.dir, &self.written_as, &made))
+        {
             // What cannot be removed is found by the next restore.
             let _ = rustix::fs::unlinkat(&*self.dir, self.written_as.as_slice(), AtFlags::empty());
         }
