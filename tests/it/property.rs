@@ -158,12 +158,9 @@ async fn law(first: Vec<Child>, changes: Vec<Change>) {
         .await
         .unwrap()
         .snapshot;
-    if three.root != two.root {
-        panic!(
-            "{}",
-            differences(&context, &repository, [&two.sid.name(), &three.sid.name()]).await
-        );
-    }
+    let specs = [two.sid.name(), three.sid.name()];
+    let told = differences(&context, &repository, [&specs[0], &specs[1]]).await;
+    assert_eq!(three.root, two.root, "{told}");
     assert_eq!(three.statistics.blobs_new, 0, "nothing changed");
 
     // A process that knows nothing but the store.

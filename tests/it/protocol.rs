@@ -70,7 +70,8 @@ impl Stage {
                 runs.push((number, hand.copy_run(number, run).await));
             }
         }
-        let live = live.to_vec();
+        // At or above the floor the listing is the truth, and a state does not name it.
+        let live = live.iter().filter(|sid| sid.epoch < floor).copied().collect();
         hand.seal(Round {
             number,
             floor,
