@@ -162,7 +162,7 @@ async fn dispatch(app: &App, command: Command) -> Ended {
         Command::Check(args) => command::check::run(app, args).await,
         Command::Key(args) => command::key::run(app, args).await,
         Command::Demo(args) => command::demo::run(app, args).await,
-        Command::Completions(args) => command::completions::run(args),
+        Command::Completions(args) => command::completions::run(&args),
         Command::Man(args) => command::man::run(&args),
     }
 }

@@ -38,6 +38,7 @@ pub(super) enum When {
 }
 
 /// What every command takes.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[derive(Clone, Debug, Args)]
 pub(super) struct Globals {
     /// Where the repository is: a directory, or s3://bucket/prefix [env: HOLDALL_REPOSITORY]

@@ -1,6 +1,16 @@
 //! Values of flags: sizes, spans of time, parts of the data, tags.
 
 use crate::ops::ReadData;
+use crate::snapshot::SnapshotSpec;
+
+/// A snapshot, and a place in it.
+pub(super) fn snapshot(text: &str) -> Result<SnapshotSpec, String> {
+    text.parse()
+        .map_err(|error: crate::error::Error| match error.advice() {
+            Some(advice) => format!("{}; give {advice}", error.what()),
+            None => error.what().to_owned(),
+        })
+}
 
 /// Bytes: `300M`, `64MiB`, `1G`, `1048576`. Units are powers of 1024.
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
@@ -47,7 +57,6 @@ pub(super) fn part(text: &str) -> Result<ReadData, String> {
     if let Some(percent) = text.strip_suffix('%') {
         let percent: u8 = percent.parse().map_err(|_| wrong())?;
         return match percent {
-            0 => Err(wrong()),
             1..100 => Ok(ReadData::Percent(percent)),
             100 => Ok(ReadData::All),
             _ => Err(wrong()),

@@ -31,13 +31,11 @@ enum Origin {
 /// # Errors
 /// `Invalid` for several or unreadable secrets, `Refused` if there is none and nobody to ask, `Source` if a command fails.
 pub(super) async fn unlock(context: &Context, globals: &Globals) -> Result<Unlock> {
-    match origin(globals)? {
-        Some(origin) => read(context, origin).await,
-        None => {
-            let password = prompt::secret(context, "password of the repository").await?;
-            Ok(Unlock::Password(Zeroizing::new(password.as_bytes().to_vec())))
-        }
+    if let Some(origin) = origin(globals)? {
+        return read(context, origin).await;
     }
+    let password = prompt::secret(context, "password of the repository").await?;
+    Ok(Unlock::Password(Zeroizing::new(password.as_bytes().to_vec())))
 }
 
 /// The first secret of a repository that is being made: what is given, else a password that is asked for twice.
@@ -45,13 +43,11 @@ pub(super) async fn unlock(context: &Context, globals: &Globals) -> Result<Unloc
 /// # Errors
 /// As [`unlock`].
 pub(super) async fn unlock_new(context: &Context, globals: &Globals) -> Result<Unlock> {
-    match origin(globals)? {
-        Some(origin) => read(context, origin).await,
-        None => {
-            let password = prompt::new_secret(context, "password for the new repository").await?;
-            Ok(Unlock::Password(Zeroizing::new(password.as_bytes().to_vec())))
-        }
+    if let Some(origin) = origin(globals)? {
+        return read(context, origin).await;
     }
+    let password = prompt::new_secret(context, "password for the new repository").await?;
+    Ok(Unlock::Password(Zeroizing::new(password.as_bytes().to_vec())))
 }
 
 /// Flags first; all of them count before any variable does.

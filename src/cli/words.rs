@@ -19,13 +19,12 @@ pub(super) fn split(text: &str) -> Result<Vec<String>> {
                 Some(next) => word.get_or_insert_default().push(next),
                 None => return Err(invalid("a command ends with a backslash")),
             },
-            (Some(_), c) => word.get_or_insert_default().push(c),
             (None, '\'' | '"') => {
                 quote = Some(c);
                 word.get_or_insert_default();
             }
             (None, c) if c.is_whitespace() => words.extend(word.take()),
-            (None, c) => word.get_or_insert_default().push(c),
+            (_, c) => word.get_or_insert_default().push(c),
         }
     }
     if quote.is_some() {

@@ -3,6 +3,7 @@
 use crate::context::Context;
 use crate::crypto::{Secret, SlotInfo, Unlock, phrase_from_secret};
 use crate::error::Result;
+use crate::event::Event;
 use crate::repository::Repository;
 use zeroize::Zeroizing;
 
@@ -52,12 +53,24 @@ pub async fn add_key(
     Ok(AddedKey { slot, phrase })
 }
 
-/// All key slots, by number.
+/// All key slots that can be read, by number; one that cannot is told to the observer.
 ///
 /// # Errors
 /// As [`Repository::key_slots`].
-pub async fn list_keys(repository: &Repository) -> Result<Vec<KeySlotInfo>> {
-    repository.key_slots().await
+pub async fn list_keys(context: &Context, repository: &Repository) -> Result<Vec<KeySlotInfo>> {
+    let mut slots = Vec::new();
+    for (number, slot) in repository.key_slots().await? {
+        match slot {
+            Ok(slot) => slots.push(slot),
+            Err(error) => {
+                let text = format!(
+                    "key slot {number} is damaged and opens nothing: {error}; `holdall key remove {number}`"
+                );
+                context.emit(&Event::Note { text });
+            }
+        }
+    }
+    Ok(slots)
 }
 
 /// Removes a slot.
@@ -83,7 +96,8 @@ pub async fn change_key(
     let slots = repository.key_slots().await?;
     let label = slots
         .iter()
-        .find(|slot| slot.slot == old)
+        .find(|(number, _)| *number == old)
+        .and_then(|(_, slot)| slot.as_ref().ok())
         .map_or_else(String::new, |slot| slot.info.label.clone());
     let added = add_key(context, repository, NewKey::Given(unlock), &label, host).await?;
     repository.remove_key(old).await?;

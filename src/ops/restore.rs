@@ -47,7 +47,11 @@ pub async fn restore(
     let mut entries = snapshot.entries(request.prefix, request.wanted);
     while let Some(entry) = entries.next().await {
         context.check_cancelled()?;
-        let entry = with_content(snapshot, sink, entry?).await?;
+        // A sink is not finished after a part: it may delete what it was not given.
+        let entry = entry.map_err(|error| {
+            error.hint("`holdall check` tells what is hit; restore the rest with --include")
+        })?;
+        let entry = with_content(snapshot, sink, entry).await?;
         sink.write(context, entry).await?;
     }
     let report = sink.finish(context).await?;

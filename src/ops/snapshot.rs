@@ -126,6 +126,10 @@ async fn run(
     sources: &mut [Box<dyn Source>],
 ) -> Result<Option<SnapshotReport>> {
     let records = source_records(sources);
+    for (name, error) in &session.view().damaged {
+        let text = format!("{name} is damaged: {error}; `holdall check` tells what it means");
+        context.emit(&Event::Note { text });
+    }
     let snapshots: Vec<_> = session.view().snapshots().cloned().collect();
     let parent = find_parent(request, &snapshots, &records)?;
     let blobs = repository.reader(context, session.view());
@@ -147,9 +151,17 @@ async fn run(
         give_up(context, session, &mut writer, &error).await;
         return Err(error);
     }
-    let written = writer.finish().await?;
+    let written = match writer.finish().await {
+        Ok(written) => written,
+        Err(error) => return Err(end(context, session, error).await),
+    };
     let snapshot = assemble(request, session, records, parent.as_deref(), &written, context)?;
-    match session.commit(context, written.durable, snapshot).await? {
+    let committed = match session.commit(context, written.durable, snapshot).await {
+        Ok(committed) => committed,
+        // Whether the commit is there or not: who creates the key decides, and this abort only does if nothing else did.
+        Err(error) => return Err(end(context, session, error).await),
+    };
+    match committed {
         Commit::Fenced => Ok(None),
         Commit::Acknowledged(snapshot) => {
             let seconds = context.clock.now().seconds_since(session.started());
@@ -204,15 +216,22 @@ async fn read_sources(
 /// that stays open is fenced by a collector.
 async fn give_up(context: &Context, session: &Session, writer: &mut SnapshotWriter, error: &Error) {
     if let Err(second) = writer.keep_for_next_run().await {
-        context.emit(&Event::Note {
-            text: format!("what was read could not be kept for the next run: {second}"),
-        });
-        return;
+        let text = format!("what was read could not all be kept for the next run: {second}");
+        context.emit(&Event::Note { text });
     }
+    abort(context, session, error).await;
+}
+
+/// Ends a session whose last steps failed, and gives the error back.
+async fn end(context: &Context, session: &Session, error: Error) -> Error {
+    abort(context, session, &error).await;
+    error
+}
+
+async fn abort(context: &Context, session: &Session, error: &Error) {
     if let Err(second) = session.abort(context, error.what()).await {
-        context.emit(&Event::Note {
-            text: format!("the session could not be ended: {second}"),
-        });
+        let text = format!("the session could not be ended, a collector will: {second}");
+        context.emit(&Event::Note { text });
     }
 }
 

@@ -1,21 +1,24 @@
 //! The ledger: packs that were read whole and found right, and packs that must not be used.
 
 use super::Repository;
-use crate::error::Result;
+use crate::context::Context;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::collect::LedgerRecord;
-use crate::format::header::ObjectType;
 use crate::format::id::ObjectId;
 use crate::format::layout::{ObjectName, Prefix};
 use std::collections::HashSet;
+
+/// The most rows of a kind in one record that this program writes.
+const ROWS_MAX: usize = 50_000;
 
 /// Every record of the ledger that can be read; damaged ones are for `check` to name.
 pub(crate) async fn records(repository: &Repository) -> Result<Vec<LedgerRecord>> {
     let mut records = Vec::new();
     for name in repository.list(Prefix::Ledger).await? {
-        match repository.load(name, ObjectType::Ledger).await {
-            Ok(payload) => records.extend(LedgerRecord::decode(&payload).ok()),
+        match repository.load::<LedgerRecord>(name).await {
+            Ok(record) => records.push(record),
             Err(error) if super::view::is_damage(&error) => {}
-            Err(error) if error.kind() == crate::error::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
     }
@@ -31,51 +34,68 @@ pub(crate) async fn quarantined(repository: &Repository) -> Result<HashSet<Objec
         .collect())
 }
 
-/// Puts a record under the next free number.
+/// Puts what was verified and what is quarantined, as many records as that takes, under the next free numbers.
 ///
 /// # Errors
 /// What the store says; `Conflict` if other checkers take every number first.
 pub(crate) async fn put(
     repository: &Repository,
-    context: &crate::context::Context,
-    verified: Vec<(ObjectId, i64)>,
-    quarantined: Vec<ObjectId>,
+    context: &Context,
+    verified: &[(ObjectId, i64)],
+    quarantined: &[ObjectId],
+) -> Result<()> {
+    let mut verified = verified.to_vec();
+    verified.sort_unstable();
+    let mut verified = verified.chunks(ROWS_MAX);
+    let mut quarantined = quarantined.chunks(ROWS_MAX);
+    loop {
+        let (verified, quarantined) = (verified.next(), quarantined.next());
+        if verified.is_none() && quarantined.is_none() {
+            return Ok(());
+        }
+        put_one(
+            repository,
+            context,
+            verified.unwrap_or_default(),
+            quarantined.unwrap_or_default(),
+        )
+        .await?;
+    }
+}
+
+async fn put_one(
+    repository: &Repository,
+    context: &Context,
+    verified: &[(ObjectId, i64)],
+    quarantined: &[ObjectId],
 ) -> Result<()> {
     let names = repository.list(Prefix::Ledger).await?;
-    let taken = names
+    let number = |name: &ObjectName| {
+        if let ObjectName::Ledger(n) = name {
+            Some(*n)
+        } else {
+            None
+        }
+    };
+    let first = names
         .iter()
-        .filter_map(|name| {
-            if let ObjectName::Ledger(n) = name {
-                Some(*n)
-            } else {
-                None
-            }
-        })
-        .max();
-    let first = taken.map_or(0, |n| n.saturating_add(1));
+        .filter_map(number)
+        .max()
+        .map_or(0, |n| n.saturating_add(1));
     for number in first..first.saturating_add(64) {
         let record = LedgerRecord {
             number,
             time: context.clock.now(),
             nonce: context.random.bytes()?,
-            verified: verified.clone(),
-            quarantined: quarantined.clone(),
+            verified: verified.to_vec(),
+            quarantined: quarantined.to_vec(),
         };
-        if repository
-            .save(
-                context,
-                ObjectName::Ledger(number),
-                ObjectType::Ledger,
-                &record.encode(),
-            )
-            .await?
-            .is_mine()
-        {
+        if repository.save(context, &record).await?.is_mine() {
             return Ok(());
         }
     }
-    Err(crate::error::Error::new(
-        crate::error::ErrorKind::Conflict,
+    Err(Error::new(
+        ErrorKind::Conflict,
         "others write the ledger faster than this process",
     ))
 }

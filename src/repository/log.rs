@@ -2,10 +2,8 @@
 //! has condemned.
 
 use super::Repository;
-use crate::crypto::open_object;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::collect::{CondemnedRecord, SealRecord, StateRecord};
-use crate::format::header::{ObjectType, Origin};
 use crate::format::id::{ObjectId, SessionId};
 use crate::format::layout::{ObjectName, Prefix};
 use std::collections::HashSet;
@@ -96,20 +94,15 @@ impl Log {
         };
         if newest > 0 {
             let name = ObjectName::Seal(newest);
-            let seal = repository.load(name, ObjectType::Seal).await?;
-            let seal = SealRecord::decode(&seal).map_err(|e| Error::from(e).with("object", name))?;
-            if seal.round != newest {
-                return Err(Error::new(ErrorKind::Damaged, "seal of another round").with("object", name));
-            }
+            let seal: SealRecord = repository.load(name).await?;
             // Nothing where the first rounds were aborted: then the state is that of no round.
             if let Some((round, id)) = seal.state {
                 let name = ObjectName::State(round, id);
-                let state = match repository.load_hashed(name, id, Origin::Round(round)).await {
+                let state: StateRecord = match repository.load(name).await {
                     Ok(state) => state,
                     Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Attempt::Gone(name)),
                     Err(error) => return Err(error),
                 };
-                let state = StateRecord::decode(&state).map_err(|e| Error::from(e).with("object", name))?;
                 log.state = Some(name);
                 log.floor = state.floor;
                 log.live = state.live.into_iter().collect();
@@ -119,12 +112,8 @@ impl Log {
         }
         let next = ObjectName::Condemned(newest + 1);
         if names.contains(&next) {
-            match repository.load(next, ObjectType::Condemned).await {
-                Ok(record) => {
-                    let record = CondemnedRecord::decode(&record);
-                    let record = record.map_err(|e| Error::from(e).with("object", next))?;
-                    log.condemned = record.packs.into_iter().collect();
-                }
+            match repository.load::<CondemnedRecord>(next).await {
+                Ok(record) => log.condemned = record.packs.into_iter().collect(),
                 // A later round has cleaned it away: there is a newer seal.
                 Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Attempt::Gone(next)),
                 Err(error) => return Err(error),
@@ -204,16 +193,4 @@ impl Listing {
             forgets,
         })
     }
-}
-
-/// Opens a sealed object of one record and checks that it stands under its name.
-pub(crate) fn open_named(
-    repository: &Repository,
-    object_type: ObjectType,
-    name: &ObjectName,
-    bytes: &[u8],
-) -> Result<Vec<u8>> {
-    let (payload, _, _) = open_object(repository.keyring(), object_type, &name.to_string(), bytes)
-        .map_err(|e| Error::from(e).with("object", name))?;
-    Ok(payload)
 }

@@ -28,12 +28,12 @@ pub use write::{BlobWriter, Durable, WriteCounts};
 
 use crate::chunk::{ChunkParams, Chunker};
 use crate::context::Context;
-use crate::crypto::{Keyring, open_object, seal_object};
+use crate::crypto::{Keyring, Sealed, open_record, open_run, seal_record};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::Record;
 use crate::format::error::DecodeError;
-use crate::format::header::{ObjectType, Origin};
-use crate::format::id::{BlobId, ObjectId, RepositoryId};
-use crate::format::index::BlobKind;
+use crate::format::id::{BlobId, RepositoryId};
+use crate::format::index::{BlobKind, Tables};
 use crate::format::layout::{ObjectName, Prefix};
 use crate::format::repo_config::ConfigRecord;
 use crate::store::{Listed, Put, Store};
@@ -147,74 +147,45 @@ impl Repository {
             .await
     }
 
-    /// The payload of an object that is sealed under its name, from the cache if it is there and right.
-    pub(crate) async fn load(&self, name: ObjectName, object_type: ObjectType) -> Result<Vec<u8>> {
-        if let Some(payload) = self
-            .cache()
-            .get(&name)
-            .and_then(|bytes| log::open_named(self, object_type, &name, &bytes).ok())
-        {
-            return Ok(payload);
-        }
-        let bytes = self.inner.store.get(&name).await?;
-        let payload = log::open_named(self, object_type, &name, &bytes)?;
-        self.cache().put(&name, &bytes);
-        Ok(payload)
+    /// The record at a name, from the cache if it is there and right.
+    pub(crate) async fn load<R: Record>(&self, name: ObjectName) -> Result<R> {
+        self.load_with(name, |bytes| open_record(self.keyring(), &name, bytes))
+            .await
     }
 
-    /// The payload of an object that is named by its own hash and made by `origin`.
-    pub(crate) async fn load_hashed(
-        &self,
-        name: ObjectName,
-        id: ObjectId,
-        origin: Origin,
-    ) -> Result<Vec<u8>> {
-        let object_type = if matches!(name, ObjectName::State(..)) {
-            ObjectType::State
-        } else {
-            ObjectType::IndexRun
-        };
-        let open = |bytes: &Bytes| -> Result<Vec<u8>, DecodeError> {
-            let (payload, found_origin, found) = open_object(self.keyring(), object_type, "", bytes)?;
-            if found != id {
-                return Err(DecodeError::BadHash);
-            }
-            if found_origin == origin {
-                Ok(payload)
-            } else {
-                Err(DecodeError::Invalid("object of another origin"))
-            }
-        };
-        if let Some(payload) = self.cache().get(&name).and_then(|bytes| open(&bytes).ok()) {
-            return Ok(payload);
-        }
-        let bytes = self.inner.store.get(&name).await?;
-        let payload = open(&bytes).map_err(|e| Error::from(e).with("object", name))?;
-        self.cache().put(&name, &bytes);
-        Ok(payload)
+    /// The index run at a name, from the cache if it is there and right.
+    pub(crate) async fn load_run(&self, name: ObjectName) -> Result<Tables> {
+        self.load_with(name, |bytes| open_run(self.keyring(), &name, bytes))
+            .await
     }
 
-    /// Seals a record under its name and puts it if nothing is there.
-    pub(crate) async fn save(
+    async fn load_with<T>(
         &self,
-        context: &Context,
         name: ObjectName,
-        object_type: ObjectType,
-        record: &[u8],
-    ) -> Result<Put> {
-        let random = context.random.as_ref();
-        let sealed = seal_object(
-            self.keyring(),
-            random,
-            object_type,
-            Origin::None,
-            &name.to_string(),
-            record,
-        )?;
-        let put = self.inner.store.put_new(&name, sealed.bytes.clone()).await?;
+        open: impl Fn(&[u8]) -> Result<T, DecodeError>,
+    ) -> Result<T> {
+        // What the cache holds is opened like the store's own bytes; what does not open is only a lost hint.
+        if let Some(value) = self.cache().get(&name).and_then(|bytes| open(&bytes).ok()) {
+            return Ok(value);
+        }
+        let bytes = self.inner.store.get(&name).await?;
+        let value = open(&bytes).map_err(|e| Error::from(e).with("object", name))?;
+        self.cache().put(&name, &bytes);
+        Ok(value)
+    }
+
+    /// Seals a record and puts it under its name if nothing is there.
+    pub(crate) async fn save<R: Record>(&self, context: &Context, record: &R) -> Result<Put> {
+        let (name, sealed) = seal_record(self.keyring(), context.random.as_ref(), record)?;
+        self.put_sealed(&name, &sealed).await
+    }
+
+    /// Puts a sealed object and remembers it.
+    pub(crate) async fn put_sealed(&self, name: &ObjectName, sealed: &Sealed) -> Result<Put> {
+        let put = self.inner.store.put_new(name, sealed.bytes.clone()).await?;
         if put.is_mine() {
-            self.cache().put(&name, &sealed.bytes);
-            self.cache().note_seen(&[name]);
+            self.cache().put(name, &sealed.bytes);
+            self.cache().note_seen(&[*name]);
         }
         Ok(put)
     }

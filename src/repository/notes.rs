@@ -3,7 +3,6 @@
 use super::Repository;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::header::ObjectType;
 use crate::format::id::SessionId;
 use crate::format::layout::{ObjectName, Prefix};
 use crate::format::note::{NoteRecord, StampedNote};
@@ -36,12 +35,7 @@ impl Repository {
                 nonce,
                 note: note.clone(),
             };
-            let name = ObjectName::Note(sid, number);
-            if self
-                .save(context, name, ObjectType::Note, &record.encode())
-                .await?
-                .is_mine()
-            {
+            if self.save(context, &record).await?.is_mine() {
                 return Ok(number);
             }
         }
@@ -61,13 +55,8 @@ impl Repository {
             let ObjectName::Note(sid, number) = name else {
                 continue;
             };
-            match self.load(name, ObjectType::Note).await {
-                Ok(payload) => {
-                    let stamped = StampedNote::decode(&payload)
-                        .ok()
-                        .filter(|n| n.sid == sid && n.number == number);
-                    all.extend(stamped.map(|n| ((sid, number), n.note)));
-                }
+            match self.load::<StampedNote>(name).await {
+                Ok(stamped) => drop(all.insert((sid, number), stamped.note)),
                 Err(error) if error.kind() == ErrorKind::NotFound || super::view::is_damage(&error) => {}
                 Err(error) => return Err(error),
             }

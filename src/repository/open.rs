@@ -2,9 +2,11 @@
 
 use super::{Cache, Inner, Repository};
 use crate::context::Context;
-use crate::crypto::{Keyring, SlotInfo, SlotKind, Unlock, open_slot, read_slot_kind, seal_object, seal_slot};
+use crate::crypto::{
+    Keyring, SlotInfo, SlotKind, Unlock, open_record, open_slot, read_slot_kind, seal_record, seal_slot,
+};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::header::{ObjectType, Origin, append_trailer};
+use crate::format::header::append_trailer;
 use crate::format::id::RepositoryId;
 use crate::format::layout::{ObjectName, Prefix};
 use crate::format::limits;
@@ -74,16 +76,7 @@ impl Repository {
             retain_age: options.retain_age,
             features: marker.features,
         };
-        let name = ObjectName::Config(0);
-        let random = context.random.as_ref();
-        let sealed = seal_object(
-            &keyring,
-            random,
-            ObjectType::Config,
-            Origin::None,
-            &name.to_string(),
-            &config.encode(),
-        )?;
+        let (name, sealed) = seal_record(&keyring, context.random.as_ref(), &config)?;
         if store.put_new(&name, sealed.bytes).await? == Put::Conflict {
             return Err(Error::new(
                 ErrorKind::Exists,
@@ -144,10 +137,9 @@ impl Repository {
         let (keyring, slot) = unlock_any(&store, marker.repository, unlock).await?;
         let name = ObjectName::Config(newest);
         let bytes = store.get(&name).await?;
-        let opened = crate::crypto::open_object(&keyring, ObjectType::Config, &name.to_string(), &bytes);
-        let (payload, _, _) = opened.map_err(|e| Error::from(e).with("object", name))?;
-        let config = ConfigRecord::decode(&payload).map_err(|e| Error::from(e).with("object", name))?;
-        if config.check_marker(&marker_bytes).is_err() || config.generation != newest {
+        let config: ConfigRecord =
+            open_record(&keyring, &name, &bytes).map_err(|e| Error::from(e).with("object", name))?;
+        if config.check_marker(&marker_bytes).is_err() {
             return Err(
                 Error::new(ErrorKind::Damaged, "the configuration does not belong here").with("object", name),
             );

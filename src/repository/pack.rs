@@ -64,7 +64,17 @@ impl OpenBlock {
             |n: usize| u32::try_from(n).map_err(|_| Error::new(ErrorKind::Internal, "block over its limit"));
         let (offset, len) = (number(self.len)?, number(plaintext.len())?);
         self.len += plaintext.len();
-        self.parts.push(plaintext.clone());
+        // A slice that goes on where the last one ended shares its buffer with it; any other is copied, so that one chunk does not
+        // keep a whole window.
+        let goes_on = self
+            .parts
+            .last()
+            .is_some_and(|last| last.as_ptr_range().end == plaintext.as_ptr());
+        self.parts.push(if goes_on {
+            plaintext.clone()
+        } else {
+            Bytes::copy_from_slice(plaintext)
+        });
         self.blobs.push(BlobPlace {
             id,
             kind,
@@ -114,6 +124,11 @@ impl OpenBlock {
 }
 
 impl ReadyBlock {
+    /// How many blobs it holds.
+    pub(crate) fn blobs(&self) -> usize {
+        self.blobs.len()
+    }
+
     /// Bytes that the block takes in a pack.
     pub(crate) fn stored_len(&self) -> usize {
         self.stored.len() + TAG_LEN
@@ -226,7 +241,7 @@ pub(crate) fn apply_delta(delta: &[u8], base: &[u8], plain: u32) -> Result<Vec<u
     let mut context = zstd_safe::DCtx::create();
     let invalid = |_| DecodeError::Invalid("delta");
     context
-        .set_parameter(zstd_safe::DParameter::WindowLogMax(27))
+        .set_parameter(zstd_safe::DParameter::WindowLogMax(25))
         .map_err(invalid)?;
     context.ref_prefix(base).map_err(invalid)?;
     context.decompress(&mut out, delta).map_err(invalid)?;

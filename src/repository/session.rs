@@ -1,12 +1,12 @@
 //! One writer's run, steps W1 to W8 of `format-spec/85-sessions.md`.
 
 use super::Repository;
+use super::log::Log;
 use super::view::{Purpose, View};
 use super::write::{BlobWriter, Durable};
 use crate::context::{Context, Time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::format::header::ObjectType;
 use crate::format::id::SessionId;
 use crate::format::layout::ObjectName;
 use crate::format::session::SessionRecord;
@@ -58,11 +58,17 @@ impl Session {
         host: &str,
         adopted: Option<SessionId>,
     ) -> Result<Self> {
+        if !repository.config().features.may_write() {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "a newer program must write to this repository; this one can read it",
+            ));
+        }
         probe(repository, context).await?;
         for _ in 0..TRIES {
             context.check_cancelled()?;
             // W1
-            let epoch = super::log::Log::read(repository).await?.newest;
+            let epoch = Log::read(repository).await?.newest;
             let sid = SessionId {
                 epoch,
                 random: context.random.bytes()?,
@@ -77,14 +83,7 @@ impl Session {
                 adopted,
             };
             // W2: before every read that a reuse rests on.
-            let put = repository
-                .save(
-                    context,
-                    ObjectName::Session(sid),
-                    ObjectType::Session,
-                    &record.encode(),
-                )
-                .await?;
+            let put = repository.save(context, &record).await?;
             if !put.is_mine() {
                 return Err(
                     Error::new(ErrorKind::Damaged, "another writer has this session's random id")
@@ -157,20 +156,18 @@ impl Session {
             ));
         }
         context.check_cancelled()?;
-        let name = ObjectName::Snapshot(self.sid);
         let decision = Decision::Commit(Box::new(snapshot));
-        let put = self
-            .repository
-            .save(context, name, ObjectType::Snapshot, &decision.encode())
-            .await?;
+        let put = self.repository.save(context, &decision).await?;
         if put == Put::Conflict {
             return Ok(Commit::Fenced);
         }
         // W8: if the fence was swept away meanwhile, the seal that allowed it came first and is seen here.
-        if super::log::Log::read(&self.repository).await?.is_void(&self.sid) {
+        let log = Log::read(&self.repository).await.map_err(|error| {
+            error.hint("the snapshot was written, but nothing confirms that it counts: `holdall list` tells")
+        })?;
+        if log.is_void(&self.sid) {
             return Ok(Commit::Fenced);
         }
-        self.repository.cache().note_seen(&[name]);
         match decision {
             Decision::Commit(snapshot) => Ok(Commit::Acknowledged(Arc::from(snapshot))),
             _ => Err(Error::new(ErrorKind::Internal, "commit of another decision")),
@@ -192,14 +189,6 @@ impl Session {
             nonce: context.random.bytes()?,
         };
         // A conflict means that a collector has fenced it: it is ended either way.
-        repository
-            .save(
-                context,
-                ObjectName::Snapshot(sid),
-                ObjectType::Snapshot,
-                &decision.encode(),
-            )
-            .await
-            .map(drop)
+        repository.save(context, &decision).await.map(drop)
     }
 }

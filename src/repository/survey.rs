@@ -5,21 +5,22 @@
 mod missing;
 
 use super::index::PackNumber;
-use super::log::{Log, open_named};
+use super::log::Log;
 use super::pack::open_pack;
 use super::{Repository, ledger};
 use crate::context::Context;
-use crate::crypto::{open_object, read_slot_kind, slot_label};
+use crate::crypto::{open_record, open_run, read_slot_kind, slot_label};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
+use crate::format::Record;
 use crate::format::collect::{CondemnedRecord, LedgerRecord, RefsRecord, SealRecord, StateRecord};
 use crate::format::error::DecodeError;
-use crate::format::header::{ObjectType, Origin, check_trailer};
+use crate::format::header::{Origin, check_trailer};
 use crate::format::id::ObjectId;
 use crate::format::index::{BlobKind, Tables};
 use crate::format::layout::{ObjectName, Prefix};
 use crate::format::note::StampedNote;
-use crate::format::repo_config::{ConfigRecord, Marker};
+use crate::format::repo_config::ConfigRecord;
 use crate::format::session::{ForgetRecord, SessionRecord};
 use crate::format::snapshot::Decision;
 use crate::store::Listed;
@@ -27,6 +28,7 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Display;
+use std::sync::Arc;
 
 /// How much of the data packs is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +107,7 @@ pub struct Survey<'a> {
     report: SurveyReport,
     sizes: HashMap<ObjectName, u64>,
     /// Pack → rows of the runs that list it, one table for each pack.
-    listed: HashMap<ObjectId, Tables>,
+    listed: HashMap<ObjectId, Arc<Tables>>,
 }
 
 impl<'a> Survey<'a> {
@@ -192,59 +194,35 @@ impl<'a> Survey<'a> {
 
     fn record(&mut self, log: &Log, name: ObjectName, bytes: &Bytes) -> Result<()> {
         let repository = self.repository;
-        let open = |object_type| open_named(repository, object_type, &name, bytes);
-        let same = |equal: bool| {
-            if equal {
-                Ok(())
-            } else {
-                Err(Error::new(ErrorKind::Damaged, "record of another object"))
-            }
-        };
+        let keyring = repository.keyring();
         match name {
-            ObjectName::Marker => {
-                let marker = Marker::decode(bytes)?;
-                same(
-                    marker.repository == repository.id()
-                        && *blake3::hash(bytes).as_bytes() == repository.config().marker_hash,
-                )
-            }
+            ObjectName::Marker => repository
+                .config()
+                .check_marker(bytes)
+                .map(drop)
+                .map_err(Error::from),
             ObjectName::Key(slot) => {
                 read_slot_kind(bytes)?;
-                slot_label(repository.keyring(), slot, bytes)?;
+                slot_label(keyring, slot, bytes)?;
                 Ok(())
             }
-            ObjectName::Config(generation) => {
-                let config = ConfigRecord::decode(&open(ObjectType::Config)?)?;
-                same(config.generation == generation && config.repository == repository.id())
+            ObjectName::SessionRun(..) | ObjectName::CollectorRun(..) => {
+                let tables = open_run(keyring, &name, bytes)?;
+                if log.is_valid(&name) {
+                    self.run_record(name, &tables);
+                }
+                Ok(())
             }
-            ObjectName::SessionRun(sid, id) => self.run_record(log, name, id, Origin::Session(sid), bytes),
-            ObjectName::CollectorRun(round, id) => {
-                self.run_record(log, name, id, Origin::Round(round), bytes)
-            }
-            ObjectName::Session(sid) => same(SessionRecord::decode(&open(ObjectType::Session)?)?.sid == sid),
-            ObjectName::Snapshot(sid) => {
-                let decision = Decision::decode(&open(ObjectType::Snapshot)?)?;
-                same(decision.sid() == sid)
-            }
-            ObjectName::Forget(sid) => same(ForgetRecord::decode(&open(ObjectType::Forget)?)?.sid == sid),
-            ObjectName::Condemned(round) => {
-                same(CondemnedRecord::decode(&open(ObjectType::Condemned)?)?.round == round)
-            }
-            ObjectName::State(round, id) => {
-                let (payload, origin, found) =
-                    open_object(repository.keyring(), ObjectType::State, "", bytes)?;
-                let state = StateRecord::decode(&payload)?;
-                same(found == id && origin == Origin::Round(round) && state.round == round)
-            }
-            ObjectName::Seal(round) => same(SealRecord::decode(&open(ObjectType::Seal)?)?.round == round),
-            ObjectName::Note(sid, number) => {
-                let note = StampedNote::decode(&open(ObjectType::Note)?)?;
-                same(note.sid == sid && note.number == number)
-            }
-            ObjectName::Refs(node) => same(RefsRecord::decode(&open(ObjectType::Refs)?)?.node == node),
-            ObjectName::Ledger(number) => {
-                same(LedgerRecord::decode(&open(ObjectType::Ledger)?)?.number == number)
-            }
+            ObjectName::Config(_) => self.opens::<ConfigRecord>(name, bytes),
+            ObjectName::Session(_) => self.opens::<SessionRecord>(name, bytes),
+            ObjectName::Snapshot(_) => self.opens::<Decision>(name, bytes),
+            ObjectName::Forget(_) => self.opens::<ForgetRecord>(name, bytes),
+            ObjectName::Condemned(_) => self.opens::<CondemnedRecord>(name, bytes),
+            ObjectName::State(..) => self.opens::<StateRecord>(name, bytes),
+            ObjectName::Seal(_) => self.opens::<SealRecord>(name, bytes),
+            ObjectName::Note(..) => self.opens::<StampedNote>(name, bytes),
+            ObjectName::Refs(_) => self.opens::<RefsRecord>(name, bytes),
+            ObjectName::Ledger(_) => self.opens::<LedgerRecord>(name, bytes),
             // From 128 on: what a probe could not delete.
             ObjectName::Reserve(number) if number >= 128 => Ok(()),
             ObjectName::Reserve(_) => check_trailer(bytes).map(drop).map_err(Error::from),
@@ -252,25 +230,14 @@ impl<'a> Survey<'a> {
         }
     }
 
-    fn run_record(
-        &mut self,
-        log: &Log,
-        name: ObjectName,
-        id: ObjectId,
-        origin: Origin,
-        bytes: &Bytes,
-    ) -> Result<()> {
-        let (payload, found_origin, found) =
-            open_object(self.repository.keyring(), ObjectType::IndexRun, "", bytes)?;
-        if found != id || found_origin != origin {
-            return Err(Error::new(ErrorKind::Damaged, "index run of another place"));
-        }
-        let tables = Tables::decode(&payload, false)?;
-        if !log.is_valid(&name) {
-            return Ok(());
-        }
+    fn opens<R: Record>(&self, name: ObjectName, bytes: &[u8]) -> Result<()> {
+        open_record::<R>(self.repository.keyring(), &name, bytes)?;
+        Ok(())
+    }
+
+    fn run_record(&mut self, name: ObjectName, tables: &Tables) {
         let mut builder = super::index::IndexBuilder::new(HashSet::new());
-        builder.add(&tables, false);
+        builder.add(tables, false);
         let index = builder.finish();
         let all: BTreeSet<PackNumber> = (0u32..)
             .zip(index.packs())
@@ -282,14 +249,13 @@ impl<'a> Survey<'a> {
             };
             if self
                 .listed
-                .insert(pack, rows.clone())
-                .is_some_and(|earlier| earlier != rows)
+                .insert(pack, rows.clone().into())
+                .is_some_and(|earlier| *earlier != rows)
             {
                 self.report
                     .error(name, format!("lists pack {pack} otherwise than another run does"));
             }
         }
-        Ok(())
     }
 
     async fn packs(&mut self, read_data: ReadData) -> Result<()> {
@@ -393,13 +359,24 @@ impl<'a> Survey<'a> {
         self.remember(verified).await
     }
 
-    /// Writes what was verified into the ledger, where the store can be written to.
+    /// Writes into the ledger what was verified, and what was found damaged: writers rest on none of these, and store what
+    /// they hold again. Only where the store can be written to.
     async fn remember(&mut self, verified: Vec<(ObjectId, i64)>) -> Result<()> {
-        if verified.is_empty() || !self.repository.store().is_writable() {
+        let mut bad = self.report.bad_packs.clone();
+        bad.sort_unstable();
+        bad.dedup();
+        let known = ledger::quarantined(self.repository).await?;
+        bad.retain(|pack| !known.contains(pack));
+        if (verified.is_empty() && bad.is_empty()) || !self.repository.store().is_writable() {
             return Ok(());
         }
-        match ledger::put(self.repository, self.context, verified, Vec::new()).await {
-            Err(error) if error.kind() == ErrorKind::Denied => Ok(()),
+        match ledger::put(self.repository, self.context, &verified, &bad).await {
+            Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::StoreFull) => {
+                let what =
+                    "what was checked could not be written into the ledger: the next check begins anew";
+                self.report.note("ledger/", format!("{what} ({error})"));
+                Ok(())
+            }
             result => result,
         }
     }
@@ -409,14 +386,14 @@ async fn read_pack(
     repository: &Repository,
     context: &Context,
     id: ObjectId,
-    expected: Option<Tables>,
+    expected: Option<Arc<Tables>>,
 ) -> Result<(u64, u64)> {
     let bytes = repository.store().get(&ObjectName::Pack(id)).await?;
     let keyring = repository.shared_keyring();
     let len = bytes.len() as u64;
     let work = move || -> Result<u64, DecodeError> {
         let pack = open_pack(&keyring, &id, &bytes)?;
-        if expected.is_some_and(|expected| expected != pack.tables) {
+        if expected.is_some_and(|expected| *expected != pack.tables) {
             return Err(DecodeError::Invalid("directory differs from the index"));
         }
         if pack.origin == Origin::None {

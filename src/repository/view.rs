@@ -5,10 +5,7 @@ use super::index::{Index, IndexBuilder};
 use super::log::{Listing, Log};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::error::DecodeError;
-use crate::format::header::{ObjectType, Origin};
 use crate::format::id::{ObjectId, SessionId};
-use crate::format::index::Tables;
 use crate::format::layout::ObjectName;
 use crate::format::snapshot::{Decision, SnapshotRecord};
 use futures::stream::{self, StreamExt};
@@ -94,21 +91,13 @@ async fn load_decisions(
 ) -> Result<(Vec<(SessionId, Decision)>, Vec<(ObjectName, Error)>)> {
     let loads = listing.decided.clone().into_iter().map(|sid| async move {
         let name = ObjectName::Snapshot(sid);
-        let decision = match repository.load(name, ObjectType::Snapshot).await {
-            Ok(payload) => Decision::decode(&payload).map_err(|e| Error::from(e).with("object", name)),
-            Err(error) => Err(error),
-        };
-        (sid, decision)
+        (sid, repository.load::<Decision>(name).await)
     });
     let mut loaded = stream::iter(loads).buffered(repository.concurrency());
     let (mut decisions, mut damaged) = (Vec::new(), Vec::new());
     while let Some((sid, decision)) = loaded.next().await {
         match decision {
-            Ok(decision) if decision.sid() == sid => decisions.push((sid, decision)),
-            Ok(_) => {
-                let error = Error::new(ErrorKind::Damaged, "snapshot of another session");
-                damaged.push((ObjectName::Snapshot(sid), error));
-            }
+            Ok(decision) => decisions.push((sid, decision)),
             // Deleted between list and get: forgotten, and swept.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) if is_damage(&error) => damaged.push((ObjectName::Snapshot(sid), error)),
@@ -155,7 +144,7 @@ async fn load_index(
     let mut damaged = Vec::new();
     let loads = runs
         .into_iter()
-        .map(|name| async move { (name, load_run(repository, context, name).await) });
+        .map(|name| async move { (name, repository.load_run(name).await) });
     let mut loaded = stream::iter(loads).buffered(repository.concurrency());
     while let Some((name, run)) = loaded.next().await {
         match run {
@@ -168,16 +157,4 @@ async fn load_index(
     }
     let index = context.cpu.run(move || builder.finish()).await?;
     Ok((index, damaged))
-}
-
-/// Loads one index run and checks that it stands where it was put.
-pub(crate) async fn load_run(repository: &Repository, context: &Context, name: ObjectName) -> Result<Tables> {
-    let (id, origin) = match name {
-        ObjectName::SessionRun(sid, id) => (id, Origin::Session(sid)),
-        ObjectName::CollectorRun(round, id) => (id, Origin::Round(round)),
-        _ => return Err(Error::new(ErrorKind::Internal, "not an index run").with("object", name)),
-    };
-    let payload = repository.load_hashed(name, id, origin).await?;
-    let tables = context.cpu.run(move || Tables::decode(&payload, false)).await?;
-    tables.map_err(|e: DecodeError| Error::from(e).with("object", name))
 }

@@ -2,12 +2,12 @@
 
 use super::entry::{Key, Prior, PriorEntry};
 use super::reader::SnapshotReader;
-use super::writer::is_whole;
+use super::tree::content_refs;
 use crate::context::Time;
 use crate::error::Result;
+use crate::format::entry::{ContentRecord, EntryRecord};
 use crate::format::snapshot::{SnapshotRecord, SourceRecord};
 use crate::repository::BlobReader;
-use futures::future;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use std::sync::Arc;
 
@@ -57,7 +57,25 @@ impl Prior for ParentPrior {
         let whole = self
             .reader
             .records(prefix)
-            .try_filter(move |record| future::ready(is_whole(&blobs, record)));
+            .try_filter(move |record| is_whole(blobs.clone(), record.clone()));
         whole.map_ok(PriorEntry::new).boxed()
+    }
+}
+
+/// Whether every blob that an entry's content needs can be read, those that its lists name included: else a source must not take the
+/// entry over. Lists that cannot be read count as lost.
+async fn is_whole(blobs: BlobReader, record: Arc<EntryRecord>) -> bool {
+    match &record.content {
+        ContentRecord::None | ContentRecord::Inline(_) => true,
+        ContentRecord::Refs { level: 0, refs } => refs.iter().all(|r| blobs.has(&r.id)),
+        ContentRecord::Refs { .. } => {
+            let mut refs = content_refs(Arc::new(blobs.clone()), &record);
+            while let Some(reference) = refs.next().await {
+                if !reference.is_ok_and(|r| blobs.has(&r.id)) {
+                    return false;
+                }
+            }
+            true
+        }
     }
 }

@@ -4,7 +4,9 @@
 //! is read. Everything comes back in order, so that the same entries give the same tree and the same packs.
 
 use super::content::{ChunkedContent, Named, cut_and_name, cut_windows};
-use super::entry::{Content, Entry, EntryHead, EntryRecord, Incident, Item, Key, Piece, PriorEntry};
+use super::entry::{
+    Content, ContentStream, Entry, EntryHead, EntryRecord, Incident, Item, Key, Piece, PriorEntry,
+};
 use super::nodes::RepositorySink;
 use super::tree::{BorderKey, ContentWriter, TreeBuilder, TreeReader};
 use crate::chunk::Chunker;
@@ -16,15 +18,18 @@ use crate::format::entry::{BlobRef, ContentRecord};
 use crate::format::index::BlobKind;
 use crate::format::limits;
 use crate::format::snapshot::{RootRecord, Statistics};
-use crate::repository::{BlobNamer, BlobReader, Durable, Repository, Session};
+use crate::repository::{BlobNamer, Durable, Repository, Session};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A batch of small contents is sent to the pool when it holds so many bytes.
 const BATCH_BYTES: usize = 1 << 20;
+/// A silent content is asked this often whether the session shows a sign of life.
+const TICK: Duration = Duration::from_secs(30);
 /// Or so many entries.
 const BATCH_ENTRIES: usize = 512;
 
@@ -298,7 +303,7 @@ impl SnapshotWriter {
         let mut held = Reservation::none();
         let mut len = 0u64;
         loop {
-            let piece = match pieces.next().await {
+            let piece = match self.next_piece(&mut pieces).await? {
                 None => break,
                 Some(Ok(piece)) => piece,
                 Some(Err(error)) => {
@@ -353,6 +358,18 @@ impl SnapshotWriter {
         self.settle(&record(head, content, Some(len), whole)).await
     }
 
+    /// Waits for a piece; a silent content hears an interrupt, and the session shows signs of life meanwhile.
+    async fn next_piece(&mut self, pieces: &mut ContentStream) -> Result<Option<Result<Piece>>> {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.context.cancel.cancelled() => self.context.check_cancelled()?,
+                piece = pieces.next() => return Ok(piece),
+                () = tokio::time::sleep(TICK) => self.tree.sink_mut().blobs.heartbeat().await?,
+            }
+        }
+    }
+
     /// Adds a finished record to the tree and tells how it compares with the parent's.
     async fn settle(&mut self, record: &EntryRecord) -> Result<()> {
         let before = match &mut self.parent {
@@ -394,10 +411,15 @@ impl SnapshotWriter {
         self.incident_count += 1;
         let mut encoded = Encoder::new();
         encoded.array(2).bytes(key.as_bytes()).text(&why);
-        self.incident_log.extend(encoded.finish());
-        if self.incidents.len() < limits::INCIDENTS_INLINE_MAX {
+        let encoded = encoded.finish();
+        // The record takes the first of them, as many as its limits allow and none after the first that it does not.
+        let skipped = self.incidents.len() as u64 + 1 < self.incident_count;
+        let fits = self.incidents.len() < limits::INCIDENTS_INLINE_MAX
+            && self.incident_log.len() + encoded.len() <= limits::INCIDENTS_INLINE_BYTES_MAX - 64;
+        if fits && !skipped {
             self.incidents.push((key.clone(), why));
         }
+        self.incident_log.extend(encoded);
     }
 
     /// A sign of life while a source is silent.
@@ -442,7 +464,7 @@ impl SnapshotWriter {
     }
 
     async fn store_incidents(&mut self) -> Result<Option<(u8, Vec<BlobRef>)>> {
-        if self.incident_count <= limits::INCIDENTS_INLINE_MAX as u64 {
+        if self.incidents.len() as u64 == self.incident_count {
             return Ok(None);
         }
         let log = Bytes::from(std::mem::take(&mut self.incident_log));
@@ -526,13 +548,5 @@ impl ParentCursor {
             }
         }
         self.next.as_ref().filter(|next| next.key == *key).cloned()
-    }
-}
-
-/// Whether every blob that an entry's record names can be read: else a source must not take it over.
-pub(crate) fn is_whole(reader: &BlobReader, record: &EntryRecord) -> bool {
-    match &record.content {
-        ContentRecord::Refs { refs, .. } => refs.iter().all(|r| reader.has(&r.id)),
-        ContentRecord::None | ContentRecord::Inline(_) => true,
     }
 }

@@ -3,9 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "this is test code")]
 
 use crate::context::Context;
-use crate::crypto::seal_object;
+use crate::crypto::{seal_record, seal_run};
+use crate::format::Record;
 use crate::format::collect::{CondemnedRecord, RefsRecord, RunRow, SealRecord, StateRecord};
-use crate::format::header::{ObjectType, Origin, append_trailer};
+use crate::format::header::{Origin, append_trailer};
 use crate::format::id::{BlobId, ObjectId, SessionId};
 use crate::format::index::Tables;
 use crate::format::layout::{ObjectName, Prefix};
@@ -40,22 +41,14 @@ pub struct Round {
 }
 
 impl Hand<'_> {
-    async fn put(&self, name: ObjectName, object_type: ObjectType, record: &[u8]) {
-        let put = self.repository.save(self.context, name, object_type, record);
-        assert!(put.await.unwrap().is_mine(), "{name}");
-    }
-
-    async fn put_hashed(&self, object_type: ObjectType, round: u64, payload: &[u8]) -> ObjectId {
-        let (keyring, random) = (self.repository.keyring(), self.context.random.as_ref());
-        let sealed = seal_object(keyring, random, object_type, Origin::Round(round), "", payload).unwrap();
-        let name = if object_type == ObjectType::State {
-            ObjectName::State(round, sealed.id)
-        } else {
-            ObjectName::CollectorRun(round, sealed.id)
-        };
-        let put = self.repository.store().put_new(&name, sealed.bytes).await;
-        assert!(put.unwrap().is_mine());
-        sealed.id
+    async fn put<R: Record>(&self, record: &R) {
+        assert!(
+            self.repository
+                .save(self.context, record)
+                .await
+                .unwrap()
+                .is_mine()
+        );
     }
 
     fn nonce(&self) -> [u8; 16] {
@@ -76,8 +69,7 @@ impl Hand<'_> {
             parent_hint: None,
             adopted: None,
         };
-        self.put(ObjectName::Session(sid), ObjectType::Session, &record.encode())
-            .await;
+        self.put(&record).await;
         sid
     }
 
@@ -89,12 +81,7 @@ impl Hand<'_> {
             round: sid.epoch + 1,
             nonce: self.nonce(),
         };
-        self.put(
-            ObjectName::Snapshot(sid),
-            ObjectType::Snapshot,
-            &decision.encode(),
-        )
-        .await;
+        self.put(&decision).await;
     }
 
     /// Lets a snapshot go.
@@ -106,8 +93,7 @@ impl Hand<'_> {
             time: self.context.clock.now(),
             nonce: self.nonce(),
         };
-        self.put(ObjectName::Forget(sid), ObjectType::Forget, &record.encode())
-            .await;
+        self.put(&record).await;
     }
 
     /// Condemns packs for a round that is not sealed yet.
@@ -120,12 +106,7 @@ impl Hand<'_> {
             nonce,
             packs,
         };
-        self.put(
-            ObjectName::Condemned(round),
-            ObjectType::Condemned,
-            &record.encode(),
-        )
-        .await;
+        self.put(&record).await;
     }
 
     /// Seals a round: its state first, then the seal.
@@ -148,9 +129,16 @@ impl Hand<'_> {
             dead: round.dead,
             nonce: self.nonce(),
         };
-        let id = self
-            .put_hashed(ObjectType::State, round.number, &state.encode())
-            .await;
+        let (name, sealed) =
+            seal_record(self.repository.keyring(), self.context.random.as_ref(), &state).unwrap();
+        assert!(
+            self.repository
+                .put_sealed(&name, &sealed)
+                .await
+                .unwrap()
+                .is_mine()
+        );
+        let id = sealed.id;
         let seal = SealRecord {
             round: round.number,
             swept: true,
@@ -158,32 +146,27 @@ impl Hand<'_> {
             state: Some((round.number, id)),
             nonce: self.nonce(),
         };
-        self.put(ObjectName::Seal(round.number), ObjectType::Seal, &seal.encode())
-            .await;
+        self.put(&seal).await;
     }
 
     /// Puts a collector run that says what some session run says.
     pub async fn copy_run(&self, round: u64, run: ObjectName) -> ObjectId {
-        let ObjectName::SessionRun(sid, id) = run else {
-            panic!("{run} is no session run");
-        };
-        let payload = self
-            .repository
-            .load_hashed(run, id, Origin::Session(sid))
-            .await
-            .unwrap();
-        self.put_hashed(ObjectType::IndexRun, round, &payload).await
+        let tables = self.read_run(run).await;
+        let (keyring, random) = (self.repository.keyring(), self.context.random.as_ref());
+        let (name, sealed) = seal_run(keyring, random, Origin::Round(round), &tables).unwrap();
+        assert!(
+            self.repository
+                .put_sealed(&name, &sealed)
+                .await
+                .unwrap()
+                .is_mine()
+        );
+        sealed.id
     }
 
     /// What an index run lists.
     pub async fn read_run(&self, run: ObjectName) -> Tables {
-        let (id, origin) = match run {
-            ObjectName::SessionRun(sid, id) => (id, Origin::Session(sid)),
-            ObjectName::CollectorRun(round, id) => (id, Origin::Round(round)),
-            _ => panic!("{run} is no index run"),
-        };
-        let payload = self.repository.load_hashed(run, id, origin).await.unwrap();
-        Tables::decode(&payload, false).unwrap()
+        self.repository.load_run(run).await.unwrap()
     }
 
     /// Puts what a subtree references: nothing, which is enough for what only reads the object.
@@ -192,16 +175,14 @@ impl Hand<'_> {
             node,
             blobs: Vec::new(),
         };
-        self.put(ObjectName::Refs(node), ObjectType::Refs, &record.encode())
-            .await;
+        self.put(&record).await;
     }
 
     /// Puts the next generation of the configuration.
     pub async fn config(&self) {
         let mut config: ConfigRecord = self.repository.config().clone();
         config.generation += 1;
-        let name = ObjectName::Config(config.generation);
-        self.put(name, ObjectType::Config, &config.encode()).await;
+        self.put(&config).await;
     }
 
     /// Puts a reserve object, a small one.

@@ -1,6 +1,8 @@
 //! The program as its users meet it: arguments in; text, JSON and exit codes out. `HOLDALL_TEST_BINARY` names the binary (`scripts/test`
 //! sets it to one that is built without `testkit`); without it, the one that cargo built for the tests is taken.
 
+#![expect(clippy::unwrap_used, reason = "what must not happen in a test ends it")]
+
 mod failures;
 mod help;
 mod interrupts;

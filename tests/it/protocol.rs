@@ -1,7 +1,7 @@
 //! What sessions and readers make of a collector's rounds, put by hand: `format-spec/85-sessions.md`.
 
 use crate::world::{
-    Objects, Things, Turn, World, assert_whole, contents, names, noise, over, seeded, snapshots, take,
+    self, Objects, Things, Turn, World, assert_whole, contents, names, noise, over, seeded, snapshots, take,
 };
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -70,7 +70,7 @@ impl Stage {
                 runs.push((number, hand.copy_run(number, run).await));
             }
         }
-        // At or above the floor the listing is the truth, and a state does not name it.
+        // What is not below the floor is told by the listing.
         let live = live.iter().filter(|sid| sid.epoch < floor).copied().collect();
         hand.seal(Round {
             number,

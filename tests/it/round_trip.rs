@@ -82,5 +82,6 @@ async fn the_second_snapshot_stores_only_what_changed() {
         .unwrap()
         .snapshot
         .statistics;
-    assert_eq!((third.blobs_new, third.bytes_new), (0, 0), "{third:?}");
+    // Directories on the way may have changed meanwhile: they cost a node, never content.
+    assert_eq!(third.bytes_new, 0, "{third:?}");
 }

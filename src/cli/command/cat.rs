@@ -3,6 +3,7 @@
 use super::{Filter, ls};
 use crate::cli::app::App;
 use crate::cli::exit::{DONE, Ended, Failure};
+use crate::cli::parse;
 use crate::connector::stdio::write_content;
 use crate::error::{Error, ErrorKind};
 use crate::ops;
@@ -19,7 +20,7 @@ use std::path::PathBuf;
     With --json the content is as it is, and a summary is the last line on standard error.")]
 pub(in crate::cli) struct Args {
     /// The snapshot, and with :PATH the file or stream in it
-    #[arg(value_name = "SNAPSHOT[:PATH]")]
+    #[arg(value_name = "SNAPSHOT[:PATH]", value_parser = parse::snapshot)]
     snapshot: SnapshotSpec,
     /// The file or stream, if it is not given with the snapshot
     #[arg(value_name = "PATH")]

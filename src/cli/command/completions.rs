@@ -17,7 +17,7 @@ pub(in crate::cli) struct Args {
     shell: Shell,
 }
 
-pub(in crate::cli) fn run(args: Args) -> Ended {
+pub(in crate::cli) fn run(args: &Args) -> Ended {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "holdall", &mut script);
     let mut out = std::io::stdout().lock();

@@ -54,6 +54,7 @@ struct AddArgs {
     label: String,
 }
 
+#[expect(clippy::struct_field_names, reason = "the flags are called so")]
 #[derive(Debug, clap::Args)]
 struct NewArgs {
     /// A file that holds the new password
@@ -99,7 +100,7 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
     match args.command {
         Command::List => {
             let repository = repo::open(app, Access::ReadOnly).await?;
-            show_list(app, &ops::list_keys(&repository).await?)?;
+            show_list(app, &ops::list_keys(&app.context, &repository).await?)?;
         }
         Command::Add(args) => {
             let repository = repo::open(app, Access::ReadWrite).await?;

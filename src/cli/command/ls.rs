@@ -3,6 +3,7 @@
 use super::Filter;
 use crate::cli::app::App;
 use crate::cli::exit::{DONE, Ended};
+use crate::cli::parse;
 use crate::cli::render;
 use crate::connector::files::Attributes;
 use crate::error::{Error, ErrorKind, escape};
@@ -22,7 +23,7 @@ use std::io::Write;
     A snapshot is a prefix of its id, latest, latest:PROJECT, or one of them with ~N for the N-th before it.")]
 pub(in crate::cli) struct Args {
     /// The snapshot, and with :PATH a place in it
-    #[arg(value_name = "SNAPSHOT[:PATH]")]
+    #[arg(value_name = "SNAPSHOT[:PATH]", value_parser = parse::snapshot)]
     snapshot: SnapshotSpec,
     /// The place in it, if it is not given with the snapshot
     #[arg(value_name = "PATH")]

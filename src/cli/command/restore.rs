@@ -4,6 +4,7 @@ use super::{Filter, ls};
 use crate::cli::app::App;
 use crate::cli::environment;
 use crate::cli::exit::{DIFFERS, DONE, Ended, INCOMPLETE};
+use crate::cli::parse;
 use crate::cli::render;
 use crate::connector::files::{self, FilesSink, Overwrite, Select};
 use crate::ops::{self, FilesPlace, RestoreReport};
@@ -36,7 +37,7 @@ enum Replace {
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(in crate::cli) struct Args {
     /// The snapshot, and with :PATH what of it
-    #[arg(value_name = "SNAPSHOT[:PATH]")]
+    #[arg(value_name = "SNAPSHOT[:PATH]", value_parser = parse::snapshot)]
     snapshot: SnapshotSpec,
     /// The directory to restore into; made if it is not there
     #[arg(short, long, value_name = "DIR")]

@@ -41,7 +41,7 @@ pub(in crate::cli) struct Args {
     #[arg(long, value_name = "NAME")]
     project: Option<String>,
     /// The snapshot to compare with [default: the newest of the same host, project and sources]
-    #[arg(long, value_name = "SNAPSHOT")]
+    #[arg(long, value_name = "SNAPSHOT", value_parser = parse::snapshot)]
     parent: Option<SnapshotSpec>,
     /// Read everything, also what the parent proves unchanged
     #[arg(long)]

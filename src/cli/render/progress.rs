@@ -64,7 +64,7 @@ impl Progress {
         let usual = match mode {
             Mode::Live => Duration::from_millis(100),
             Mode::Json => Duration::from_secs(1),
-            Mode::Plain | Mode::Silent => Duration::from_mins(1),
+            Mode::Plain | Mode::Silent => Duration::from_secs(60),
         };
         let bar = (mode == Mode::Live).then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));

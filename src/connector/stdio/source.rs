@@ -183,6 +183,7 @@ struct Reading {
 }
 
 struct Open {
+    context: Context,
     reader: Box<dyn AsyncRead + Send + Unpin>,
     child: Option<process::Running>,
     end: End,
@@ -202,6 +203,7 @@ impl OpenContent for Reading {
                 },
             };
             let open = Open {
+                context: self.context,
                 reader,
                 child,
                 end: self.end,
@@ -223,11 +225,22 @@ fn start(context: &Context, argv: &[OsString]) -> Result<(Reader, process::Runni
 
 impl Open {
     async fn next(mut self) -> Option<(Result<Piece>, Option<Self>)> {
-        match fill(&mut self.reader).await {
+        let context = self.context.clone();
+        // A stream may be silent for hours; dropping it here kills its command.
+        let filled = tokio::select! {
+            biased;
+            () = context.cancel.cancelled() => return context.check_cancelled().err().map(|error| (Err(error), None)),
+            filled = fill(&mut self.reader) => filled,
+        };
+        match filled {
             Ok(bytes) if !bytes.is_empty() => Some((Ok(Piece::Data(bytes)), Some(self))),
             Ok(_) => {
                 let result = match self.child.take() {
-                    Some(child) => child.wait().await,
+                    Some(child) => tokio::select! {
+                        biased;
+                        () = context.cancel.cancelled() => context.check_cancelled(),
+                        result = child.wait() => result,
+                    },
                     None => Ok(()),
                 };
                 self.end.set(result).map(|error| (Err(error), None))

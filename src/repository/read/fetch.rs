@@ -67,19 +67,8 @@ impl Blocks {
 
     /// The plaintext of a block.
     pub(super) async fn get(&self, number: u32) -> Result<Bytes> {
-        let pending = {
-            let kept = self.kept.lock().map_err(|_| poisoned())?;
-            kept.blocks.get(&number).cloned()
-        };
-        if let Some(pending) = pending {
-            return self.settle(number, pending).await;
-        }
-        self.fetch(&[number]);
-        let pending = {
-            let kept = self.kept.lock().map_err(|_| poisoned())?;
-            kept.blocks.get(&number).cloned()
-        };
-        match pending {
+        // The handle is taken where it is made: what is kept may be let go before anybody looks for it.
+        match self.fetch(&[number])?.remove(&number) {
             Some(pending) => self.settle(number, pending).await,
             None => Err(Error::new(ErrorKind::Damaged, "block outside the index")),
         }
@@ -94,12 +83,14 @@ impl Blocks {
         result
     }
 
-    /// Begins to fetch blocks that are neither at hand nor on their way.
-    pub(super) fn fetch(&self, wanted: &[u32]) {
-        let Ok(mut kept) = self.kept.lock() else { return };
+    /// Begins to fetch blocks that are neither at hand nor on their way. Gives a handle to each.
+    pub(super) fn fetch(&self, wanted: &[u32]) -> Result<HashMap<u32, SharedBytes>> {
+        let mut kept = self.kept.lock().map_err(|_| poisoned())?;
+        let mut handles = HashMap::with_capacity(wanted.len());
         let mut by_pack: BTreeMap<PackNumber, Vec<(u32, Block)>> = BTreeMap::new();
         for number in wanted {
-            if kept.blocks.contains_key(number) {
+            if let Some(pending) = kept.blocks.get(number) {
+                handles.insert(*number, pending.clone());
                 continue;
             }
             if let Some(block) = self.index.blocks().get(*number as usize) {
@@ -115,12 +106,14 @@ impl Blocks {
                 for (number, block) in group {
                     let plaintext = self.open(block, range.start, bytes.clone());
                     opened.push(plaintext.clone());
+                    handles.insert(number, plaintext.clone());
                     kept.insert(number, u64::from(block.plain), plaintext);
                 }
                 self.drive(opened);
             }
         }
         kept.shrink(self.kept_max);
+        Ok(handles)
     }
 
     fn drive(&self, blocks: Vec<SharedBytes>) {

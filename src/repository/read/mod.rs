@@ -36,8 +36,26 @@ struct State {
     index: Arc<Index>,
     blocks: Arc<Blocks>,
     newest: u64,
-    /// Packs that are gone or damaged, so that their copies are not tried again.
-    bad: Arc<RwLock<HashSet<PackNumber>>>,
+    bad: Arc<RwLock<Bad>>,
+}
+
+/// What is not tried again. One damaged bit costs its block, not the pack around it.
+#[derive(Default)]
+struct Bad {
+    /// Packs that are gone, or that a check told to avoid.
+    packs: HashSet<PackNumber>,
+    /// Blocks that do not open.
+    blocks: HashSet<u32>,
+    /// Copies, by block and offset, that are not what their id says.
+    copies: HashSet<(u32, u32)>,
+}
+
+/// What a failed read shows to be bad.
+#[derive(Clone, Copy)]
+enum Blame {
+    Pack(PackNumber),
+    Block(u32),
+    Copy(u32, u32),
 }
 
 impl BlobReader {
@@ -63,9 +81,9 @@ impl BlobReader {
                 match self.read_chain(&state, kind, id, &chain).await {
                     Ok(bytes) => return Ok(bytes),
                     Err(Failed {
-                        pack: Some(pack),
+                        blame: Some(blame),
                         error,
-                    }) if can_try_elsewhere(&error) => state.condemn(pack)?,
+                    }) if can_try_elsewhere(&error) => state.condemn(blame)?,
                     Err(Failed { error, .. }) => return Err(error),
                 }
             }
@@ -98,8 +116,7 @@ impl BlobReader {
         let state = self.state()?;
         let chains = ids.iter().filter_map(|id| state.chain(id)).flatten();
         let wanted: Vec<u32> = chains.map(|copy| Index::block_number(&copy)).collect();
-        state.blocks.fetch(&wanted);
-        Ok(())
+        state.blocks.fetch(&wanted).map(drop)
     }
 
     /// Does not read from these packs: a check has found them missing or damaged.
@@ -111,7 +128,7 @@ impl BlobReader {
         let avoided: HashSet<&ObjectId> = packs.iter().collect();
         for (number, pack) in (0u32..).zip(state.index.packs()) {
             if avoided.contains(&pack.id) {
-                state.condemn(PackNumber(number))?;
+                state.condemn(Blame::Pack(PackNumber(number)))?;
             }
         }
         Ok(())
@@ -132,13 +149,18 @@ impl BlobReader {
         let mut plain: Option<Bytes> = None;
         // The last of a chain is whole; each one before it is a delta against the one after.
         for copy in chain.iter().rev() {
-            let pack = state.index.block(copy).map(|block| block.pack);
-            let failed = |error: Error| Failed { pack, error };
-            let block = state
-                .blocks
-                .get(Index::block_number(copy))
-                .await
-                .map_err(failed)?;
+            let number = Index::block_number(copy);
+            let failed = |error: Error| Failed {
+                blame: Some(Blame::Copy(number, copy.offset)),
+                error,
+            };
+            let block = state.blocks.get(number).await.map_err(|error| Failed {
+                blame: state.index.block(copy).map(|block| match error.kind() {
+                    ErrorKind::NotFound => Blame::Pack(block.pack),
+                    _ => Blame::Block(number),
+                }),
+                error,
+            })?;
             let end = copy.offset as usize + copy.encoded as usize;
             let out_of_block =
                 || failed(Error::new(ErrorKind::Damaged, "blob outside its block").with("blob", copy.id));
@@ -168,7 +190,7 @@ impl BlobReader {
         match plain {
             Some(bytes) if found == Some(kind) => Ok(bytes),
             _ => Err(Failed {
-                pack: None,
+                blame: None,
                 error: Error::new(ErrorKind::Damaged, "blob of another kind").with("blob", id),
             }),
         }
@@ -219,25 +241,32 @@ impl State {
     fn chain(&self, id: &BlobId) -> Option<Vec<Copy>> {
         let bad = self.bad.read().ok()?;
         let allowed = |copy: &Copy| {
-            self.index
-                .block(copy)
-                .is_some_and(|block| !bad.contains(&block.pack))
+            let number = Index::block_number(copy);
+            let block = self.index.block(copy);
+            block.is_some_and(|block| !bad.packs.contains(&block.pack))
+                && !bad.blocks.contains(&number)
+                && !bad.copies.contains(&(number, copy.offset))
         };
         self.index
             .chain(id, &allowed)
             .map(|chain| chain.into_iter().copied().collect())
     }
 
-    fn condemn(&self, pack: PackNumber) -> Result<()> {
+    fn condemn(&self, blame: Blame) -> Result<()> {
         let poisoned = |_| Error::new(ErrorKind::Internal, "reader is poisoned");
-        self.bad.write().map_err(poisoned)?.insert(pack);
+        let mut bad = self.bad.write().map_err(poisoned)?;
+        let _ = match blame {
+            Blame::Pack(pack) => bad.packs.insert(pack),
+            Blame::Block(block) => bad.blocks.insert(block),
+            Blame::Copy(block, offset) => bad.copies.insert((block, offset)),
+        };
         Ok(())
     }
 }
 
-/// Why a chain could not be read, and the pack to blame.
+/// Why a chain could not be read, and what to blame.
 struct Failed {
-    pack: Option<PackNumber>,
+    blame: Option<Blame>,
     error: Error,
 }
 

@@ -12,6 +12,10 @@ use std::collections::VecDeque;
 
 /// A block is closed before it would exceed this, in bytes of plaintext; a larger blob has a block of its own.
 const BLOCK_TARGET: usize = 1 << 20;
+/// A block is closed before it would hold more blobs than this.
+const BLOCK_BLOBS_MAX: usize = 16_384;
+/// A pack holds so many blobs at the most: its directory is one record, and a block of small blobs may have thousands.
+const PACK_BLOBS_MAX: usize = 100_000;
 
 pub(super) struct Lane {
     block: OpenBlock,
@@ -19,6 +23,7 @@ pub(super) struct Lane {
     preparing_max: usize,
     pack: Vec<ReadyBlock>,
     pack_len: usize,
+    pack_blobs: usize,
     pack_target: usize,
 }
 
@@ -33,6 +38,7 @@ impl Lane {
             preparing_max,
             pack: Vec::new(),
             pack_len: 0,
+            pack_blobs: 0,
             pack_target,
         }
     }
@@ -46,14 +52,16 @@ impl Lane {
         plaintext: &Bytes,
         held: Reservation,
     ) -> Result<bool> {
-        if !self.block.blobs.is_empty() && self.block.len + plaintext.len() > BLOCK_TARGET {
+        let many = self.block.blobs.len() >= BLOCK_BLOBS_MAX;
+        if many || (!self.block.blobs.is_empty() && self.block.len + plaintext.len() > BLOCK_TARGET) {
             self.close_block(context).await?;
         }
         self.block.push(kind, id, plaintext, held)?;
-        Ok(self.pack_len >= self.pack_target)
+        Ok(self.is_full())
     }
 
-    async fn close_block(&mut self, context: &Context) -> Result<()> {
+    /// Closes the open block.
+    pub(super) async fn close_block(&mut self, context: &Context) -> Result<()> {
         let block = std::mem::replace(&mut self.block, OpenBlock::new());
         if block.blobs.is_empty() {
             return Ok(());
@@ -66,22 +74,21 @@ impl Lane {
         Ok(())
     }
 
-    async fn take_ready(&mut self) -> Result<()> {
-        if let Some(job) = self.preparing.pop_front() {
-            let block = job.await??;
-            self.pack_len += block.stored_len();
-            self.pack.push(block);
-        }
-        Ok(())
+    /// Waits for the next block; gives whether there was one.
+    pub(super) async fn take_ready(&mut self) -> Result<bool> {
+        let Some(job) = self.preparing.pop_front() else {
+            return Ok(false);
+        };
+        let block = job.await??;
+        self.pack_len += block.stored_len();
+        self.pack_blobs += block.blobs();
+        self.pack.push(block);
+        Ok(true)
     }
 
-    /// Closes the open block and waits for all blocks.
-    pub(super) async fn close(&mut self, context: &Context) -> Result<()> {
-        self.close_block(context).await?;
-        while !self.preparing.is_empty() {
-            self.take_ready().await?;
-        }
-        Ok(())
+    /// Whether the blocks that are ready make a pack.
+    pub(super) fn is_full(&self) -> bool {
+        self.pack_len >= self.pack_target || self.pack_blobs >= PACK_BLOBS_MAX
     }
 
     /// Bytes of the blocks that wait for their pack.
@@ -92,6 +99,7 @@ impl Lane {
     /// Takes the blocks that are ready.
     pub(super) fn take_pack(&mut self) -> Vec<ReadyBlock> {
         self.pack_len = 0;
+        self.pack_blobs = 0;
         std::mem::take(&mut self.pack)
     }
 }

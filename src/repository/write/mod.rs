@@ -239,9 +239,24 @@ impl BlobWriter {
         Ok(true)
     }
 
+    /// Closes a lane; packs that fill meanwhile go up, so that none grows over its limit.
+    async fn close(&mut self, data: bool) -> Result<()> {
+        let context = self.context.clone();
+        self.lane(data).close_block(&context).await?;
+        while self.lane(data).take_ready().await? {
+            if self.lane(data).is_full() {
+                self.seal_and_upload(data).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn lane(&mut self, data: bool) -> &mut Lane {
+        if data { &mut self.data } else { &mut self.nodes }
+    }
+
     async fn seal_and_upload(&mut self, data: bool) -> Result<()> {
-        let lane = if data { &mut self.data } else { &mut self.nodes };
-        let blocks = lane.take_pack();
+        let blocks = self.lane(data).take_pack();
         self.upload(blocks).await
     }
 
@@ -292,11 +307,14 @@ impl BlobWriter {
     /// What the store says.
     pub async fn heartbeat(&mut self) -> Result<()> {
         let now = self.context.clock.now();
-        if now.seconds_since(self.last_run) >= HEARTBEAT_SECONDS {
-            self.put_run().await
-        } else {
-            Ok(())
+        // A clock that was set back must not silence a live writer.
+        if now >= self.last_run && now.seconds_since(self.last_run) < HEARTBEAT_SECONDS {
+            return Ok(());
         }
+        self.check_sound()?;
+        let put = self.put_run().await;
+        self.broken |= put.is_err();
+        put
     }
 
     /// Puts everything that is pending as packs and index runs, so that a later session can claim it. The writer can go on.
@@ -305,8 +323,14 @@ impl BlobWriter {
     /// What the store says.
     pub async fn flush(&mut self) -> Result<()> {
         self.check_sound()?;
-        self.data.close(&self.context).await?;
-        self.nodes.close(&self.context).await?;
+        let flushed = self.try_flush().await;
+        self.broken |= flushed.is_err();
+        flushed
+    }
+
+    async fn try_flush(&mut self) -> Result<()> {
+        self.close(true).await?;
+        self.close(false).await?;
         if self.data.pack_len() + self.nodes.pack_len() < SHARED_PACK_MAX {
             let mut blocks = self.data.take_pack();
             blocks.extend(self.nodes.take_pack());

@@ -1,11 +1,10 @@
 //! Index runs of a session: they list its packs after these are durable, and the packs that it claims.
 
 use super::BlobWriter;
-use crate::crypto::seal_object;
+use crate::crypto::seal_run;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::header::{ObjectType, Origin};
+use crate::format::header::Origin;
 use crate::format::index::Tables;
-use crate::format::layout::ObjectName;
 use crate::store::Put;
 
 /// The largest run in bytes; more rows go into another one.
@@ -18,33 +17,13 @@ impl BlobWriter {
         let mut rows = std::mem::take(&mut self.rows);
         rows.extend(self.view.rows_of(&unlisted));
         for tables in merge(rows) {
-            let payload = tables.encode();
             let (keyring, random) = (self.repository.keyring(), self.context.random.as_ref());
-            let sealed = seal_object(
-                keyring,
-                random,
-                ObjectType::IndexRun,
-                Origin::Session(self.sid),
-                "",
-                &payload,
-            )?;
-            let (name, bytes) = (
-                ObjectName::SessionRun(self.sid, sealed.id),
-                sealed.bytes.len() as u64,
-            );
-            if self
-                .repository
-                .store()
-                .put_new(&name, sealed.bytes.clone())
-                .await?
-                == Put::Conflict
-            {
-                return Err(
-                    Error::new(ErrorKind::Damaged, "an index run's name is taken").with("object", name)
-                );
+            let (name, sealed) = seal_run(keyring, random, Origin::Session(self.sid), &tables)?;
+            let bytes = sealed.bytes.len() as u64;
+            if self.repository.put_sealed(&name, &sealed).await? == Put::Conflict {
+                let error = Error::new(ErrorKind::Damaged, "an index run's name is taken");
+                return Err(error.with("object", name));
             }
-            self.repository.cache().put(&name, &sealed.bytes);
-            self.repository.cache().note_seen(&[name]);
             self.counts.bytes_stored += bytes;
         }
         self.claims_listed.extend(unlisted);

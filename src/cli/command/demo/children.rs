@@ -127,7 +127,7 @@ impl Children {
     pub(super) async fn run(&self, command: Command) -> Result<Vec<u8>> {
         tokio::select! {
             biased;
-            () = self.context.cancel.cancelled() => Err(self.cancelled()),
+            () = self.context.cancel.cancelled() => Err(Self::cancelled()),
             output = to_the_end(command) => output,
         }
     }
@@ -146,7 +146,7 @@ impl Children {
         self.run(into).await?;
         let status = tokio::select! {
             biased;
-            () = self.context.cancel.cancelled() => return Err(self.cancelled()),
+            () = self.context.cancel.cancelled() => return Err(Self::cancelled()),
             status = first.wait() => status.map_err(failed)?,
         };
         if !status.success() {
@@ -157,7 +157,7 @@ impl Children {
         Ok(())
     }
 
-    fn cancelled(&self) -> Error {
+    fn cancelled() -> Error {
         Error::new(
             ErrorKind::Cancelled,
             "the demo was interrupted; its server is stopped and its directory removed",

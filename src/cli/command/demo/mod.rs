@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use children::Children;
 use cluster::Cluster;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use story::Story;
 
 /// Arguments of `demo`.
@@ -38,10 +38,8 @@ pub(in crate::cli) struct Args {
 
 pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
     let binaries = cluster::find_binaries(args.postgres_bin.as_deref())?;
-    let place = Place::new(
-        app,
-        args.directory.unwrap_or_else(environment::temporary_directory),
-    )?;
+    let parent = args.directory.unwrap_or_else(environment::temporary_directory);
+    let place = Place::new(app, &parent)?;
     let children = Children::new(app, &place.0, &binaries)?;
     let mut cluster = Cluster::new(children.clone(), place.0.join("pg"));
     let told = async {
@@ -65,7 +63,7 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
 struct Place(PathBuf);
 
 impl Place {
-    fn new(app: &App, parent: PathBuf) -> Result<Self> {
+    fn new(app: &App, parent: &Path) -> Result<Self> {
         let number: [u8; 4] = app.context.random.bytes()?;
         let path = parent.join(format!("holdall-demo-{}", crate::format::id::hex(&number)));
         // Others may look in: the server runs as another user when we are root. What is secret has its own mode.
