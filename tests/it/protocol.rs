@@ -1,7 +1,7 @@
 //! What sessions and readers make of a collector's rounds, put by hand: `format-spec/85-sessions.md`.
 
 use crate::world::{
-    self, Objects, Things, Turn, World, assert_whole, contents, names, noise, over, seeded, snapshots, take,
+    Objects, Things, Turn, World, assert_whole, contents, names, noise, over, seeded, snapshots, take,
 };
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
