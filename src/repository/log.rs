@@ -13,7 +13,7 @@ const TRIES: u32 = 16;
 
 /// One try to read the log.
 enum Attempt {
-    Read(Log),
+    Read(Box<Log>),
     /// An object vanished meanwhile: a later round has cleaned it away, or it is lost.
     Gone(ObjectName),
 }
@@ -60,7 +60,7 @@ impl Log {
         let mut gone = None;
         for _ in 0..TRIES {
             match Self::try_read(repository).await? {
-                Attempt::Read(log) => return Ok(log),
+                Attempt::Read(log) => return Ok(*log),
                 Attempt::Gone(name) => gone = Some(name),
             }
         }
@@ -119,7 +119,7 @@ impl Log {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Attempt::Read(log))
+        Ok(Attempt::Read(Box::new(log)))
     }
 
     /// Lists until no seal came between: `format-spec/85-sessions.md`, stable list.

@@ -7,12 +7,15 @@ use holdall::crypto::{Secret, SlotInfo, Unlock};
 use holdall::error::ErrorKind;
 use holdall::format::layout::{ObjectName, Prefix};
 use holdall::format::note::NoteRecord;
+use holdall::format::snapshot::SnapshotRecord;
 use holdall::ops::{self, CheckRequest};
 use holdall::repository::{Cache, ReadData, Repository, Session};
+use holdall::store::Store;
 use holdall::testkit::repo;
 use holdall::testkit::rounds::{Hand, Round};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -60,63 +63,9 @@ async fn golden() -> Golden {
     let third = Things::new([("other", noise(900, 300))]);
     let forgotten = take(&context, &repository, &third).await.unwrap().snapshot;
 
-    let hand = Hand {
-        repository: &repository,
-        context: &context,
-    };
-    hand.forget(forgotten.sid).await;
-    let aborted = Session::begin(&repository, &context, "test", None).await.unwrap();
-    aborted.abort(&context, "test").await.unwrap();
-    hand.fence(hand.session(0).await).await;
-    let note = |text: &str| NoteRecord {
-        description: Some(text.into()),
-        ..NoteRecord::default()
-    };
-    repository
-        .put_note(&context, committed.sid, note("one"))
-        .await
-        .unwrap();
-    repository
-        .put_note(&context, committed.sid, note("two"))
-        .await
-        .unwrap();
-    repository
-        .add_key(&context, &second_key(), &SlotInfo::default())
-        .await
-        .unwrap();
-    hand.config().await;
-    hand.reserve(0, 700).await;
-    hand.reserve(1, 800).await;
-    hand.refs(committed.root.id).await;
-    hand.refs(forgotten.root.id).await;
-    let mut runs = Vec::new();
-    for run in hand.names(Prefix::SessionRuns).await {
-        runs.push((1, hand.copy_run(1, run).await));
-    }
-    let round = |number| Round {
-        number,
-        runs: runs.clone(),
-        ..Round::default()
-    };
-    hand.condemn(1, Vec::new()).await;
-    hand.seal(round(1)).await;
-    hand.seal(round(2)).await;
-    hand.condemn(3, Vec::new()).await;
-    // Two checks: their ledgers.
-    for _ in 0..2 {
-        let repository = repo::open(&store).await.unwrap();
-        let report = repo::check_all(&context, &repository).await.unwrap();
-        assert!(report.findings.is_empty(), "{:?}", report.findings);
-    }
-
-    let cache = tempfile::tempdir().unwrap();
-    let opened = Repository::open(store.read_only(), &repo::key(), |id| {
-        Cache::open(cache.path(), id)
-    })
-    .await
-    .unwrap();
-    let report = repo::check_all(&context, &opened).await.unwrap();
-    assert!(report.findings.is_empty(), "{:?}", report.findings);
+    every_other_type(&repository, &context, &store, [committed, forgotten]).await;
+    let cache = cache_that_saw(&store, &context).await;
+    let opened = repo::open(&store).await.unwrap();
     let mut held = Vec::new();
     for snapshot in snapshots(&context, &opened).await.unwrap() {
         held.push(contents(&snapshot).await.unwrap());
@@ -144,6 +93,69 @@ async fn golden() -> Golden {
     ];
     assert_eq!(kinds, all.into_iter().collect());
     Golden { objects, held, cache }
+}
+
+/// Puts what no snapshot puts.
+async fn every_other_type(
+    repository: &Repository,
+    context: &Context,
+    store: &Store,
+    [committed, forgotten]: [Arc<SnapshotRecord>; 2],
+) {
+    let hand = Hand { repository, context };
+    hand.forget(forgotten.sid).await;
+    let aborted = Session::begin(repository, context, "test", None).await.unwrap();
+    aborted.abort(context, "test").await.unwrap();
+    hand.fence(hand.session(0).await).await;
+    let note = |text: &str| NoteRecord {
+        description: Some(text.into()),
+        ..NoteRecord::default()
+    };
+    repository
+        .put_note(context, committed.sid, note("one"))
+        .await
+        .unwrap();
+    repository
+        .put_note(context, committed.sid, note("two"))
+        .await
+        .unwrap();
+    repository
+        .add_key(context, &second_key(), &SlotInfo::default())
+        .await
+        .unwrap();
+    hand.config().await;
+    hand.reserve(0, 700).await;
+    hand.reserve(1, 800).await;
+    hand.refs(committed.root.id).await;
+    hand.refs(forgotten.root.id).await;
+    let mut runs = Vec::new();
+    for run in hand.names(Prefix::SessionRuns).await {
+        runs.push((1, hand.copy_run(1, run).await));
+    }
+    let round = |number| Round {
+        number,
+        runs: runs.clone(),
+        ..Round::default()
+    };
+    hand.condemn(1, Vec::new()).await;
+    hand.seal(round(1)).await;
+    hand.seal(round(2)).await;
+    hand.condemn(3, Vec::new()).await;
+    // Two checks: their ledgers.
+    for _ in 0..2 {
+        let repository = repo::open(store).await.unwrap();
+        let report = repo::check_all(context, &repository).await.unwrap();
+        assert!(report.findings.is_empty(), "{:?}", report.findings);
+    }
+}
+
+async fn cache_that_saw(store: &Store, context: &Context) -> tempfile::TempDir {
+    let cache = tempfile::tempdir().unwrap();
+    let key = repo::key();
+    let opened = Repository::open(store.read_only(), &key, |id| Cache::open(cache.path(), id));
+    let report = repo::check_all(context, &opened.await.unwrap()).await.unwrap();
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
+    cache
 }
 
 /// The type of an object.
@@ -282,11 +294,11 @@ fn run(golden: &Golden, cases: &[Case], tally: &Tally, cache: Option<&Path>) {
                     world.set(&case.object, bytes.into()).await;
                 }
                 Harm::Bytes(bytes) => {
-                    what.push_str(&format!("{} other bytes", bytes.len()));
+                    what = format!("{} other bytes", bytes.len());
                     world.set(&case.object, bytes.clone()).await;
                 }
                 Harm::Delete => {
-                    what.push_str("deleted");
+                    "deleted".clone_into(&mut what);
                     world.remove(&case.object).await;
                 }
             }
@@ -376,7 +388,7 @@ fn every_bit_of_the_ends_and_many_others() {
         } else {
             ReadData::All
         },
-        restores: sample % 32 == 0,
+        restores: sample.is_multiple_of(32),
     };
     let mut kinds = BTreeSet::new();
     for (object, bytes) in &golden.objects {

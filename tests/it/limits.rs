@@ -21,7 +21,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+/// The length of a file that is larger than the budget.
+const LEN: u64 = 300 << 20;
+/// Entries of a large snapshot.
+const COUNT: u32 = 1_000_000;
+
 /// Runs a test alone in a process of its own, so that the peak of its memory is its own. Gives whether this is that process.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this program itself, which asks nothing"
+)]
 fn alone(name: &str) -> bool {
     const ALONE: &str = "HOLDALL_TEST_ALONE";
     if std::env::var_os(ALONE).is_some() {
@@ -154,7 +163,6 @@ async fn a_file_larger_than_the_budget() {
     if !alone("limits::a_file_larger_than_the_budget") {
         return;
     }
-    const LEN: u64 = 300 << 20;
     let directory = tempfile::tempdir().unwrap();
     let context = context();
     let budget = context.budget.total();
@@ -200,7 +208,6 @@ async fn a_million_entries() {
     if !alone("limits::a_million_entries") {
         return;
     }
-    const COUNT: u32 = 1_000_000;
     let directory = tempfile::tempdir().unwrap();
     let context = context();
     let budget = context.budget.total();
@@ -413,28 +420,39 @@ async fn a_cache_changes_nothing_but_time() {
         fs_err::write(&path, &bytes).unwrap();
         through_cache(&world, directory.path(), &things, &[&things]).await;
     }
-    // Another repository's.
+    foreign_caches(&world, &context, &repository, &things, directory.path()).await;
+}
+
+/// A cache that another repository left, and one that holds the wrong bytes under every name.
+async fn foreign_caches(
+    world: &World,
+    context: &Context,
+    repository: &Repository,
+    things: &Things,
+    directory: &Path,
+) {
+    let path = directory.join(format!("{}.sqlite", repository.id()));
     let (other, _, other_repository) = one_snapshot(&Things::new([("x", noise(5000, 9))])).await;
     let elsewhere = tempfile::tempdir().unwrap();
     let cache = |id| Cache::open(elsewhere.path(), id);
-    let opened = Repository::open(other.store(&context), &repo::key(), cache)
+    let opened = Repository::open(other.store(context), &repo::key(), cache)
         .await
         .unwrap();
-    repo::check_all(&context, &opened).await.unwrap();
+    repo::check_all(context, &opened).await.unwrap();
     drop(opened);
     let foreign = elsewhere.path().join(format!("{}.sqlite", other_repository.id()));
-    fs_err::remove_dir_all(directory.path()).unwrap();
-    fs_err::create_dir(directory.path()).unwrap();
+    fs_err::remove_dir_all(directory).unwrap();
+    fs_err::create_dir(directory).unwrap();
     fs_err::copy(foreign, &path).unwrap();
-    let cache = |id| Cache::open(directory.path(), id);
-    let opened = Repository::open(world.store(&context), &repo::key(), cache).await;
+    let cache = |id| Cache::open(directory, id);
+    let opened = Repository::open(world.store(context), &repo::key(), cache).await;
     let repository = opened.unwrap();
-    for reader in snapshots(&context, &repository).await.unwrap() {
+    for reader in snapshots(context, &repository).await.unwrap() {
         assert!(contents(&reader).await.unwrap() == things.contents);
     }
     // Bytes under wrong names, and bytes that are wrong.
     let names: Vec<String> = world.objects().await.into_keys().collect();
-    let cache = Cache::open(directory.path(), repository.id()).unwrap();
+    let cache = Cache::open(directory, repository.id()).unwrap();
     let whole = world.objects().await;
     for (name, other) in names.iter().zip(names.iter().skip(1)) {
         let parsed = holdall::format::layout::ObjectName::parse(name).unwrap();
@@ -448,7 +466,7 @@ async fn a_cache_changes_nothing_but_time() {
         );
     }
     drop(cache);
-    for reader in snapshots(&context, &repository).await.unwrap() {
+    for reader in snapshots(context, &repository).await.unwrap() {
         assert!(contents(&reader).await.unwrap() == things.contents);
     }
 }

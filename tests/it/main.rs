@@ -1,5 +1,11 @@
 //! The library as its users see it: snapshots into a repository and back.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    reason = "tests, which print their figures"
+)]
 
 mod crash;
 mod damage;

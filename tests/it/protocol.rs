@@ -1,7 +1,7 @@
 //! What sessions and readers make of a collector's rounds, put by hand: `format-spec/85-sessions.md`.
 
 use crate::world::{
-    self, Objects, Things, Turn, World, assert_whole, contents, names, noise, over, seeded, snapshots, take,
+    Objects, Things, Turn, World, assert_whole, contents, names, noise, over, seeded, snapshots, take,
 };
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -378,9 +378,7 @@ async fn a_fenced_run_whose_source_cannot_be_read_again_says_so() {
     let error = fenced(&stage, 1, 1).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
     assert!(stage.listed().await.is_empty());
-    let next = take(&stage.context, &stage.repository, &things(1))
-        .await
-        .unwrap();
+    let next = take(&stage.context, &stage.repository, &things(1)).await.unwrap();
     assert_eq!(next.snapshot.statistics.bytes_new, 0);
 }
 

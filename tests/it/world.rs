@@ -11,7 +11,9 @@ use holdall::format::layout::ObjectName;
 use holdall::ops::{self, SnapshotReport};
 use holdall::repository::Repository;
 use holdall::snapshot::SnapshotReader;
-use holdall::snapshot::entry::{Content, Entry, EntryHead, EntryKind, Item, Key, Metadata, Piece, Prior};
+use holdall::snapshot::entry::{
+    Content, Entry, EntryHead, EntryKind, Incident, Item, Key, Metadata, Piece, Prior,
+};
 use holdall::store::{Access, Retry, Store, StoreOptions};
 use holdall::testkit::FaultStore;
 use holdall::testkit::collect::Pieces;
@@ -237,10 +239,11 @@ impl Source for Things {
                             });
                         }
                         Turn::Incident => {
-                            items.push(Ok(Item::Incident(holdall::snapshot::entry::Incident {
+                            let incident = Incident {
                                 key: Key::from(format!("{name}.lost").as_str()),
                                 why: "cannot be read".into(),
-                            })))
+                            };
+                            items.push(Ok(Item::Incident(incident)));
                         }
                     }
                 }
