@@ -102,7 +102,8 @@ fn main() {
             ours.push(seconds(|| assert_eq!(runtime.block_on(read(&context, &repository)), LEN as u64)).0);
         }
         let (floor, ours) = (median(floors), median(ours));
-        let rate = |seconds: f64| LEN as f64 / seconds / 1e6;
+        let megabytes = f64::from(u32::try_from(LEN / 1_000_000).unwrap());
+        let rate = |seconds: f64| megabytes / seconds;
         println!(
             "{name:18} floor {:6.0} MB/s   holdall {:6.0} MB/s   {:3.0} % of the floor",
             rate(floor),

@@ -95,6 +95,46 @@ impl Source for MemorySource {
     }
 }
 
+/// A source of one stream that never repeats and does not compress: `bytes` of it, made as they are read.
+pub(crate) struct EndlessSource {
+    pub(crate) bytes: u64,
+}
+
+impl Source for EndlessSource {
+    fn origin(&self) -> Origin {
+        Origin {
+            connector: "stdio".into(),
+            description: "endless".into(),
+            version: None,
+        }
+    }
+
+    fn entries<'a>(&'a mut self, _: &'a Context, _: Arc<dyn Prior>) -> BoxStream<'a, Result<Item>> {
+        let head = EntryHead {
+            key: "streams/endless".into(),
+            kind: EntryKind::Stream,
+            metadata: Metadata::default(),
+            state: Bytes::new(),
+            size: None,
+        };
+        let content = Content::Open(Box::new(Endless(self.bytes)));
+        stream::iter([Ok(Item::Entry(Entry { head, content }))]).boxed()
+    }
+
+    fn finish(&mut self) -> BoxFuture<'_, Result<()>> {
+        async { Ok(()) }.boxed()
+    }
+}
+
+struct Endless(u64);
+
+impl OpenContent for Endless {
+    fn open(self: Box<Self>) -> BoxFuture<'static, Result<ContentStream>> {
+        let pieces = (0..self.0 >> 20).map(|at| Ok(Piece::Data(incompressible(1 << 20, at))));
+        async move { Ok(stream::iter(pieces).boxed()) }.boxed()
+    }
+}
+
 struct Pieces(Bytes);
 
 impl OpenContent for Pieces {

@@ -73,7 +73,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_in_a_task_is_an_error_not_a_hang() {
         for pool in [CpuPool::new(2).unwrap(), CpuPool::inline()] {
-            let error = pool.run(|| panic!("boom")).await.map(|()| ()).unwrap_err();
+            let error = pool.run(|| -> () { panic!("boom") }).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Internal);
             assert_eq!(pool.run(|| 7).await.unwrap(), 7);
         }

@@ -145,7 +145,7 @@ async fn run(
         repository,
         session,
         context,
-        reader.map(|reader| reader.tree().clone()),
+        reader.as_ref().map(SnapshotReader::tree),
     );
     if let Err(error) = read_sources(context, repository, sources, &prior, &mut writer).await {
         give_up(context, session, &mut writer, &error).await;

@@ -87,7 +87,7 @@ impl SnapshotWriter {
         repository: &Repository,
         session: &Session,
         context: &Context,
-        parent: Option<TreeReader>,
+        parent: Option<&TreeReader>,
     ) -> Self {
         let sink = RepositorySink {
             blobs: session.writer(context),
@@ -530,7 +530,7 @@ struct ParentCursor {
 }
 
 impl ParentCursor {
-    fn new(parent: TreeReader) -> Self {
+    fn new(parent: &TreeReader) -> Self {
         Self {
             entries: parent.entries(),
             next: None,

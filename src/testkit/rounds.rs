@@ -164,6 +164,19 @@ impl Hand<'_> {
         sealed.id
     }
 
+    /// Puts a run of a session.
+    pub async fn run(&self, sid: SessionId, tables: &Tables) {
+        let (keyring, random) = (self.repository.keyring(), self.context.random.as_ref());
+        let (name, sealed) = seal_run(keyring, random, Origin::Session(sid), tables).unwrap();
+        assert!(
+            self.repository
+                .put_sealed(&name, &sealed)
+                .await
+                .unwrap()
+                .is_mine()
+        );
+    }
+
     /// What an index run lists.
     pub async fn read_run(&self, run: ObjectName) -> Tables {
         self.repository.load_run(run).await.unwrap()
