@@ -190,8 +190,10 @@ fn json_has_the_documented_members() {
             "files_failed",
             "files_restored",
             "files_skipped",
+            "incidents",
             "message_type",
             "snapshot_id",
+            "snapshot_status",
             "total_duration",
         ]
     );
