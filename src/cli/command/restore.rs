@@ -3,7 +3,7 @@
 use super::{Filter, ls};
 use crate::cli::app::App;
 use crate::cli::environment;
-use crate::cli::exit::{DIFFERS, DONE, Ended, INCOMPLETE};
+use crate::cli::exit::{DIFFERS, DONE, Ended, INCOMPLETE, reported};
 use crate::cli::parse;
 use crate::cli::render;
 use crate::connector::files::{self, FilesSink, Overwrite, Select};
@@ -103,12 +103,12 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
             snapshot.record().sid.short()
         ));
     }
-    show(app, &args, &snapshot, &report)?;
-    Ok(match (report.sink.different, report.sink.failed) {
+    let code = match (report.sink.different, report.sink.failed) {
         (0, 0) => DONE,
         (0, _) => INCOMPLETE,
         _ => DIFFERS,
-    })
+    };
+    reported(code, show(app, &args, &snapshot, &report))
 }
 
 /// Tells that the snapshot is partial.

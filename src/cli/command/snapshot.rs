@@ -1,7 +1,7 @@
 //! `holdall snapshot`.
 
 use crate::cli::app::App;
-use crate::cli::exit::{DONE, Ended, INCOMPLETE};
+use crate::cli::exit::{DONE, Ended, INCOMPLETE, reported};
 use crate::cli::render;
 use crate::cli::repo::{self, Access};
 use crate::cli::{environment, parse, words};
@@ -133,8 +133,18 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
             "standard input was empty: the stream {name} holds nothing"
         ));
     }
-    show(app, &report)?;
-    Ok(if report.snapshot.partial { INCOMPLETE } else { DONE })
+    let code = if report.snapshot.partial { INCOMPLETE } else { DONE };
+    let told = show(app, &report);
+    match told {
+        Err(error) if !report.dry_run && error.kind() != std::io::ErrorKind::BrokenPipe => {
+            app.warning(&format!(
+                "snapshot {} is committed, its report could not be written: {error}",
+                report.snapshot.sid.short()
+            ));
+            Ok(code)
+        }
+        told => reported(code, told),
+    }
 }
 
 /// What is read, so that it can be opened once more.
