@@ -29,13 +29,31 @@ impl From<Error> for Failure {
     }
 }
 
-/// An error of writing to standard output.
+/// An error of writing to standard output: what was to be told is lost.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
+        Self::Error(Error::new(ErrorKind::Source, "cannot write to standard output").because(error))
+    }
+}
+
+impl Failure {
+    /// An error of writing content to standard output, whose reader may have enough.
+    pub(super) fn of_content(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self::PipeClosed;
         }
-        Self::Error(Error::new(ErrorKind::Source, "cannot write to standard output").because(error))
+        error.into()
+    }
+}
+
+/// The exit code of a command whose outcome is `code` however its report fares: a reader that is gone does not change what was found.
+///
+/// # Errors
+/// Another error of writing, if the command had nothing but success to tell.
+pub(super) fn reported(code: u8, told: io::Result<()>) -> Ended {
+    match told {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe && code == DONE => Err(error.into()),
+        _ => Ok(code),
     }
 }
 

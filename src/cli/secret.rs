@@ -6,6 +6,7 @@ use super::{environment, prompt, words};
 use crate::context::Context;
 use crate::crypto::{Secret, Unlock, secret_from_phrase};
 use crate::error::{Error, ErrorKind, Result};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::Stdio;
 use tokio::io::AsyncReadExt;
@@ -134,7 +135,7 @@ fn phrase(bytes: &[u8]) -> Result<Unlock> {
     secret_from_phrase(text).map(Unlock::Phrase)
 }
 
-/// What a password command prints. It may talk to the user: only its standard output is ours.
+/// What a password command prints. It may talk to the user at a terminal; its standard output is ours.
 async fn run(context: &Context, command: &str) -> Result<Zeroizing<Vec<u8>>> {
     let words = words::split(command)?;
     let [program, arguments @ ..] = words.as_slice() else {
@@ -142,7 +143,17 @@ async fn run(context: &Context, command: &str) -> Result<Zeroizing<Vec<u8>>> {
     };
     let failed = |what: &str| Error::new(ErrorKind::Source, what).with("program", program);
     let mut command = tokio::process::Command::new(program);
-    command.args(arguments).stdout(Stdio::piped()).kill_on_drop(true);
+    // A pipe or file on standard input may be what is to be kept: the command must not read from it.
+    let stdin = if std::io::stdin().is_terminal() {
+        Stdio::inherit()
+    } else {
+        Stdio::null()
+    };
+    command
+        .args(arguments)
+        .stdin(stdin)
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
     for name in HIDDEN {
         command.env_remove(name);
     }

@@ -120,6 +120,15 @@ fn what_cannot_be_read_makes_the_snapshot_partial_and_exit_3() {
     assert_eq!(ran.json()["status"], "partial");
     assert!(ran.err.contains("not-there"), "{}", ran.err);
     assert!(sandbox.good(&["list"]).out.contains("partial"));
+    let ran = sandbox.good(&["restore", "latest", "--target", "out", "--json"]);
+    ran.has_error("this snapshot is partial: 1 thing");
+    assert_eq!(ran.json()["snapshot_status"], "partial");
+    assert_eq!(ran.json()["incidents"], 1);
+    std::fs::write(sandbox.path("out/mine"), "the only copy").unwrap();
+    sandbox
+        .bad(&["restore", "latest", "--target", "out", "--delete"], 14)
+        .has_error("restore without --delete");
+    assert!(sandbox.path("out/mine").exists());
 }
 
 /// A user who may read the repository and not write it: everybody else if we are root, we ourselves without the right otherwise.

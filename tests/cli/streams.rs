@@ -99,3 +99,75 @@ fn arguments_and_secrets_of_commands_are_told_to_nobody() {
         "{told}"
     );
 }
+
+/// Runs the program with `input` as its standard input.
+fn fed(sandbox: &Sandbox, arguments: &[&str], input: &[u8]) -> Ran {
+    let mut command = sandbox.command(arguments);
+    let mut running = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A program that refuses to run may be gone already.
+    let _ = running.stdin.take().unwrap().write_all(input);
+    Ran::from(running.wait_with_output().unwrap())
+}
+
+#[test]
+fn a_password_command_leaves_standard_input_alone() {
+    let sandbox = Sandbox::empty();
+    let secret = ["--password-command", "sh -c 'cat >/dev/null; echo secret'"];
+    sandbox.good(&["init", secret[0], secret[1]]);
+    let mut command = sandbox.command(&["snapshot", "--stdin", secret[0], secret[1]]);
+    let mut running = command
+        .env_remove("HOLDALL_KEY_FILE")
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    running.stdin.take().unwrap().write_all(b"select 1;\n").unwrap();
+    assert!(running.wait().unwrap().success());
+    let cat = sandbox
+        .command(&["cat", "latest", "stdin", secret[0], secret[1]])
+        .env_remove("HOLDALL_KEY_FILE")
+        .output();
+    assert_eq!(Ran::from(cat.unwrap()).out, "select 1;\n");
+}
+
+#[test]
+fn standard_input_is_read_once_and_an_empty_one_is_told() {
+    let sandbox = Sandbox::new();
+    for arguments in [
+        &["snapshot", "--stdin", "--files-from", "-"][..],
+        &["snapshot", "--files-from", "-", "--files-from", "-"],
+    ] {
+        let ran = fed(&sandbox, arguments, b"data\n");
+        assert_eq!(ran.code, 2, "{}", ran.err);
+        ran.has_error("read once");
+    }
+    let ran = fed(&sandbox, &["snapshot", "--stdin"], b"");
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    ran.has_error("standard input was empty");
+}
+
+#[test]
+fn an_output_file_appears_whole_or_not_at_all() {
+    let sandbox = Sandbox::new();
+    sandbox.good(&["snapshot", "--stream", "x=echo content"]);
+    std::fs::create_dir(sandbox.path("place")).unwrap();
+    std::fs::write(sandbox.path("place/mine"), "mine").unwrap();
+    sandbox.bad(&["cat", "latest", "x", "-o", "place/mine"], 1);
+    assert_eq!(std::fs::read(sandbox.path("place/mine")).unwrap(), b"mine");
+    sandbox.good(&["cat", "latest", "x", "-o", "place/new"]);
+    assert_eq!(std::fs::read(sandbox.path("place/new")).unwrap(), b"content\n");
+    for pack in crate::files_below(&sandbox.path("repo/packs")) {
+        std::fs::remove_file(pack).unwrap();
+    }
+    let ran = sandbox.run(&["cat", "latest", "x", "-o", "place/half", "--no-cache"]);
+    assert_ne!(ran.code, 0);
+    assert_eq!(
+        crate::files_below(&sandbox.path("place")).len(),
+        2,
+        "something is left"
+    );
+}

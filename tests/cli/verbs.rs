@@ -202,8 +202,10 @@ fn json_of_restore_check_key_and_cat_has_the_documented_members() {
             "files_failed",
             "files_restored",
             "files_skipped",
+            "incidents",
             "message_type",
             "snapshot_id",
+            "snapshot_status",
             "total_duration",
         ]
     );

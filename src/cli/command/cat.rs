@@ -9,14 +9,18 @@ use crate::error::{Error, ErrorKind};
 use crate::ops;
 use crate::snapshot::SnapshotSpec;
 use crate::snapshot::entry::{Content, EntryKind};
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
 /// Arguments of `cat`.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:\n  \
-    holdall cat latest shop.sql | psql shop_restored\n  \
+    holdall cat latest:shop shop.sql -o shop.sql && psql -X -1 -v ON_ERROR_STOP=1 -f shop.sql shop_restored\n  \
     holdall cat latest:/etc/hosts\n  \
     holdall cat latest~1 shop.sql --output shop.sql\n\n\
+    The file of --output appears when all is written. A database is restored from such a file and not from a pipe: psql cannot see \
+    that the writer of a pipe failed, and would commit the half that came.\n\n\
     With --json the content is as it is, and a summary is the last line on standard error.")]
 pub(in crate::cli) struct Args {
     /// The snapshot, and with :PATH the file or stream in it
@@ -91,25 +95,86 @@ async fn write(output: Option<&PathBuf>, content: Content) -> Result<u64, Failur
             }
         });
     };
-    let failed = |error: std::io::Error| {
-        let kind = match error.kind() {
-            std::io::ErrorKind::AlreadyExists => ErrorKind::Exists,
-            std::io::ErrorKind::StorageFull => ErrorKind::StoreFull,
-            _ => ErrorKind::Source,
+    let mut output = Output::new(path)?;
+    let written = write_content(content, &mut output.file).await?;
+    output.keep().await?;
+    Ok(written)
+}
+
+/// A new file that has its name only when it is whole: half a dump looks like a whole one. Dropped before, it is removed.
+struct Output<'a> {
+    path: &'a Path,
+    beside: PathBuf,
+    file: tokio::fs::File,
+}
+
+impl<'a> Output<'a> {
+    fn new(path: &'a Path) -> Result<Self, Error> {
+        if path.symlink_metadata().is_ok() {
+            return Err(failed(path, ErrorKind::Exists)(
+                "the file is there already".into(),
+            ));
+        }
+        let Some(name) = path.file_name() else {
+            return Err(failed(path, ErrorKind::Invalid)("this names no file".into()));
         };
+        let mut hidden = OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".{}.partial", std::process::id()));
+        let beside = path.with_file_name(hidden);
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&beside)
+            .map_err(|e| failed(path, kind_of(&e))(e.into()))?;
+        Ok(Self {
+            path,
+            beside,
+            file: file.into(),
+        })
+    }
+
+    /// Gives the file its name, unless something has it by now.
+    async fn keep(self) -> Result<(), Error> {
+        let wrong = |e: std::io::Error| failed(self.path, kind_of(&e))(e.into());
+        self.file.sync_all().await.map_err(wrong)?;
+        match std::fs::hard_link(&self.beside, self.path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Err(wrong(error)),
+            // Not every file system has links.
+            Err(_) if self.path.symlink_metadata().is_err() => {
+                std::fs::rename(&self.beside, self.path).map_err(wrong)?;
+            }
+            Err(error) => return Err(wrong(error)),
+        }
+        let parent = self.path.parent().filter(|p| !p.as_os_str().is_empty());
+        let parent = parent.unwrap_or_else(|| Path::new("."));
+        std::fs::File::open(parent)
+            .and_then(|directory| directory.sync_all())
+            .map_err(wrong)
+    }
+}
+
+impl Drop for Output<'_> {
+    fn drop(&mut self) {
+        // After a rename there is nothing to remove.
+        let _ = std::fs::remove_file(&self.beside);
+    }
+}
+
+fn kind_of(error: &std::io::Error) -> ErrorKind {
+    match error.kind() {
+        std::io::ErrorKind::AlreadyExists => ErrorKind::Exists,
+        std::io::ErrorKind::StorageFull => ErrorKind::StoreFull,
+        _ => ErrorKind::Source,
+    }
+}
+
+fn failed(path: &Path, kind: ErrorKind) -> impl Fn(Box<dyn std::error::Error + Send + Sync>) -> Error {
+    move |cause| {
         Error::new(kind, "cannot write the output file")
             .with("path", path.display())
-            .because(error)
-    };
-    let mut options = tokio::fs::OpenOptions::new();
-    options.write(true).create_new(true).mode(0o600);
-    let mut file = options.open(path).await.map_err(failed)?;
-    let written = write_content(content, &mut file).await;
-    if written.is_err() {
-        // Half a dump looks like a whole one.
-        let _ = std::fs::remove_file(path);
+            .because(cause)
     }
-    let written = written?;
-    file.sync_all().await.map_err(failed)?;
-    Ok(written)
 }

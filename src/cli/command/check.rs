@@ -1,7 +1,7 @@
 //! `holdall check`.
 
 use crate::cli::app::App;
-use crate::cli::exit::{DAMAGED, DONE, Ended};
+use crate::cli::exit::{DAMAGED, DONE, Ended, reported};
 use crate::cli::repo::{self, Access};
 use crate::cli::{parse, render};
 use crate::ops::{self, CheckReport, CheckRequest, ReadData};
@@ -33,8 +33,8 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
     let repository = repo::open(app, Access::ReadOnly).await?;
     let report = ops::check(&app.context, &repository, CheckRequest { read_data }).await?;
     app.progress.end();
-    show(app, &report)?;
-    Ok(if report.is_damaged() { DAMAGED } else { DONE })
+    let code = if report.is_damaged() { DAMAGED } else { DONE };
+    reported(code, show(app, &report))
 }
 
 fn show(app: &App, report: &CheckReport) -> std::io::Result<()> {

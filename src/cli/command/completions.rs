@@ -1,7 +1,7 @@
 //! `holdall completions`.
 
 use crate::cli::args::Cli;
-use crate::cli::exit::{DONE, Ended};
+use crate::cli::exit::{DONE, Ended, Failure};
 use clap::CommandFactory;
 use clap_complete::Shell;
 use std::io::Write;
@@ -21,7 +21,7 @@ pub(in crate::cli) fn run(args: &Args) -> Ended {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "holdall", &mut script);
     let mut out = std::io::stdout().lock();
-    out.write_all(&script)?;
-    out.flush()?;
+    out.write_all(&script).map_err(Failure::of_content)?;
+    out.flush().map_err(Failure::of_content)?;
     Ok(DONE)
 }

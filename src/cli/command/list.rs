@@ -2,7 +2,7 @@
 
 use super::Filter;
 use crate::cli::app::App;
-use crate::cli::exit::{DAMAGED, DONE, Ended};
+use crate::cli::exit::{DAMAGED, DONE, Ended, reported};
 use crate::cli::render::{self, Table};
 use crate::cli::repo::{self, Access};
 use crate::ops::{self, ListedSnapshot};
@@ -29,21 +29,22 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
         let skip = report.snapshots.len().saturating_sub(latest);
         report.snapshots.drain(..skip);
     }
-    if app.json() {
+    let told = if app.json() {
         let all: Vec<Value> = report.snapshots.iter().map(value).collect();
-        render::line(&all)?;
+        render::line(&all)
     } else {
-        render::print(&table(&report.snapshots))?;
+        let told = render::print(&table(&report.snapshots));
         if report.snapshots.is_empty() {
             app.note("no snapshots");
         }
-    }
+        told
+    };
     for (object, why) in &report.damaged {
         app.warning(&format!(
             "{object} cannot be read, and a snapshot may be missing from this list: {why}"
         ));
     }
-    Ok(if report.damaged.is_empty() { DONE } else { DAMAGED })
+    reported(if report.damaged.is_empty() { DONE } else { DAMAGED }, told)
 }
 
 fn status(snapshot: &ListedSnapshot) -> &'static str {

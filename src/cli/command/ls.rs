@@ -2,7 +2,7 @@
 
 use super::Filter;
 use crate::cli::app::App;
-use crate::cli::exit::{DONE, Ended};
+use crate::cli::exit::{DONE, Ended, Failure};
 use crate::cli::parse;
 use crate::cli::render;
 use crate::connector::files::Attributes;
@@ -54,19 +54,19 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
             "hostname": record.host,
             "tags": record.tags,
         });
-        writeln!(out, "{head}")?;
+        writeln!(out, "{head}").map_err(Failure::of_content)?;
     }
     while let Some(record) = records.try_next().await? {
         app.context.check_cancelled()?;
         if app.json() {
-            writeln!(out, "{}", node(&record))?;
+            writeln!(out, "{}", node(&record)).map_err(Failure::of_content)?;
         } else if args.long {
-            writeln!(out, "{}", long(&record))?;
+            writeln!(out, "{}", long(&record)).map_err(Failure::of_content)?;
         } else {
-            writeln!(out, "{}", ops::name_of(&record.key))?;
+            writeln!(out, "{}", ops::name_of(&record.key)).map_err(Failure::of_content)?;
         }
     }
-    out.flush()?;
+    out.flush().map_err(Failure::of_content)?;
     Ok(DONE)
 }
 

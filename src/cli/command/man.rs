@@ -1,7 +1,7 @@
 //! `holdall man`.
 
 use crate::cli::args::Cli;
-use crate::cli::exit::{DONE, Ended};
+use crate::cli::exit::{DONE, Ended, Failure};
 use crate::error::{Error, ErrorKind};
 use clap::CommandFactory;
 use std::io::Write;
@@ -34,7 +34,7 @@ pub(in crate::cli) fn run(args: &Args) -> Ended {
     let mut page = Vec::new();
     clap_mangen::Man::new(command).render(&mut page)?;
     let mut out = std::io::stdout().lock();
-    out.write_all(&page)?;
-    out.flush()?;
+    out.write_all(&page).map_err(Failure::of_content)?;
+    out.flush().map_err(Failure::of_content)?;
     Ok(DONE)
 }

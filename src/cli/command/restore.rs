@@ -3,10 +3,11 @@
 use super::{Filter, ls};
 use crate::cli::app::App;
 use crate::cli::environment;
-use crate::cli::exit::{DIFFERS, DONE, Ended, INCOMPLETE};
+use crate::cli::exit::{DIFFERS, DONE, Ended, INCOMPLETE, reported};
 use crate::cli::parse;
 use crate::cli::render;
 use crate::connector::files::{self, FilesSink, Overwrite, Select};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ops::{self, FilesPlace, RestoreReport};
 use crate::snapshot::{SnapshotReader, SnapshotSpec};
 use serde_json::json;
@@ -75,6 +76,7 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
     let target = files::absolute(&environment::working_directory()?, &args.target)?;
     let snapshot = super::open_snapshot(app, &args.snapshot, &args.filter).await?;
     let path = ls::place(&args.snapshot, None)?;
+    tell_partial(app, &args, &snapshot)?;
     let FilesPlace { request, strip } = ops::files_place(&snapshot, path, select.clone()).await?;
     let mut sink = FilesSink::new(files::RestoreRequest {
         target: target.clone(),
@@ -101,12 +103,38 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
             snapshot.record().sid.short()
         ));
     }
-    show(app, &args, &snapshot, &report)?;
-    Ok(match (report.sink.different, report.sink.failed) {
+    let code = match (report.sink.different, report.sink.failed) {
         (0, 0) => DONE,
         (0, _) => INCOMPLETE,
         _ => DIFFERS,
-    })
+    };
+    reported(code, show(app, &args, &snapshot, &report))
+}
+
+/// Tells that the snapshot is partial.
+///
+/// # Errors
+/// `Refused` if what it lacks would be deleted from the target.
+fn tell_partial(app: &App, args: &Args, snapshot: &SnapshotReader) -> Result<()> {
+    let record = snapshot.record();
+    if !record.partial {
+        return Ok(());
+    }
+    let lacking = render::count(record.incident_count, "thing");
+    if args.delete {
+        // What could not be read was there, and may be the only copy in the target.
+        let error = Error::new(
+            ErrorKind::Refused,
+            "the snapshot is partial, so --delete is not safe",
+        );
+        return Err(error
+            .with("snapshot", record.sid.short())
+            .hint(format!("the snapshot lacks {lacking}; restore without --delete")));
+    }
+    app.warning(&format!(
+        "this snapshot is partial: {lacking} could not be read when it was taken"
+    ));
+    Ok(())
 }
 
 fn show(app: &App, args: &Args, snapshot: &SnapshotReader, report: &RestoreReport) -> std::io::Result<()> {
@@ -115,6 +143,8 @@ fn show(app: &App, args: &Args, snapshot: &SnapshotReader, report: &RestoreRepor
         return render::line(&json!({
             "message_type": "summary",
             "snapshot_id": snapshot.record().sid.name(),
+            "snapshot_status": if snapshot.record().partial { "partial" } else { "complete" },
+            "incidents": snapshot.record().incident_count,
             "dry_run": args.dry_run,
             "files_restored": sink.written,
             "files_skipped": sink.skipped,

@@ -1,7 +1,7 @@
 //! `holdall snapshot`.
 
 use crate::cli::app::App;
-use crate::cli::exit::{DONE, Ended, INCOMPLETE};
+use crate::cli::exit::{DONE, Ended, INCOMPLETE, reported};
 use crate::cli::render;
 use crate::cli::repo::{self, Access};
 use crate::cli::{environment, parse, words};
@@ -15,6 +15,11 @@ use serde_json::json;
 use std::ffi::OsString;
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, ReadBuf};
 
 /// Arguments of `snapshot`.
 #[derive(Debug, clap::Args)]
@@ -119,19 +124,52 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
             error
         })?;
     app.progress.end();
-    show(app, &report)?;
-    Ok(if report.snapshot.partial { INCOMPLETE } else { DONE })
+    if let Some(name) = plan
+        .stdin
+        .as_ref()
+        .filter(|_| !report.dry_run && plan.came.load(Ordering::Relaxed) == 0)
+    {
+        app.warning(&format!(
+            "standard input was empty: the stream {name} holds nothing"
+        ));
+    }
+    let code = if report.snapshot.partial { INCOMPLETE } else { DONE };
+    let told = show(app, &report);
+    match told {
+        Err(error) if !report.dry_run && error.kind() != std::io::ErrorKind::BrokenPipe => {
+            app.warning(&format!(
+                "snapshot {} is committed, its report could not be written: {error}",
+                report.snapshot.sid.short()
+            ));
+            Ok(code)
+        }
+        told => reported(code, told),
+    }
 }
 
 /// What is read, so that it can be opened once more.
 struct Plan {
     files: Option<FilesRequest>,
     stdin: Option<String>,
+    /// Bytes that came from standard input.
+    came: Arc<AtomicU64>,
     commands: Vec<(String, Vec<OsString>)>,
 }
 
 impl Plan {
     fn new(args: &Args) -> Result<Self> {
+        let lists = args
+            .files_from
+            .iter()
+            .filter(|list| list.as_os_str() == "-")
+            .count();
+        if lists + usize::from(args.stdin) > 1 {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                "standard input can be read once: as one list of paths or as a stream",
+            )
+            .hint("give the other from a file, or the stream by --stream NAME=COMMAND"));
+        }
         let mut commands = Vec::new();
         for stream in &args.stream {
             let invalid = || {
@@ -148,6 +186,7 @@ impl Plan {
         let plan = Self {
             files: file_request(args)?,
             stdin: args.stdin.then(|| args.stdin_filename.clone()),
+            came: Arc::default(),
             commands,
         };
         if plan.files.is_none() && plan.stdin.is_none() && plan.commands.is_empty() {
@@ -179,12 +218,35 @@ impl Plan {
         }));
         streams.extend(self.stdin.iter().map(|name| StreamRequest {
             name: name.clone(),
-            input: Input::Reader(Box::new(tokio::io::stdin())),
+            input: Input::Reader(Box::new(Counted {
+                reader: tokio::io::stdin(),
+                came: self.came.clone(),
+            })),
         }));
         if !streams.is_empty() {
             sources.push(Box::new(StdioSource::new(streams)?));
         }
         Ok(Some(sources))
+    }
+}
+
+/// Standard input, counted: an empty one is mostly that of a writer that failed.
+struct Counted {
+    reader: tokio::io::Stdin,
+    came: Arc<AtomicU64>,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.reader).poll_read(context, buffer);
+        let came = buffer.filled().len().saturating_sub(before);
+        self.came.fetch_add(came as u64, Ordering::Relaxed);
+        polled
     }
 }
 

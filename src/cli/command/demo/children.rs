@@ -132,31 +132,6 @@ impl Children {
         }
     }
 
-    /// Pipes the standard output of one child into another.
-    ///
-    /// # Errors
-    /// As [`Self::run`].
-    pub(super) async fn pipe(&self, mut from: Command, mut into: Command) -> Result<()> {
-        let failed = |e: std::io::Error| Error::new(ErrorKind::Source, "cannot start a program").because(e);
-        let mut first = from.stderr(Stdio::inherit()).spawn().map_err(failed)?;
-        let out = first.stdout.take();
-        let out = out.ok_or_else(|| Error::new(ErrorKind::Internal, "a child without standard output"))?;
-        let out: Stdio = out.try_into().map_err(failed)?;
-        into.stdin(out);
-        self.run(into).await?;
-        let status = tokio::select! {
-            biased;
-            () = self.context.cancel.cancelled() => return Err(Self::cancelled()),
-            status = first.wait() => status.map_err(failed)?,
-        };
-        if !status.success() {
-            return Err(
-                Error::new(ErrorKind::Source, "a program of a pipe failed").with("ended with", status)
-            );
-        }
-        Ok(())
-    }
-
     fn cancelled() -> Error {
         Error::new(
             ErrorKind::Cancelled,

@@ -159,16 +159,25 @@ impl<'a> Story<'a> {
         self.children
             .run(self.children.postgres("createdb", &[&database]))
             .await?;
-        self.say(&format!(
-            "$ holdall cat {snapshot} shop.sql | psql --single-transaction {database}"
-        ))?;
+        // To a file first: a pipe cannot tell psql that cat failed, and half a dump would be committed.
+        let file = format!("{database}.sql");
+        let cat = ["cat", snapshot, "shop.sql", "-o", &file];
+        self.holdall(&cat, &cat).await?;
+        self.say(&format!("$ psql -X -1 -v ON_ERROR_STOP=1 -f {file} {database}"))?;
         // One transaction: all of it or nothing, and rows keep the order of the dump, so that dumps can be compared as text.
-        let cat = self.children.holdall(&["cat", snapshot, "shop.sql"]);
-        let psql = self.children.postgres(
-            "psql",
-            &["-Xq1", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", &database],
-        );
-        self.children.pipe(cat, psql).await?;
+        let arguments = [
+            "-Xq1",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-o",
+            "/dev/null",
+            "-f",
+            &file,
+            &database,
+        ];
+        self.children
+            .run(self.children.postgres("psql", &arguments))
+            .await?;
         let place = format!("{snapshot}:{}", self.uploads.display());
         let arguments = ["restore", &place, "--target", &target, "--verify"];
         self.holdall(&arguments, &arguments).await?;
