@@ -42,9 +42,7 @@ pub(super) fn listen(context: &Context, quiet: bool) -> Result<Interrupted> {
             }
             seen.0.store(code, Ordering::Relaxed);
             if !quiet {
-                note(
-                    "interrupted: what is under way is finished in good order, nothing is committed; once more ends it at once",
-                );
+                note("interrupted: what is under way is finished in good order; once more ends it at once");
             }
             cancel.cancel();
         }

@@ -86,10 +86,7 @@ impl Context {
     /// `Cancelled`.
     pub fn check_cancelled(&self) -> Result<()> {
         if self.cancel.is_cancelled() {
-            return Err(Error::new(
-                ErrorKind::Cancelled,
-                "interrupted; nothing was committed",
-            ));
+            return Err(Error::new(ErrorKind::Cancelled, "interrupted"));
         }
         Ok(())
     }

@@ -193,7 +193,7 @@ async fn read_sources(
         loop {
             let item = tokio::select! {
                 biased;
-                () = context.cancel.cancelled() => return context.check_cancelled(),
+                () = context.cancel.cancelled() => return context.check_cancelled().map_err(interrupted),
                 item = items.next() => item,
                 () = tokio::time::sleep(TICK) => {
                     writer.heartbeat().await?;
@@ -210,6 +210,10 @@ async fn read_sources(
     }
     context.emit(&Event::PhaseEnded { phase: "snapshot" });
     Ok(())
+}
+
+fn interrupted(error: Error) -> Error {
+    error.hint("nothing was committed; the next run finds what was uploaded")
 }
 
 /// Keeps what was uploaded findable and ends the session. The first error is what counts: one more here changes nothing, a session

@@ -79,7 +79,9 @@ impl Progress {
             json: globals.json,
             verbose: globals.verbose > 0,
             quiet: globals.quiet,
-            interval: fps.map_or(usual, |fps| Duration::from_secs_f64(1.0 / fps)),
+            interval: fps.map_or(usual, |fps| {
+                Duration::from_secs_f64(1.0 / fps.clamp(1.0 / 3600.0, 60.0))
+            }),
             bar,
             phase: Mutex::default(),
             entries: AtomicU64::new(0),
