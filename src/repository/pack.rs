@@ -4,7 +4,7 @@ use crate::context::{Random, Reservation};
 use crate::crypto::{self, Keyring, Opener, Sealed, Sealer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::error::DecodeError;
-use crate::format::header::{HEADER_LEN, Header, ObjectType, Origin, TAG_LEN};
+use crate::format::header::{HEADER_LEN, Header, ObjectType, Origin, TAG_LEN, padme};
 use crate::format::id::{BlobId, ObjectId};
 use crate::format::index::{BlobKind, BlockRow, Codec, EntryRow, PackRow, Tables};
 use crate::format::limits;
@@ -271,9 +271,9 @@ pub(crate) fn seal_pack(
     use_padme: bool,
 ) -> Result<SealedPack> {
     let capacity: usize = blocks.iter().map(ReadyBlock::stored_len).sum();
-    // Directory, padding of at most 12 %, header and tails.
-    let capacity =
-        capacity + capacity / 8 + blocks.iter().map(|b| b.blobs.len() * 56 + 32).sum::<usize>() + 512;
+    // Directory, header and tails; then what padding adds to that.
+    let capacity = capacity + blocks.iter().map(|b| b.blobs.len() * 56 + 32).sum::<usize>() + 512;
+    let capacity = usize::try_from(padme(capacity as u64)).unwrap_or(capacity);
     let mut sealer = Sealer::new(keyring, random, ObjectType::Pack, origin, "", capacity)?;
     let header = *sealer
         .header()

@@ -20,8 +20,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
-/// The largest target for a pack of data, in bytes.
-const DATA_PACK_MAX: usize = 32 << 20;
+/// The largest target for a pack of data, in bytes of its blocks: padded it stays below 32 MiB, above which the C library's
+/// allocator maps fresh pages for every buffer, and their first touch costs more than the encryption.
+const DATA_PACK_MAX: usize = 29 << 20;
 /// The target for a pack of nodes and lists, in bytes.
 const NODE_PACK_MAX: usize = 8 << 20;
 /// Data and nodes of a run that together are below this share one pack.
