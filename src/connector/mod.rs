@@ -2,6 +2,7 @@
 //! repository, so each is tested source → sink with nothing between.
 
 pub mod files;
+pub mod postgres;
 pub mod process;
 pub mod stdio;
 

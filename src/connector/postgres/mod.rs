@@ -1,0 +1,4 @@
+//! PostgreSQL: a database straight into a snapshot and back. `format-spec/64-databases.md` defines its entries.
+
+pub mod connect;
+pub mod key;

@@ -1,0 +1,4 @@
+//! The PostgreSQL connector on real servers.
+#![expect(clippy::unwrap_used, reason = "this is test code")]
+
+mod connect;
