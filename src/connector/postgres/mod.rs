@@ -2,3 +2,6 @@
 
 pub mod connect;
 pub mod key;
+pub mod name;
+pub mod record;
+pub mod state;

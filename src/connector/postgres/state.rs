@@ -1,0 +1,150 @@
+//! What a later snapshot needs to prove ranges unchanged (`format-spec/64-databases.md` section 7).
+
+use crate::format::cbor::{Decoder, Encoder};
+use crate::format::error::DecodeError;
+use bytes::Bytes;
+
+/// The version of these records.
+const VERSION: u64 = 1;
+/// Blocks of the widest range.
+pub const RANGE_MAX: u32 = 64;
+
+/// The state of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableState {
+    /// Heap blocks of a range: a power of two, 1 to [`RANGE_MAX`]; 0 for a table without block numbers.
+    pub range_blocks: u32,
+    /// What makes its ranges comparable; nothing if they are not.
+    pub comparison: Option<Comparison>,
+}
+
+/// What a fingerprint rests on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Comparison {
+    /// The oldest transaction that still ran when the snapshot was taken, with its epoch.
+    pub snapshot_xmin: u64,
+    /// How far the server's log was durable when the snapshot was kept.
+    pub flushed: u64,
+    /// What must be equal for ranges to be comparable.
+    pub incarnation: [u8; 32],
+    /// How many of a hundred ranges had changed when the table was last compared.
+    pub changed_percent: u32,
+}
+
+/// The state of the first part of a range.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SegmentState {
+    /// Rows of the whole range.
+    pub rows: u64,
+    /// The sum of `hash_record_extended(ROW(ctid, xmin), 0)` over them.
+    pub sum: i128,
+}
+
+const STATE: DecodeError = DecodeError::Invalid("state of a table");
+
+impl TableState {
+    /// Its encoding.
+    pub fn encode(&self) -> Bytes {
+        let mut out = Encoder::new();
+        let len = if self.comparison.is_some() { 6 } else { 2 };
+        out.array(len).uint(VERSION).uint(self.range_blocks.into());
+        if let Some(comparison) = &self.comparison {
+            out.bytes(&comparison.snapshot_xmin.to_be_bytes());
+            out.bytes(&comparison.flushed.to_be_bytes());
+            out.bytes(&comparison.incarnation);
+            out.uint(comparison.changed_percent.into());
+        }
+        out.finish().into()
+    }
+
+    /// Reads it back.
+    ///
+    /// # Errors
+    /// Any class of [`DecodeError`]; `UnknownVersion` for a later version's.
+    pub fn decode(state: &[u8]) -> Result<Self, DecodeError> {
+        let mut decoder = Decoder::new(state);
+        let len = decoder.array(6)?;
+        if decoder.uint()? != VERSION {
+            return Err(DecodeError::UnknownVersion("state of a table"));
+        }
+        let range_blocks = decoder.uint32()?;
+        if range_blocks > RANGE_MAX || !(range_blocks == 0 || range_blocks.is_power_of_two()) {
+            return Err(STATE);
+        }
+        let comparison = match len {
+            2 => None,
+            6 if range_blocks > 0 => Some(Comparison {
+                snapshot_xmin: u64::from_be_bytes(decoder.fixed()?),
+                flushed: u64::from_be_bytes(decoder.fixed()?),
+                incarnation: decoder.fixed()?,
+                changed_percent: Some(decoder.uint32()?).filter(|p| *p <= 100).ok_or(STATE)?,
+            }),
+            _ => return Err(STATE),
+        };
+        decoder.finish()?;
+        Ok(Self {
+            range_blocks,
+            comparison,
+        })
+    }
+}
+
+impl SegmentState {
+    /// Its encoding.
+    pub fn encode(&self) -> Bytes {
+        let mut out = Encoder::new();
+        out.array(2).uint(self.rows).bytes(&self.sum.to_be_bytes());
+        out.finish().into()
+    }
+
+    /// Reads it back.
+    ///
+    /// # Errors
+    /// Any class of [`DecodeError`].
+    pub fn decode(state: &[u8]) -> Result<Self, DecodeError> {
+        let mut decoder = Decoder::new(state);
+        decoder.array_of(2)?;
+        let rows = decoder.uint()?;
+        let sum = i128::from_be_bytes(decoder.fixed()?);
+        decoder.finish()?;
+        Ok(Self { rows, sum })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn states_read_back_as_they_were_written(
+            power in 0u32..7, xmin: u64, flushed: u64, incarnation: [u8; 32], changed_percent in 0u32..101, rows: u64, sum: i128
+        ) {
+            let comparison = Comparison { snapshot_xmin: xmin, flushed, incarnation, changed_percent };
+            let state = TableState { range_blocks: 1 << power, comparison: Some(comparison) };
+            prop_assert_eq!(TableState::decode(&state.encode()).unwrap(), state);
+            let bare = TableState { range_blocks: 0, comparison: None };
+            prop_assert_eq!(TableState::decode(&bare.encode()).unwrap(), bare);
+            let segment = SegmentState { rows, sum };
+            prop_assert_eq!(SegmentState::decode(&segment.encode()).unwrap(), segment);
+        }
+
+        #[test]
+        fn other_bytes_are_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let _ = TableState::decode(&bytes);
+            let _ = SegmentState::decode(&bytes);
+        }
+    }
+
+    #[test]
+    fn a_range_that_is_no_power_of_two_is_refused() {
+        for range_blocks in [3, 65, 128] {
+            let state = TableState {
+                range_blocks,
+                comparison: None,
+            };
+            assert!(TableState::decode(&state.encode()).is_err());
+        }
+    }
+}
