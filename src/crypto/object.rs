@@ -6,8 +6,8 @@ use crate::context::Random;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::error::DecodeError;
 use crate::format::header::{
-    FORMAT_VERSION, HEADER_LEN, Header, ObjectType, Origin, TAG_LEN, TRAILER_LEN, append_trailer,
-    associated_data, check_trailer, nonce, padme, u32_le,
+    FORMAT_VERSION, HEADER_LEN, Header, ObjectType, Origin, TAG_LEN, TRAILER_LEN, associated_data,
+    check_trailer, nonce, padme, u32_le,
 };
 use crate::format::id::{ObjectId, RepositoryId};
 use crate::format::limits;
@@ -64,6 +64,9 @@ pub struct Sealer {
     repository: RepositoryId,
     name: String,
     out: Vec<u8>,
+    /// The hash of the object, updated after each record, while its bytes are in the processor's cache.
+    hash: blake3::Hasher,
+    hashed: usize,
     next: u32,
 }
 
@@ -124,6 +127,8 @@ impl Sealer {
             repository,
             name: place.name.to_owned(),
             out,
+            hash: blake3::Hasher::new(),
+            hashed: 0,
             next: 0,
         })
     }
@@ -182,6 +187,7 @@ impl Sealer {
             )
             .map_err(|_| Error::new(ErrorKind::Internal, "cannot seal a record"))?;
         self.out.extend_from_slice(tag.as_ref());
+        self.hash_new();
         let offset = u32::try_from(offset).map_err(|_| too_large())?;
         Ok((offset, sealed))
     }
@@ -200,13 +206,20 @@ impl Sealer {
         self.out
     }
 
+    fn hash_new(&mut self) {
+        self.hash.update(self.out.get(self.hashed..).unwrap_or_default());
+        self.hashed = self.out.len();
+    }
+
     /// Appends the hash.
     ///
     /// # Errors
     /// `Internal` above 64 MiB.
-    pub fn finish(self) -> Result<Sealed> {
-        let mut out = self.out;
-        let id = append_trailer(&mut out);
+    pub fn finish(mut self) -> Result<Sealed> {
+        self.hash_new();
+        let hash = *self.hash.finalize().as_bytes();
+        let (mut out, id) = (self.out, ObjectId(hash));
+        out.extend_from_slice(&hash);
         if out.len() > limits::OBJECT_MAX {
             return Err(Error::new(
                 ErrorKind::Internal,

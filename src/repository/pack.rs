@@ -8,7 +8,6 @@ use crate::format::header::{HEADER_LEN, Header, ObjectType, Origin, TAG_LEN, pad
 use crate::format::id::{BlobId, ObjectId};
 use crate::format::index::{BlobKind, BlockRow, Codec, EntryRow, PackRow, Tables};
 use crate::format::limits;
-use bytes::Bytes;
 use std::cell::RefCell;
 
 /// The level of zstd that new blocks are compressed with.
@@ -27,8 +26,7 @@ pub(crate) struct BlobPlace {
 
 /// Blobs that are gathered for one block.
 pub(crate) struct OpenBlock {
-    parts: Vec<Bytes>,
-    pub(crate) len: usize,
+    plain: Vec<u8>,
     pub(crate) blobs: Vec<BlobPlace>,
     pub(crate) held: Reservation,
 }
@@ -43,38 +41,32 @@ pub(crate) struct ReadyBlock {
 }
 
 impl OpenBlock {
-    pub(crate) fn new() -> Self {
+    /// Bytes of its blobs.
+    pub(crate) fn len(&self) -> usize {
+        self.plain.len()
+    }
+
+    /// A block that will hold about `target` bytes.
+    pub(crate) fn new(target: usize) -> Self {
         Self {
-            parts: Vec::new(),
-            len: 0,
+            plain: Vec::with_capacity(target),
             blobs: Vec::new(),
             held: Reservation::none(),
         }
     }
 
-    /// Adds a whole blob. It is copied when the block is prepared, on the CPU pool.
+    /// Adds a whole blob. It is copied, so that one chunk does not keep the whole window that it was cut from.
     pub(crate) fn push(
         &mut self,
         kind: BlobKind,
         id: BlobId,
-        plaintext: &Bytes,
+        plaintext: &[u8],
         held: Reservation,
     ) -> Result<()> {
         let number =
             |n: usize| u32::try_from(n).map_err(|_| Error::new(ErrorKind::Internal, "block over its limit"));
-        let (offset, len) = (number(self.len)?, number(plaintext.len())?);
-        self.len += plaintext.len();
-        // A slice that goes on where the last one ended shares its buffer with it; any other is copied, so that one chunk does not
-        // keep a whole window.
-        let goes_on = self
-            .parts
-            .last()
-            .is_some_and(|last| last.as_ptr_range().end == plaintext.as_ptr());
-        self.parts.push(if goes_on {
-            plaintext.clone()
-        } else {
-            Bytes::copy_from_slice(plaintext)
-        });
+        let (offset, len) = (number(self.plain.len())?, number(plaintext.len())?);
+        self.plain.extend_from_slice(plaintext);
         self.blobs.push(BlobPlace {
             id,
             kind,
@@ -92,21 +84,12 @@ impl OpenBlock {
     /// # Errors
     /// `Internal` if the codec fails or does not give the plaintext back.
     pub(crate) fn prepare(mut self) -> Result<ReadyBlock> {
-        let plain =
-            u32::try_from(self.len).map_err(|_| Error::new(ErrorKind::Internal, "block over its limit"))?;
-        let compressed = with_codecs(|codecs| {
-            let mut joined = std::mem::take(&mut codecs.joined);
-            joined.clear();
-            self.parts
-                .drain(..)
-                .for_each(|part| joined.extend_from_slice(&part));
-            let compressed = compress_and_verify(codecs, &joined);
-            codecs.joined = joined;
-            compressed
-        })?;
+        let plain = u32::try_from(self.plain.len())
+            .map_err(|_| Error::new(ErrorKind::Internal, "block over its limit"))?;
+        let compressed = with_codecs(|codecs| compress_and_verify(codecs, &self.plain))?;
         let (stored, codec) = match compressed {
             Compressed::Smaller(stored) => (stored, Codec::Zstd),
-            Compressed::NotSmaller(plain) => (plain, Codec::Raw),
+            Compressed::NotSmaller => (self.plain, Codec::Raw),
             Compressed::Wrong => {
                 let what = "a compressed block does not give its content back";
                 return Err(Error::new(ErrorKind::Internal, what));
@@ -137,8 +120,6 @@ impl ReadyBlock {
 
 /// A context of zstd with its scratch buffer; each thread of the pool keeps one.
 struct Codecs {
-    /// The plaintext of the block at hand.
-    joined: Vec<u8>,
     compressor: zstd::bulk::Compressor<'static>,
     decompressor: zstd::bulk::Decompressor<'static>,
     scratch: Vec<u8>,
@@ -158,7 +139,6 @@ fn with_codecs<T>(work: impl FnOnce(&mut Codecs) -> std::io::Result<T>) -> Resul
                 compressor,
                 decompressor,
                 scratch: Vec::new(),
-                joined: Vec::new(),
             });
         }
         match slot {
@@ -170,7 +150,7 @@ fn with_codecs<T>(work: impl FnOnce(&mut Codecs) -> std::io::Result<T>) -> Resul
 
 enum Compressed {
     Smaller(Vec<u8>),
-    NotSmaller(Vec<u8>),
+    NotSmaller,
     /// Decompressing gave other bytes.
     Wrong,
 }
@@ -189,7 +169,7 @@ fn compress_and_verify(codecs: &mut Codecs, plain: &[u8]) -> std::io::Result<Com
         .filter(|c| c.len() < plain.len())
         .map(<[u8]>::to_vec)
     else {
-        return Ok(Compressed::NotSmaller(plain.to_vec()));
+        return Ok(Compressed::NotSmaller);
     };
     let len = codecs
         .decompressor

@@ -33,7 +33,7 @@ impl Lane {
         let share = usize::try_from(context.budget.total() / 8).unwrap_or(usize::MAX) / BLOCK_TARGET;
         let preparing_max = (context.cpu.threads() * 2 + 1).min(share).max(1);
         Self {
-            block: OpenBlock::new(),
+            block: OpenBlock::new(BLOCK_TARGET),
             preparing: VecDeque::new(),
             preparing_max,
             pack: Vec::new(),
@@ -53,7 +53,7 @@ impl Lane {
         held: Reservation,
     ) -> Result<bool> {
         let many = self.block.blobs.len() >= BLOCK_BLOBS_MAX;
-        if many || (!self.block.blobs.is_empty() && self.block.len + plaintext.len() > BLOCK_TARGET) {
+        if many || (!self.block.blobs.is_empty() && self.block.len() + plaintext.len() > BLOCK_TARGET) {
             self.close_block(context).await?;
         }
         self.block.push(kind, id, plaintext, held)?;
@@ -62,7 +62,7 @@ impl Lane {
 
     /// Closes the open block.
     pub(super) async fn close_block(&mut self, context: &Context) -> Result<()> {
-        let block = std::mem::replace(&mut self.block, OpenBlock::new());
+        let block = std::mem::replace(&mut self.block, OpenBlock::new(BLOCK_TARGET));
         if block.blobs.is_empty() {
             return Ok(());
         }
