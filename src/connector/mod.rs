@@ -54,6 +54,10 @@ pub trait Sink: Send {
         None
     }
 
+    /// Told that entries between the last one and the next are lost: the snapshot's tree is damaged there. From now on nothing may be
+    /// removed for not being in the snapshot.
+    fn lost(&mut self) {}
+
     /// Finishes everything that was begun, in the order that the target needs.
     fn finish<'a>(&'a mut self, context: &'a Context) -> BoxFuture<'a, Result<SinkReport>>;
 }

@@ -1,7 +1,7 @@
 //! Entries out: a snapshot yields the same entries that a source yielded, their contents to be opened when someone wants them.
 
 use super::entry::{Content, ContentStream, Entry, EntryHead, EntryRecord, Key, OpenContent, Piece};
-use super::tree::{TreeReader, content_refs};
+use super::tree::{Found, TreeReader, content_refs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::entry::{BlobRef, ContentRecord};
 use crate::format::id::BlobId;
@@ -63,16 +63,37 @@ impl SnapshotReader {
         self.tree.get(key).await
     }
 
-    /// Entries whose records `wanted` keeps, ascending; what their contents need is fetched ahead.
+    /// Entries whose records `wanted` keeps, ascending; what their contents need is fetched ahead. The first error ends the stream.
     pub fn entries(
         &self,
         prefix: Key,
         wanted: impl Fn(&EntryRecord) -> bool + Send + 'static,
     ) -> BoxStream<'static, Result<Entry>> {
-        let records = self
-            .records(prefix)
-            .try_filter(move |record| future::ready(wanted(record)))
-            .boxed();
+        let strictly = |found| match found {
+            Found::Entry(entry) => future::ok(entry),
+            Found::Lost(lost) => future::err(lost.error),
+        };
+        let entries = self.salvage(prefix, wanted).and_then(strictly);
+        // Nothing after the first error, as of every stream of entries.
+        entries
+            .scan(false, |ended, entry| {
+                let before = std::mem::replace(ended, entry.is_err());
+                future::ready((!before).then_some(entry))
+            })
+            .boxed()
+    }
+
+    /// As [`Self::entries`], but goes on behind nodes of the tree that are missing or damaged; see [`TreeReader::salvage`].
+    pub fn salvage(
+        &self,
+        prefix: Key,
+        wanted: impl Fn(&EntryRecord) -> bool + Send + 'static,
+    ) -> BoxStream<'static, Result<Found<Entry>>> {
+        let wanted = move |found: &Found<Arc<EntryRecord>>| match found {
+            Found::Entry(record) => future::ready(wanted(record)),
+            Found::Lost(_) => future::ready(true),
+        };
+        let records = self.tree.salvage(prefix).try_filter(wanted).boxed();
         let window = Window {
             reader: self.clone(),
             records,
@@ -81,7 +102,7 @@ impl SnapshotReader {
             ended: false,
         };
         stream::try_unfold(window, |mut window| async move {
-            Ok(window.next().await?.map(|entry| (entry, window)))
+            Ok(window.next().await?.map(|found| (found, window)))
         })
         .boxed()
     }
@@ -110,40 +131,49 @@ impl SnapshotReader {
 /// Entries that are about to be yielded, with their chunks on the way.
 struct Window {
     reader: SnapshotReader,
-    records: BoxStream<'static, Result<Arc<EntryRecord>>>,
-    ahead: VecDeque<Arc<EntryRecord>>,
+    records: BoxStream<'static, Result<Found<Arc<EntryRecord>>>>,
+    ahead: VecDeque<Found<Arc<EntryRecord>>>,
     bytes: u64,
     ended: bool,
 }
 
 impl Window {
-    async fn next(&mut self) -> Result<Option<Entry>> {
+    async fn next(&mut self) -> Result<Option<Found<Entry>>> {
         // Refilled when half of it is used, so that requests stay large.
         if !self.ended && self.bytes <= self.reader.ahead_bytes / 2 && self.ahead.len() <= AHEAD_ENTRIES / 2 {
             self.fill().await?;
         }
-        let Some(record) = self.ahead.pop_front() else {
-            return Ok(None);
+        let record = match self.ahead.pop_front() {
+            None => return Ok(None),
+            Some(Found::Lost(lost)) => return Ok(Some(Found::Lost(lost))),
+            Some(Found::Entry(record)) => record,
         };
         self.bytes -= weight(&record, self.reader.ahead_bytes);
-        Ok(Some(self.reader.entry(&record)))
+        Ok(Some(Found::Entry(self.reader.entry(&record))))
     }
 
     async fn fill(&mut self) -> Result<()> {
         let mut ids: Vec<BlobId> = Vec::new();
         while self.bytes < self.reader.ahead_bytes && self.ahead.len() < AHEAD_ENTRIES {
-            let Some(record) = self.records.next().await else {
-                self.ended = true;
-                break;
+            let record = match self.records.next().await {
+                None => {
+                    self.ended = true;
+                    break;
+                }
+                Some(Ok(Found::Entry(record))) => record,
+                Some(Ok(lost)) => {
+                    self.ahead.push_back(lost);
+                    continue;
+                }
+                Some(Err(error)) => return Err(error),
             };
-            let record = record?;
             if let ContentRecord::Refs { level: 0, refs } = &record.content
                 && record.size <= self.reader.ahead_bytes / 4
             {
                 ids.extend(refs.iter().map(|r| r.id).filter(|id| *id != BlobId::HOLE));
             }
             self.bytes += weight(&record, self.reader.ahead_bytes);
-            self.ahead.push_back(record);
+            self.ahead.push_back(Found::Entry(record));
         }
         self.reader.blobs.prefetch(&ids)
     }

@@ -1,6 +1,6 @@
 //! What is said and which code comes when something is wrong: what, where, what next.
 
-use crate::{Ran, Sandbox, files_below};
+use crate::{Ran, Sandbox, files_below, noise};
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
 
@@ -94,6 +94,80 @@ fn damage_is_13_and_named() {
     let ran = sandbox.run(&["check"]);
     assert_eq!(ran.code, 13, "{} {}", ran.out, ran.err);
     assert!(ran.out.contains("not restore wholly"), "{}", ran.out);
+}
+
+#[test]
+fn a_restore_goes_on_behind_damaged_parts_of_the_tree_and_deletes_nothing_that_they_may_have_held() {
+    const FILES: usize = 1000;
+    let sandbox = Sandbox::new();
+    let directories = ["a", "b", "c", "e"];
+    for (at, directory) in directories.iter().enumerate() {
+        let directory = sandbox.path("data").join(directory);
+        std::fs::create_dir(&directory).unwrap();
+        for i in 0..FILES {
+            // Small enough to lie in the tree itself.
+            let content = noise(500, (at * FILES + i) as u64);
+            std::fs::write(directory.join(format!("f{i:04}")), content).unwrap();
+        }
+    }
+    sandbox.good(&["snapshot", "data"]);
+    let what = format!("latest:{}", sandbox.data());
+    sandbox.good(&["restore", &what, "--target", "whole"]);
+    for directory in directories {
+        std::fs::write(sandbox.path("whole").join(directory).join("mine"), "mine").unwrap();
+    }
+    let packs = files_below(&sandbox.path("repo/packs")).into_iter();
+    let nodes = packs.max_by_key(|p| p.metadata().unwrap().len()).unwrap();
+    let name = nodes.file_name().unwrap().to_str().unwrap().to_owned();
+    let mut bytes = std::fs::read(&nodes).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::remove_file(&nodes).unwrap();
+    std::fs::write(&nodes, &bytes).unwrap();
+
+    let ran = sandbox.run(&["restore", &what, "--target", "out"]);
+    assert_eq!(ran.code, 3, "{} {}", ran.out, ran.err);
+    assert!(
+        ran.err.contains(&name) && ran.err.contains("nodes of the snapshot's tree"),
+        "{}",
+        ran.err
+    );
+    assert!(
+        ran.err.contains("after /") && ran.err.contains(", up to /"),
+        "{}",
+        ran.err
+    );
+    assert_eq!(ran.err.matches("warning: ").count(), 1, "one range: {}", ran.err);
+    assert!(ran.out.contains("LOST"), "{}", ran.out);
+    let mut missing = 0;
+    for directory in directories {
+        for i in 0..FILES {
+            let file = format!("{directory}/f{i:04}");
+            match std::fs::read(sandbox.path("out").join(&file)) {
+                Ok(found) => assert_eq!(found, std::fs::read(sandbox.path("data").join(&file)).unwrap()),
+                Err(_) => missing += 1,
+            }
+        }
+    }
+    assert!((1..FILES * 3).contains(&missing), "{missing} are missing");
+    assert!(sandbox.path("out/a/f0000").exists() && sandbox.path("out/link").exists());
+
+    let ran = sandbox.run(&["restore", &what, "--target", "whole", "--delete", "--json"]);
+    assert_eq!(ran.code, 3, "{} {}", ran.out, ran.err);
+    assert!(ran.json()["ranges_lost"].as_u64().unwrap() > 0);
+    ran.has_error("nothing more was deleted");
+    let of_snapshot = files_below(&sandbox.path("whole"));
+    let files = of_snapshot.iter().filter(|p| !p.ends_with("mine")).count();
+    assert_eq!(
+        files,
+        FILES * 4 + 3,
+        "a file that was lost was deleted from the target"
+    );
+    assert!(sandbox.path("whole/e/mine").exists());
+    assert!(
+        !sandbox.path("whole/a/mine").exists(),
+        "before the damage all is known"
+    );
 }
 
 #[test]

@@ -204,6 +204,7 @@ fn json_of_restore_check_key_and_cat_has_the_documented_members() {
             "files_skipped",
             "incidents",
             "message_type",
+            "ranges_lost",
             "snapshot_id",
             "snapshot_status",
             "total_duration",

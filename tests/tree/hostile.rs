@@ -242,3 +242,51 @@ fn the_highest_tree_is_read_without_recursion_and_a_higher_one_is_no_node() {
     let root = tree.root_over(16, vec![left, right]);
     tree.expect(root, "node does not decode", root.id);
 }
+
+#[test]
+fn reading_past_damage_names_what_is_lost_and_gives_all_the_rest() {
+    use holdall::snapshot::tree::Found;
+    let nodes = MemoryNodes::new();
+    let entries: Vec<_> = (0..6000u64)
+        .map(|i| entry(format!("k{i:05}").as_str(), i, 40))
+        .collect();
+    let root = super::build(&nodes, &entries);
+    let tree = reader(&nodes, root);
+    collect(tree.entries()).unwrap();
+    let read = nodes.take_counts().nodes_read;
+    for lost in [read[1], read[2], read[read.len() / 2], read[read.len() - 1]] {
+        let plaintext = nodes.plaintext(lost).unwrap();
+        nodes.remove(lost);
+        let (mut keys, mut ranges) = (Vec::new(), Vec::new());
+        for found in collect(tree.salvage("".into())).unwrap() {
+            match found {
+                Found::Entry(entry) => keys.push(entry.key.clone()),
+                Found::Lost(range) => ranges.push(range),
+            }
+        }
+        let [range] = ranges.as_slice() else {
+            panic!("{ranges:?}")
+        };
+        let through = range.through.as_ref().unwrap();
+        let inside = |key: &holdall::format::entry::Key| {
+            range.after.as_ref().is_none_or(|after| key > after) && key <= through
+        };
+        let expected: Vec<_> = entries
+            .iter()
+            .map(|e| e.key.clone())
+            .filter(|k| !inside(k))
+            .collect();
+        assert!(expected.len() < entries.len());
+        assert_eq!(keys, expected, "all but what is named, and nothing of that");
+        assert_eq!(range.error.kind(), ErrorKind::Damaged);
+        // What a prefix does not touch is not lost to it.
+        let behind = range.after.clone().filter(|_| *through != entries[5999].key);
+        if behind.is_some() {
+            assert!(collect(tree.salvage("k05999".into())).unwrap().len() == 1);
+        }
+        nodes.insert(plaintext);
+    }
+    nodes.remove(root.id);
+    let found = collect(tree.salvage("".into())).unwrap();
+    assert!(matches!(found.as_slice(), [Found::Lost(all)] if all.through.is_none()));
+}

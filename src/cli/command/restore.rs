@@ -34,7 +34,7 @@ enum Replace {
     holdall restore latest --target /tmp/x --include '*.pdf' --dry-run\n\n\
     Without a path, files keep their whole path below the target; with one, that directory becomes the target. Streams are not \
     files: `holdall cat` writes them. An interrupted restore, begun again, continues. Exit code 3 means that something could not \
-    be restored, 5 that --verify found differences.")]
+    be restored: what lies under damaged parts of the snapshot is named, and all the rest is restored; 5 that --verify found differences.")]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(in crate::cli) struct Args {
     /// The snapshot, and with :PATH what of it
@@ -103,7 +103,10 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
             snapshot.record().sid.short()
         ));
     }
-    let code = match (report.sink.different, report.sink.failed) {
+    if report.lost > 0 && args.delete {
+        app.warning("since the snapshot's tree is damaged, nothing more was deleted from there on: what is lost may be in the target only");
+    }
+    let code = match (report.sink.different, report.sink.failed + report.lost) {
         (0, 0) => DONE,
         (0, _) => INCOMPLETE,
         _ => DIFFERS,
@@ -151,6 +154,7 @@ fn show(app: &App, args: &Args, snapshot: &SnapshotReader, report: &RestoreRepor
             "files_deleted": sink.deleted,
             "files_failed": sink.failed,
             "files_different": sink.different,
+            "ranges_lost": report.lost,
             "bytes_restored": sink.bytes,
             "total_duration": report.seconds,
         }));
@@ -169,6 +173,7 @@ fn show(app: &App, args: &Args, snapshot: &SnapshotReader, report: &RestoreRepor
         (sink.deleted, "deleted"),
         (sink.failed, "FAILED, see the warnings"),
         (sink.different, "DIFFERENT after writing"),
+        (report.lost, "parts of the snapshot LOST, see the warnings"),
     ] {
         if n > 0 {
             text.push_str(&format!("; {n} {what}"));

@@ -75,6 +75,7 @@ impl BlobReader {
     /// # Errors
     /// `Damaged` if no copy gives it, `Conflict` never here, or what the store says.
     pub async fn get(&self, kind: BlobKind, id: &BlobId) -> Result<Bytes> {
+        let mut why = None;
         for _ in 0..8 {
             let state = self.state()?;
             while let Some(chain) = state.chain(id) {
@@ -83,15 +84,23 @@ impl BlobReader {
                     Err(Failed {
                         blame: Some(blame),
                         error,
-                    }) if can_try_elsewhere(&error) => state.condemn(blame)?,
+                    }) if can_try_elsewhere(&error) => {
+                        state.condemn(blame)?;
+                        why = Some(error);
+                    }
                     Err(Failed { error, .. }) => return Err(error),
                 }
             }
             if !self.refresh(state.newest).await? {
-                return Err(lost(id).with("kind", format!("{kind:?}").to_lowercase()));
+                break;
             }
         }
-        Err(lost(id))
+        let error = lost(id).with("kind", format!("{kind:?}").to_lowercase());
+        Err(match why {
+            // Names the pack.
+            Some(why) => error.because(why),
+            None => error,
+        })
     }
 
     /// The plaintexts of several blobs, in the order asked. What lies in one pack is fetched together.

@@ -21,7 +21,7 @@ pub use builder::TreeBuilder;
 pub use content::{ContentWriter, content_refs};
 pub use diff::{Change, diff};
 pub use prior::TreePrior;
-pub use reader::TreeReader;
+pub use reader::{Found, LostRange, TreeReader};
 pub use walk::{Marker, walk};
 
 use crate::error::Result;

@@ -1,13 +1,33 @@
-//! Reads a tree in key order, from any key on. Memory: one path of nodes.
+//! Reads a tree in key order, from any key on; strictly, or past nodes that are damaged. Memory: one path of nodes.
 
 use super::NodeSource;
 use super::load::Claim;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::entry::{EntryRecord, Key};
 use crate::format::node::Node;
 use crate::format::snapshot::RootRecord;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use std::sync::Arc;
+
+/// What reading past damage finds.
+#[derive(Clone, Debug)]
+pub enum Found<T> {
+    /// An entry.
+    Entry(T),
+    /// Entries that cannot be read.
+    Lost(LostRange),
+}
+
+/// A part of a tree that cannot be read: all keys greater than `after`, up to and including `through`.
+#[derive(Clone, Debug)]
+pub struct LostRange {
+    /// The last key before it; nothing at the left edge of the tree.
+    pub after: Option<Key>,
+    /// Its last key; nothing if the root is lost, and with it the whole tree.
+    pub through: Option<Key>,
+    /// Why: names the node, and what is known of the pack that holds it.
+    pub error: Error,
+}
 
 /// A tree that can be read. Cheap to clone.
 #[derive(Clone)]
@@ -57,20 +77,39 @@ impl TreeReader {
 
     /// The entries whose keys start with `prefix`, from the key `start` on (itself included).
     pub fn range(&self, start: Key, prefix: Key) -> BoxStream<'static, Result<Arc<EntryRecord>>> {
-        let walk = LeafWalk {
+        stream::try_unfold(self.walk(start, prefix), |mut walk| async move {
+            let leaf = walk.next_leaf().await.map_err(|lost| lost.error)?;
+            Ok::<_, Error>(leaf.map(|entries| (stream::iter(entries.into_iter().map(Ok)), walk)))
+        })
+        .try_flatten()
+        .boxed()
+    }
+
+    /// As [`Self::under`], but goes on behind a node that is missing or damaged, and says what is lost with it. A lost range is one
+    /// that may have held entries with the prefix. Any other error ends the stream.
+    pub fn salvage(&self, prefix: Key) -> BoxStream<'static, Result<Found<Arc<EntryRecord>>>> {
+        stream::try_unfold(self.walk(prefix.clone(), prefix), |mut walk| async move {
+            let found = match walk.next_leaf().await {
+                Ok(None) => return Ok(None),
+                Ok(Some(entries)) => entries.into_iter().map(Found::Entry).collect(),
+                Err(lost) if lost.error.kind() == ErrorKind::Damaged => vec![Found::Lost(*lost)],
+                Err(lost) => return Err(lost.error),
+            };
+            Ok::<_, Error>(Some((stream::iter(found.into_iter().map(Ok)), walk)))
+        })
+        .try_flatten()
+        .boxed()
+    }
+
+    fn walk(&self, start: Key, prefix: Key) -> Box<LeafWalk> {
+        Box::new(LeafWalk {
             source: self.source.clone(),
             read_ahead: self.read_ahead,
             start: start.max(prefix.clone()),
             prefix,
             path: Vec::new(),
             next: Some(Claim::root(&self.root)),
-        };
-        stream::try_unfold(Box::new(walk), |mut walk| async move {
-            let leaf = walk.next_leaf().await?;
-            Ok::<_, Error>(leaf.map(|entries| (stream::iter(entries.into_iter().map(Ok)), walk)))
         })
-        .try_flatten()
-        .boxed()
     }
 
     /// The entry under `key`, if there is one; reads one path.
@@ -107,10 +146,16 @@ struct Step {
 }
 
 impl LeafWalk {
-    /// The entries of the next leaf that has some in the range.
-    async fn next_leaf(&mut self) -> Result<Option<Vec<Arc<EntryRecord>>>> {
+    /// The entries of the next leaf that has some in the range. After an error the walk stands behind the node that failed.
+    async fn next_leaf(&mut self) -> Result<Option<Vec<Arc<EntryRecord>>>, Box<LostRange>> {
         while let Some(claim) = self.next_claim() {
-            let node = claim.load(&*self.source).await?;
+            let node = claim.load(&*self.source).await.map_err(|error| {
+                Box::new(LostRange {
+                    after: claim.after.clone(),
+                    through: claim.last.clone(),
+                    error,
+                })
+            })?;
             match node {
                 Node::Leaf(entries) => {
                     let inside = self.select(entries);

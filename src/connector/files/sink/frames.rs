@@ -392,7 +392,7 @@ impl FilesSink {
         };
         let existed =
             matches!(frame.state, State::Open(Some(_))) || (is_top && matches!(frame.state, State::Open(_)));
-        if !self.policy.delete || !frame.whole || !existed {
+        if !self.policy.delete || self.lost || !frame.whole || !existed {
             return Ok(());
         }
         let mut seen = std::mem::take(&mut frame.seen);

@@ -149,6 +149,8 @@ pub struct FilesSink {
     ladder: Ladder,
     frames: Vec<Frame>,
     last_key: Option<Key>,
+    /// Whether entries were lost; nothing is removed then.
+    lost: bool,
     /// First names of files of several, by the hash of their keys: [`Original::path`] is where they are.
     originals: HashMap<[u8; 16], Original>,
     /// Of names that stand in for a first name: by the hash of their own key, that of the first name's.
@@ -180,6 +182,7 @@ impl FilesSink {
             ladder: Ladder::new(LIST),
             frames: Vec::new(),
             last_key: None,
+            lost: false,
             originals: HashMap::new(),
             stand_ins: HashMap::new(),
             jobs: Jobs::new(),
@@ -247,6 +250,10 @@ impl Sink for FilesSink {
         let path = super::path_of(&head.key)?;
         let wanted = path.starts_with(&self.request.strip) && self.request.select.picks(path, false);
         (wanted && !self.originals.contains_key(&hash_of(&first))).then_some(first)
+    }
+
+    fn lost(&mut self) {
+        self.lost = true;
     }
 
     fn prepare<'a>(&'a mut self, context: &'a Context) -> BoxFuture<'a, Result<()>> {
