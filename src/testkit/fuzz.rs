@@ -3,6 +3,7 @@
 
 use super::arbitrary::Gen;
 use crate::chunk::{ChunkParams, Chunker};
+use crate::connector::postgres::statement::{Kind, Piece, Scanner, classify, first_line};
 use crate::context::SeededRandom;
 use crate::crypto::{
     KdfParams, Keyring, Secret, Unlock, open_object, open_slot, peek_origin, seal_object, secret_from_phrase,
@@ -50,6 +51,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("session", record::<session::SessionRecord>),
     ("slot", slot),
     ("state", record::<collect::StateRecord>),
+    ("statement", statement),
 ];
 
 /// Runs the target of this name.
@@ -250,4 +252,55 @@ fn chunker(input: &[u8]) {
         rest = &rest[len..];
     }
     assert!(rest.is_empty(), "content was lost");
+}
+
+/// The pieces of SQL text are the text, and do not depend on the chunks that it came in. Gives the pieces, those of one kind that may be
+/// cut anywhere joined, and whether all was taken.
+///
+/// # Panics
+/// If a law is broken.
+pub fn pieces_of(text: &[u8], mut next_chunk: impl FnMut() -> usize) -> (Vec<Piece>, bool) {
+    let mut scanner = Scanner::default();
+    let (mut pieces, mut whole): (Vec<Piece>, _) = (Vec::new(), Vec::new());
+    let mut rest = text;
+    loop {
+        let piece = match scanner.next() {
+            Err(_) => {
+                assert!(text.starts_with(&whole), "pieces are not the text");
+                return (pieces, false);
+            }
+            Ok(Some(piece)) => piece,
+            Ok(None) if !rest.is_empty() => {
+                let (chunk, behind) = rest.split_at(next_chunk().clamp(1, rest.len()));
+                scanner.push(chunk);
+                rest = behind;
+                if rest.is_empty() {
+                    scanner.end();
+                }
+                continue;
+            }
+            Ok(None) => break,
+        };
+        assert!(!piece.text.is_empty(), "an empty piece");
+        whole.extend_from_slice(&piece.text);
+        match pieces.last_mut() {
+            Some(last) if last.kind == piece.kind && matches!(piece.kind, Kind::Blank | Kind::CopyData) => {
+                last.text = [last.text.as_ref(), &piece.text].concat().into();
+            }
+            _ => pieces.push(piece),
+        }
+    }
+    assert!(whole == text, "pieces are not the text");
+    (pieces, true)
+}
+
+fn statement(input: &[u8]) {
+    let mut g = Gen::new(input.len() as u64);
+    let whole = pieces_of(input, || usize::MAX);
+    assert_eq!(whole, pieces_of(input, || 1), "the chunks decide");
+    assert_eq!(whole, pieces_of(input, || g.index(20)), "the chunks decide");
+    for piece in whole.0.iter().filter(|piece| piece.kind == Kind::Statement) {
+        let _ = classify(&piece.text);
+        assert!(!first_line(&piece.text).contains('\n'));
+    }
 }

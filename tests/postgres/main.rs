@@ -2,3 +2,4 @@
 #![expect(clippy::unwrap_used, reason = "this is test code")]
 
 mod connect;
+mod statements;

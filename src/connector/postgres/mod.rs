@@ -5,3 +5,4 @@ pub mod key;
 pub mod name;
 pub mod record;
 pub mod state;
+pub mod statement;

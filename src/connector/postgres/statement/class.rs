@@ -1,0 +1,360 @@
+//! What a statement does, as far as the order of a restore depends on it. Only the forms that `pg_dump` writes need to be known:
+//! whatever is not is [`Class::Other`], and runs alone and in its place.
+
+use super::lexer::{Lexer, Token};
+
+/// The longest part of a statement that messages quote, in characters.
+const QUOTED: usize = 120;
+
+/// The name of an object as the server knows it: schema and name, or the name alone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectName(pub Vec<Vec<u8>>);
+
+/// What a statement does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Nothing: a semicolon alone.
+    Empty,
+    /// `SET name = …`, or `SELECT pg_catalog.set_config('name', …)`: the parameter, in lower case.
+    Set(String),
+    /// `CREATE [UNIQUE] INDEX … ON [ONLY] table`.
+    CreateIndex(ObjectName),
+    /// `ALTER TABLE table ADD CONSTRAINT …` that makes a key, an exclusion or a check.
+    AddConstraint(ObjectName),
+    /// `ALTER TABLE table ADD CONSTRAINT … FOREIGN KEY … REFERENCES other`.
+    AddForeignKey(ObjectName, ObjectName),
+    /// `ALTER INDEX … ATTACH PARTITION …`.
+    AttachIndex,
+    /// `REFRESH MATERIALIZED VIEW view`.
+    Refresh(ObjectName),
+    /// `CREATE TABLE table`, also of a foreign one.
+    CreateTable(ObjectName),
+    /// `CREATE ROLE role`, `CREATE USER role`.
+    CreateRole(Vec<u8>),
+    /// `CREATE SCHEMA schema`.
+    CreateSchema(Vec<u8>),
+    /// `ALTER … OWNER TO`.
+    Owner,
+    /// `COMMENT ON EXTENSION extension`.
+    ExtensionComment(Vec<u8>),
+    /// Anything else.
+    Other,
+}
+
+/// What `statement` does.
+pub fn classify(statement: &[u8]) -> Class {
+    let mut words = Words::new(statement);
+    let class = match words.keyword().as_deref() {
+        None if words.peek().is_none_or(|(token, _)| token == Token::Semicolon) => Some(Class::Empty),
+        Some("set") => {
+            let mut name = words.keyword();
+            if matches!(name.as_deref(), Some("session" | "local")) {
+                name = words.keyword();
+            }
+            name.map(Class::Set)
+        }
+        Some("select") => set_config(&mut words),
+        Some("create") => create(&mut words),
+        Some("alter") => alter(&mut words),
+        Some("refresh") => (words.follow(&["materialized", "view"]))
+            .then(|| {
+                words.follow(&["concurrently"]);
+                words.name().map(Class::Refresh)
+            })
+            .flatten(),
+        Some("comment") => (words.follow(&["on", "extension"]))
+            .then(|| words.identifier().map(Class::ExtensionComment))
+            .flatten(),
+        _ => None,
+    };
+    class.unwrap_or(Class::Other)
+}
+
+fn set_config(words: &mut Words<'_>) -> Option<Class> {
+    if !words.follow(&["pg_catalog"]) || !words.symbol(".") || !words.follow(&["set_config"]) {
+        return None;
+    }
+    words.symbol("(");
+    let (_, text) = words.advance()?;
+    let name = text.strip_prefix(b"'")?.strip_suffix(b"'")?;
+    Some(Class::Set(String::from_utf8_lossy(name).to_ascii_lowercase()))
+}
+
+fn create(words: &mut Words<'_>) -> Option<Class> {
+    match words.keyword()?.as_str() {
+        "unique" => {
+            words.follow(&["index"]);
+            index(words)
+        }
+        "index" => index(words),
+        "table" => words.name().map(Class::CreateTable),
+        "unlogged" | "foreign" => {
+            let table = words.follow(&["table"]);
+            table.then(|| words.name().map(Class::CreateTable)).flatten()
+        }
+        "role" | "user" => words.identifier().map(Class::CreateRole),
+        "schema" => words.identifier().map(Class::CreateSchema),
+        _ => None,
+    }
+}
+
+fn index(words: &mut Words<'_>) -> Option<Class> {
+    words.identifier()?;
+    if !words.follow(&["on"]) {
+        return None;
+    }
+    words.follow(&["only"]);
+    words.name().map(Class::CreateIndex)
+}
+
+fn alter(words: &mut Words<'_>) -> Option<Class> {
+    let kind = words.keyword()?;
+    if kind == "table" {
+        words.follow(&["only"]);
+        let table = words.name()?;
+        if words.follow(&["add", "constraint"]) {
+            words.identifier()?;
+            if !words.follow(&["foreign", "key"]) {
+                return Some(Class::AddConstraint(table));
+            }
+            while !words.follow(&["references"]) {
+                words.advance()?;
+            }
+            return Some(Class::AddForeignKey(table, words.name()?));
+        }
+        return words.follow(&["owner", "to"]).then_some(Class::Owner);
+    }
+    if kind == "index" {
+        words.name()?;
+        if words.follow(&["attach", "partition"]) {
+            return Some(Class::AttachIndex);
+        }
+    }
+    // Behind the name of an object there may be anything; what counts is the end.
+    let mut last = [false; 2];
+    while let Some((token, text)) = words.advance() {
+        let is = |word: &str| token == Token::Word && text.eq_ignore_ascii_case(word.as_bytes());
+        if last == [true, true] && matches!(token, Token::Word | Token::Name) {
+            return (words.peek()?.0 == Token::Semicolon).then_some(Class::Owner);
+        }
+        last = if last[0] && is("to") {
+            [true, true]
+        } else {
+            [is("owner"), false]
+        };
+    }
+    None
+}
+
+/// Whether strings are standard after `statement`, if it sets that.
+pub(super) fn standard_strings(statement: &[u8]) -> Option<bool> {
+    if classify(statement) != Class::Set("standard_conforming_strings".into()) {
+        return None;
+    }
+    let mut words = Words::new(statement);
+    let mut last = None;
+    while let Some((token, text)) = words.advance() {
+        if token == Token::Close || token == Token::Semicolon {
+            break;
+        }
+        last = Some(text);
+    }
+    let value = last?.to_ascii_lowercase();
+    let value = value
+        .strip_prefix(b"'")
+        .and_then(|v| v.strip_suffix(b"'"))
+        .unwrap_or(&value);
+    match value {
+        b"on" | b"true" | b"yes" | b"1" => Some(true),
+        b"off" | b"false" | b"no" | b"0" => Some(false),
+        _ => None,
+    }
+}
+
+/// The beginning of a text for messages: its first words on one line.
+pub fn first_line(statement: &[u8]) -> String {
+    // A character has at most four bytes; white space shrinks.
+    let head = statement
+        .get(..statement.len().min(16 * QUOTED))
+        .unwrap_or_default();
+    let text = String::from_utf8_lossy(head);
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let line = words.join(" ");
+    let mut short: String = line.chars().take(QUOTED).collect();
+    if short.len() < line.len() || head.len() < statement.len() {
+        short.push('…');
+    }
+    short
+}
+
+/// The tokens of a whole statement, without white space and comments.
+struct Words<'a> {
+    lexer: Lexer,
+    text: &'a [u8],
+    ahead: Option<(Token, &'a [u8])>,
+}
+
+impl<'a> Words<'a> {
+    fn new(text: &'a [u8]) -> Self {
+        Self {
+            lexer: Lexer::default(),
+            text,
+            ahead: None,
+        }
+    }
+
+    fn peek(&mut self) -> Option<(Token, &'a [u8])> {
+        while self.ahead.is_none() {
+            let lexed = self.lexer.next(self.text, true)?;
+            if !matches!(lexed.token, Token::Blank | Token::Comment) {
+                self.ahead = Some((lexed.token, self.text.get(lexed.start..lexed.end)?));
+            }
+        }
+        self.ahead
+    }
+
+    fn advance(&mut self) -> Option<(Token, &'a [u8])> {
+        let next = self.peek();
+        self.ahead = None;
+        next
+    }
+
+    /// The next word in lower case; it stays if it is none.
+    fn keyword(&mut self) -> Option<String> {
+        let (token, text) = self.peek()?;
+        (token == Token::Word).then(|| {
+            self.ahead = None;
+            String::from_utf8_lossy(text).to_ascii_lowercase()
+        })
+    }
+
+    /// Whether these words follow; steps behind those that do.
+    fn follow(&mut self, words: &[&str]) -> bool {
+        words.iter().all(|word| {
+            let here = self.peek().is_some_and(|(token, text)| {
+                token == Token::Word && text.eq_ignore_ascii_case(word.as_bytes())
+            });
+            if here {
+                self.ahead = None;
+            }
+            here
+        })
+    }
+
+    fn symbol(&mut self, symbol: &str) -> bool {
+        let here = self.peek().is_some_and(|(_, text)| text == symbol.as_bytes());
+        if here {
+            self.ahead = None;
+        }
+        here
+    }
+
+    /// One identifier, without its quotes; folded to lower case if it has none.
+    fn identifier(&mut self) -> Option<Vec<u8>> {
+        let (token, text) = self.peek()?;
+        let name = match token {
+            Token::Word => text.to_ascii_lowercase(),
+            Token::Name => unquoted(text)?,
+            _ => return None,
+        };
+        self.ahead = None;
+        Some(name)
+    }
+
+    /// A name with its schema, if it has one.
+    fn name(&mut self) -> Option<ObjectName> {
+        let mut parts = vec![self.identifier()?];
+        while self.symbol(".") {
+            parts.push(self.identifier()?);
+        }
+        Some(ObjectName(parts))
+    }
+}
+
+fn unquoted(text: &[u8]) -> Option<Vec<u8>> {
+    let inner = text.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    let mut name = Vec::with_capacity(inner.len());
+    let mut bytes = inner.iter();
+    while let Some(byte) = bytes.next() {
+        if *byte == b'"' {
+            bytes.next();
+        }
+        name.push(*byte);
+    }
+    Some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(parts: &[&str]) -> ObjectName {
+        ObjectName(parts.iter().map(|part| part.as_bytes().to_vec()).collect())
+    }
+
+    #[test]
+    fn what_pg_dump_writes_is_known_by_what_it_does() {
+        let t = || name(&["public", "t"]);
+        let cases = [
+            (";", Class::Empty),
+            (
+                "SET statement_timeout = 0;",
+                Class::Set("statement_timeout".into()),
+            ),
+            ("SET LOCAL x TO 1;", Class::Set("x".into())),
+            (
+                "SELECT pg_catalog.set_config('search_path', '', false);",
+                Class::Set("search_path".into()),
+            ),
+            ("SELECT pg_catalog.setval('a', 1);", Class::Other),
+            (
+                "CREATE INDEX i ON public.t USING btree (a);",
+                Class::CreateIndex(t()),
+            ),
+            (
+                "CREATE UNIQUE INDEX \"i on\" ON ONLY \"a\"\"b\".\"c.d\" USING btree (a);",
+                Class::CreateIndex(name(&["a\"b", "c.d"])),
+            ),
+            (
+                "ALTER TABLE ONLY public.t\n    ADD CONSTRAINT t_pkey PRIMARY KEY (id);",
+                Class::AddConstraint(t()),
+            ),
+            (
+                "ALTER TABLE public.t\n    ADD CONSTRAINT f FOREIGN KEY (\"references\") REFERENCES public.u(id) NOT VALID;",
+                Class::AddForeignKey(t(), name(&["public", "u"])),
+            ),
+            (
+                "ALTER INDEX public.i ATTACH PARTITION public.j;",
+                Class::AttachIndex,
+            ),
+            ("REFRESH MATERIALIZED VIEW public.t;", Class::Refresh(t())),
+            ("CREATE UNLOGGED TABLE public.t (\n);", Class::CreateTable(t())),
+            ("CREATE ROLE \"a b\";", Class::CreateRole(b"a b".to_vec())),
+            (
+                "ALTER FUNCTION public.f(a integer) OWNER TO postgres;",
+                Class::Owner,
+            ),
+            ("ALTER TABLE public.t OWNER TO \"x y\";", Class::Owner),
+            ("ALTER TABLE public.t OWNER SET;", Class::Other),
+            (
+                "ALTER DOMAIN public.d ADD CONSTRAINT c CHECK (VALUE > 0);",
+                Class::Other,
+            ),
+            (
+                "COMMENT ON EXTENSION plpgsql IS 'x';",
+                Class::ExtensionComment(b"plpgsql".to_vec()),
+            ),
+            ("SELECT 'CREATE INDEX i ON t';", Class::Other),
+        ];
+        for (statement, class) in cases {
+            assert_eq!(classify(statement.as_bytes()), class, "{statement}");
+        }
+    }
+
+    #[test]
+    fn a_message_quotes_one_short_line() {
+        assert_eq!(first_line(b"SELECT\n  1,\t2;"), "SELECT 1, 2;");
+        let long = first_line("ä".repeat(5000).as_bytes());
+        assert_eq!(long.chars().count(), QUOTED + 1);
+    }
+}
