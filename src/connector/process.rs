@@ -35,11 +35,20 @@ pub(crate) struct Running {
     stderr: JoinSet<VecDeque<String>>,
 }
 
+/// How the environment of a child differs from ours, beside [`SECRETS`].
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Environment<'a> {
+    /// Variables that it is not given.
+    pub(crate) remove: &'a [&'a str],
+    /// Variables that it is given.
+    pub(crate) set: &'a [(OsString, OsString)],
+}
+
 /// Starts `argv`. No message ever holds more of it than the program's name: arguments may hold secrets.
 ///
 /// # Errors
 /// `Invalid` for an empty `argv`, `Source` if it cannot be started.
-pub(crate) fn start(context: &Context, argv: &[OsString]) -> Result<Running> {
+pub(crate) fn start(context: &Context, argv: &[OsString], environment: &Environment<'_>) -> Result<Running> {
     let [program, arguments @ ..] = argv else {
         return Err(Error::new(ErrorKind::Invalid, "no command to run"));
     };
@@ -51,9 +60,10 @@ pub(crate) fn start(context: &Context, argv: &[OsString]) -> Result<Running> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
-    for secret in SECRETS {
-        command.env_remove(secret);
+    for name in SECRETS.iter().chain(environment.remove) {
+        command.env_remove(name);
     }
+    command.envs(environment.set.iter().map(|(name, value)| (name, value)));
     let mut child = command.spawn().map_err(|error| {
         Error::new(ErrorKind::Source, "cannot start a command")
             .with("program", &name)

@@ -2,4 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "this is test code")]
 
 mod connect;
+mod dump;
+mod features;
 mod statements;

@@ -1,6 +1,7 @@
 //! PostgreSQL: a database straight into a snapshot and back. `format-spec/64-databases.md` defines its entries.
 
 pub mod connect;
+pub mod dump;
 pub mod key;
 pub mod name;
 pub mod record;

@@ -216,7 +216,7 @@ impl OpenContent for Reading {
 type Reader = Box<dyn AsyncRead + Send + Unpin>;
 
 fn start(context: &Context, argv: &[OsString]) -> Result<(Reader, process::Running)> {
-    let mut child = process::start(context, argv)?;
+    let mut child = process::start(context, argv, &process::Environment::default())?;
     match child.stdout() {
         Some(stdout) => Ok((Box::new(stdout), child)),
         None => Err(Error::new(ErrorKind::Internal, "a child without standard output")),

@@ -1,0 +1,167 @@
+//! The server's own `pg_dump`: found, checked and run for the statements of a database, never for its rows.
+//!
+//! Its text is cut into statements, so that none of its comments, dates and meta-commands gets into a snapshot.
+
+mod find;
+mod read;
+
+pub use find::{PgDump, Version};
+
+use super::key::TableName;
+use super::name;
+use crate::connector::process::{self, Environment};
+use crate::context::Context;
+use crate::error::Result;
+use crate::snapshot::entry::ContentStream;
+use std::ffi::OsString;
+use std::time::Duration;
+
+/// Which statements are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Section {
+    /// What stands before the rows: `1-schema`.
+    Schema,
+    /// What stands after them, without what [`Section::Refresh`] gives: `5-constraints`.
+    Constraints,
+    /// `REFRESH MATERIALIZED VIEW`, in the order of dependence: `6-refresh`.
+    Refresh,
+}
+
+/// Which objects are dumped; all, if every list is empty. Names are exact.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Only these schemas.
+    pub schemas: Vec<Vec<u8>>,
+    /// Not these schemas.
+    pub exclude_schemas: Vec<Vec<u8>>,
+    /// Only these tables, without their schemas.
+    pub tables: Vec<TableName>,
+    /// Not these tables.
+    pub exclude_tables: Vec<TableName>,
+}
+
+/// What every run of one snapshot shares.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Where the database is: `PG*` variables. A password is here and never in an argument.
+    pub environment: Vec<(OsString, OsString)>,
+    /// The exported snapshot to read in.
+    pub snapshot: String,
+    /// How long to wait for a lock on a table.
+    pub lock_timeout: Duration,
+    /// Which objects.
+    pub selection: Selection,
+}
+
+/// What libpq reads from the environment. A child gets those of [`Run::environment`] and no others: a service or a host from
+/// elsewhere would lead it to another database.
+const LIBPQ: [&str; 46] = [
+    "PGHOST",
+    "PGHOSTADDR",
+    "PGPORT",
+    "PGDATABASE",
+    "PGUSER",
+    "PGPASSWORD",
+    "PGPASSFILE",
+    "PGREQUIREAUTH",
+    "PGCHANNELBINDING",
+    "PGSERVICE",
+    "PGSERVICEFILE",
+    "PGOPTIONS",
+    "PGAPPNAME",
+    "PGSSLMODE",
+    "PGREQUIRESSL",
+    "PGSSLNEGOTIATION",
+    "PGSSLCOMPRESSION",
+    "PGSSLCERT",
+    "PGSSLKEY",
+    "PGSSLCERTMODE",
+    "PGSSLROOTCERT",
+    "PGSSLCRL",
+    "PGSSLCRLDIR",
+    "PGSSLSNI",
+    "PGSSLKEYLOGFILE",
+    "PGREQUIREPEER",
+    "PGSSLMINPROTOCOLVERSION",
+    "PGSSLMAXPROTOCOLVERSION",
+    "PGGSSENCMODE",
+    "PGKRBSRVNAME",
+    "PGGSSLIB",
+    "PGGSSDELEGATION",
+    "PGCONNECT_TIMEOUT",
+    "PGCLIENTENCODING",
+    "PGTARGETSESSIONATTRS",
+    "PGLOADBALANCEHOSTS",
+    "PGMINPROTOCOLVERSION",
+    "PGMAXPROTOCOLVERSION",
+    "PGDATESTYLE",
+    "PGTZ",
+    "PGGEQO",
+    "PGSYSCONFDIR",
+    "PGLOCALEDIR",
+    "PGCLUSTER",
+    "PG_COLOR",
+    "PG_COLORS",
+];
+
+impl PgDump {
+    /// The statements of one section, each with its semicolon and a line feed; nothing if there are none but settings of the session.
+    /// Returns when the first is there: what stops a dump at its beginning is told at once. The stream is at most one statement and
+    /// 64 KiB in memory, and ends with an error if `pg_dump` does not end well.
+    ///
+    /// # Errors
+    /// `Source` if it cannot be started or fails, `Cancelled`, `Unsupported` for a name that is not UTF-8 or a statement over 1 GiB.
+    pub async fn statements(
+        &self,
+        context: &Context,
+        run: &Run,
+        section: Section,
+    ) -> Result<Option<ContentStream>> {
+        let environment = Environment {
+            remove: &LIBPQ,
+            set: &run.environment,
+        };
+        let argv = self.argv(run, section)?;
+        let child = process::start(context, &argv, &environment)?;
+        read::statements(context, child, section).await
+    }
+
+    fn argv(&self, run: &Run, section: Section) -> Result<Vec<OsString>> {
+        let mut argv: Vec<OsString> = vec![self.path().into()];
+        let mut add = |text: String| argv.push(text.into());
+        add("--format=plain".into());
+        add("--encoding=UTF8".into());
+        add("--no-password".into());
+        add("--no-sync".into());
+        add("--strict-names".into());
+        add(format!("--lock-wait-timeout={}", run.lock_timeout.as_millis()));
+        add(format!("--snapshot={}", run.snapshot));
+        let section = if section == Section::Schema {
+            "pre-data"
+        } else {
+            "post-data"
+        };
+        add(format!("--section={section}"));
+        // Large objects are entries of their own.
+        let blobs = if self.version().major < 16 {
+            "--no-blobs"
+        } else {
+            "--no-large-objects"
+        };
+        add(blobs.into());
+        // In quotes a pattern is a name.
+        for schema in &run.selection.schemas {
+            add(format!("--schema={}", name::quote(schema)?));
+        }
+        for schema in &run.selection.exclude_schemas {
+            add(format!("--exclude-schema={}", name::quote(schema)?));
+        }
+        for table in &run.selection.tables {
+            add(format!("--table={}", name::qualified(table)?));
+        }
+        for table in &run.selection.exclude_tables {
+            add(format!("--exclude-table={}", name::qualified(table)?));
+        }
+        Ok(argv)
+    }
+}
