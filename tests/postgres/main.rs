@@ -1,6 +1,7 @@
 //! The PostgreSQL connector on real servers.
 #![expect(clippy::unwrap_used, reason = "this is test code")]
 
+mod catalog;
 mod connect;
 mod dump;
 mod features;

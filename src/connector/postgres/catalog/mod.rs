@@ -1,0 +1,17 @@
+//! What a database holds, as its catalogs tell it: the tables whose rows are kept, how they are laid out, and what else a restore
+//! needs that is not a row.
+//!
+//! Every function reads with the client that it is given, inside whatever snapshot that client has imported, and relies on its
+//! session: `search_path` empty by `SET` (not by start-up options), `row_security` off and the settings of
+//! `format-spec/64-databases.md` section 1. Nothing here locks or opens a user's table, so that no listing waits behind a migration.
+//!
+//! Names are the server's bytes: in UTF-8, whatever the encoding of the database, but for databases in SQL_ASCII, whose bytes have
+//! no encoding and are taken as they are.
+
+mod filter;
+mod query;
+mod table;
+mod types;
+
+pub use filter::Filter;
+pub use table::{Table, Tables, tables};
