@@ -82,8 +82,15 @@ fn usage(error: &clap::Error, json: bool) -> ExitCode {
     }
     if json {
         let text = error.to_string();
-        let first = text.lines().next().unwrap_or_default();
-        render::exit_error(first.strip_prefix("error: ").unwrap_or(first), USAGE);
+        // All that clap says but how the command is used.
+        let said = text.lines().take_while(|line| !line.starts_with("Usage:"));
+        let said = said
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .collect::<Vec<_>>()
+            .join("; ");
+        let said = said.strip_prefix("error: ").unwrap_or(&said);
+        render::exit_error(said, code_and_hint(ErrorKind::Invalid).1, USAGE);
     } else {
         // Nothing is left to be done if even this cannot be printed.
         let _ = error.print();
@@ -180,7 +187,7 @@ fn failed(error: &Error, json: bool, interrupted: &Interrupted) -> u8 {
             message.push_str(": ");
             message.push_str(&cause);
         }
-        render::exit_error(&message, code);
+        render::exit_error(&message, hint, code);
     } else {
         render::error(error, hint);
     }

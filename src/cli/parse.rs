@@ -2,14 +2,17 @@
 
 use crate::ops::ReadData;
 use crate::snapshot::SnapshotSpec;
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use std::ffi::OsString;
 
 /// A snapshot, and a place in it.
-pub(super) fn snapshot(text: &str) -> Result<SnapshotSpec, String> {
-    text.parse()
-        .map_err(|error: crate::error::Error| match error.advice() {
+pub(super) fn snapshot() -> impl TypedValueParser<Value = SnapshotSpec> {
+    OsStringValueParser::new().try_map(|given: OsString| {
+        SnapshotSpec::parse(&given).map_err(|error| match error.advice() {
             Some(advice) => format!("{}; give {advice}", error.what()),
             None => error.what().to_owned(),
         })
+    })
 }
 
 /// Bytes: `300M`, `64MiB`, `1G`, `1048576`. Units are powers of 1024.

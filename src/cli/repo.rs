@@ -92,27 +92,44 @@ fn s3_options(globals: &Globals) -> Result<S3Options> {
         })?),
         None => None,
     };
+    let endpoint = environment::text("HOLDALL_S3_ENDPOINT")?;
     Ok(S3Options {
-        endpoint: environment::text("HOLDALL_S3_ENDPOINT")?,
+        proxy: proxy(endpoint.as_deref())?,
+        endpoint,
         region,
         path_style: None,
         access_key_id: access_key_id.map(|text| text.as_str().to_owned()),
         secret_access_key: read_secret("AWS_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY_FILE")?,
         session_token: read_secret("AWS_SESSION_TOKEN", "AWS_SESSION_TOKEN_FILE")?,
         ca_certificates,
-        proxy: proxy()?,
     })
 }
 
-fn proxy() -> Result<Option<(Secret, Option<String>)>> {
-    let either = |lower, upper| match environment::text(lower)? {
-        Some(text) => Ok::<_, Error>(Some(text)),
-        None => environment::text(upper),
+/// The proxy for an endpoint, as curl chooses it: by the scheme of the endpoint, and `HTTP_PROXY` in capitals counts for nothing, since
+/// a server of CGI programs sets it from what its clients send.
+fn proxy(endpoint: Option<&str>) -> Result<Option<(Secret, Option<String>)>> {
+    let plain = endpoint.is_some_and(|e| e.starts_with("http://"));
+    let of_scheme: &[_] = if plain {
+        &["http_proxy"]
+    } else {
+        &["https_proxy", "HTTPS_PROXY"]
     };
-    let Some(proxy) = either("https_proxy", "HTTPS_PROXY")? else {
-        return Ok(None);
+    let first = |names: &[&'static str]| -> Result<Option<String>> {
+        for name in names {
+            if let Some(text) = environment::text(name)? {
+                return Ok(Some(text));
+            }
+        }
+        Ok(None)
     };
-    Ok(Some((Secret::new(proxy), either("no_proxy", "NO_PROXY")?)))
+    let proxy = match first(of_scheme)? {
+        None => first(&["all_proxy", "ALL_PROXY"])?,
+        proxy => proxy,
+    };
+    match proxy {
+        Some(proxy) => Ok(Some((Secret::new(proxy), first(&["no_proxy", "NO_PROXY"])?))),
+        None => Ok(None),
+    }
 }
 
 /// Opens the repository: store, secret, cache. The key is stretched here, before anything draws on the byte budget.
@@ -121,7 +138,7 @@ fn proxy() -> Result<Option<(Secret, Option<String>)>> {
 /// As [`Repository::open`] and [`secret::unlock`].
 pub(super) async fn open(app: &App, access: Access) -> Result<Repository> {
     let store = store(app, access)?;
-    let unlock = secret::unlock(&app.context, &app.globals).await?;
+    let unlock = secret::unlock(app).await?;
     Repository::open(store, &unlock, |id| cache(app, Some(id))).await
 }
 

@@ -1,21 +1,22 @@
 //! Where the secret that opens a repository comes from: a flag, else a variable, else systemd's credentials, else a question. Never
 //! an argument: other users of the machine can read those.
 
+use super::app::App;
 use super::args::Globals;
 use super::{environment, prompt, words};
+use crate::connector::process::SECRETS;
 use crate::context::Context;
 use crate::crypto::{Secret, Unlock, secret_from_phrase};
 use crate::error::{Error, ErrorKind, Result};
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tokio::io::AsyncReadExt;
 use zeroize::Zeroizing;
 
 /// The longest output of a password command that is read, in bytes.
 const OUTPUT_MAX: u64 = 64 << 10;
-/// Variables that a password command is not given.
-const HIDDEN: [&str; 3] = ["HOLDALL_PASSWORD", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
 
 /// Where a secret comes from.
 enum Origin {
@@ -31,11 +32,11 @@ enum Origin {
 ///
 /// # Errors
 /// `Invalid` for several or unreadable secrets, `Refused` if there is none and nobody to ask, `Source` if a command fails.
-pub(super) async fn unlock(context: &Context, globals: &Globals) -> Result<Unlock> {
-    if let Some(origin) = origin(globals)? {
-        return read(context, origin).await;
+pub(super) async fn unlock(app: &App) -> Result<Unlock> {
+    if let Some(origin) = origin(&app.globals)? {
+        return read(app, origin).await;
     }
-    let password = prompt::secret(context, "password of the repository").await?;
+    let password = prompt::secret(&app.context, "password of the repository", prompt::PASSWORD).await?;
     Ok(Unlock::Password(Zeroizing::new(password.as_bytes().to_vec())))
 }
 
@@ -43,12 +44,21 @@ pub(super) async fn unlock(context: &Context, globals: &Globals) -> Result<Unloc
 ///
 /// # Errors
 /// As [`unlock`].
-pub(super) async fn unlock_new(context: &Context, globals: &Globals) -> Result<Unlock> {
-    if let Some(origin) = origin(globals)? {
-        return read(context, origin).await;
+pub(super) async fn unlock_new(app: &App) -> Result<Unlock> {
+    if let Some(origin) = origin(&app.globals)? {
+        return read(app, origin).await;
     }
-    let password = prompt::new_secret(context, "password for the new repository").await?;
+    let password = prompt::new_secret(&app.context, "password for the new repository").await?;
     Ok(Unlock::Password(Zeroizing::new(password.as_bytes().to_vec())))
+}
+
+/// Whether a flag says where the secret comes from.
+pub(super) fn is_given(globals: &Globals) -> bool {
+    globals.password_file.is_some()
+        || globals.password_command.is_some()
+        || globals.key_file.is_some()
+        || globals.recovery_phrase_file.is_some()
+        || globals.recovery_phrase
 }
 
 /// Flags first; all of them count before any variable does.
@@ -99,7 +109,22 @@ fn only<const N: usize>(origins: [Option<Origin>; N], otherwise: &str) -> Result
     Ok(first)
 }
 
-async fn read(context: &Context, origin: Origin) -> Result<Unlock> {
+/// Warns of a file that others may read too. Credentials of a service are guarded by their directory.
+fn warn_if_open(app: &App, path: &Path) {
+    let Ok(metadata) = path.metadata() else { return };
+    let guarded = environment::variable("CREDENTIALS_DIRECTORY").is_some_and(|dir| path.starts_with(dir));
+    if metadata.is_file() && metadata.mode() & 0o077 != 0 && !guarded {
+        app.warning(&format!(
+            "others than its owner may use {}, which opens the repository: chmod 600 it",
+            path.display()
+        ));
+    }
+}
+
+async fn read(app: &App, origin: Origin) -> Result<Unlock> {
+    if let Origin::PasswordFile(path) | Origin::KeyFile(path) | Origin::PhraseFile(path) = &origin {
+        warn_if_open(app, path);
+    }
     let password = |bytes: &[u8]| {
         let bytes = environment::without_newline(bytes);
         if bytes.is_empty() {
@@ -109,12 +134,17 @@ async fn read(context: &Context, origin: Origin) -> Result<Unlock> {
     };
     match origin {
         Origin::PasswordFile(path) => password(&environment::read_secret(&path)?),
-        Origin::PasswordCommand(command) => password(&run(context, &command).await?),
+        Origin::PasswordCommand(command) => password(&run(&app.context, &command).await?),
         Origin::Password(text) => password(text.as_bytes()),
         Origin::KeyFile(path) => key_file(&path).map(Unlock::KeyFile),
         Origin::PhraseFile(path) => phrase(&environment::read_secret(&path)?),
         Origin::PhrasePrompt => {
-            let words = prompt::secret(context, "recovery phrase (24 words)").await?;
+            let words = prompt::secret(
+                &app.context,
+                "recovery phrase (24 words)",
+                "give --recovery-phrase-file",
+            )
+            .await?;
             phrase(words.as_bytes())
         }
     }
@@ -124,7 +154,7 @@ async fn read(context: &Context, origin: Origin) -> Result<Unlock> {
 ///
 /// # Errors
 /// `Invalid` if it cannot be read or does not hold exactly 32 bytes.
-pub(super) fn key_file(path: &std::path::Path) -> Result<Secret> {
+pub(super) fn key_file(path: &Path) -> Result<Secret> {
     let bytes = environment::read_secret(path)?;
     Secret::from_slice(&bytes).map_err(|error| error.with("path", path.display()))
 }
@@ -154,7 +184,7 @@ async fn run(context: &Context, command: &str) -> Result<Zeroizing<Vec<u8>>> {
         .stdin(stdin)
         .stdout(Stdio::piped())
         .kill_on_drop(true);
-    for name in HIDDEN {
+    for name in SECRETS {
         command.env_remove(name);
     }
     let mut child = command
@@ -182,7 +212,7 @@ async fn run(context: &Context, command: &str) -> Result<Zeroizing<Vec<u8>>> {
 ///
 /// # Errors
 /// `Exists` if the file is there, `Source` if it cannot be written.
-pub(super) fn make_key_file(context: &Context, path: &std::path::Path) -> Result<Secret> {
+pub(super) fn make_key_file(context: &Context, path: &Path) -> Result<Secret> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     let secret = Secret::new(context.random.bytes()?);
@@ -202,8 +232,28 @@ pub(super) fn make_key_file(context: &Context, path: &std::path::Path) -> Result
         .mode(0o600)
         .open(path)
         .map_err(failed)?;
-    file.write_all(secret.expose())
-        .and_then(|()| file.sync_all())
-        .map_err(failed)?;
+    let written = file.write_all(secret.expose()).and_then(|()| file.sync_all());
+    written.map_err(|error| {
+        let _ = std::fs::remove_file(path);
+        failed(error)
+    })?;
     Ok(secret)
+}
+
+/// Removes a key file that was made for what then failed: one that opens nothing would only be mistaken for one that does. It stays
+/// if nobody can tell whether the key is in the repository; the error then says so.
+pub(super) fn withdraw_key_file(path: &Path, error: Error) -> Error {
+    if matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Cancelled) {
+        let text = format!(
+            "the key file {} is kept: the repository may know it",
+            path.display()
+        );
+        return if error.advice().is_some() {
+            error.with("key file", path.display())
+        } else {
+            error.hint(text)
+        };
+    }
+    let _ = std::fs::remove_file(path);
+    error
 }

@@ -100,6 +100,11 @@ pub async fn change_key(
         .and_then(|(_, slot)| slot.as_ref().ok())
         .map_or_else(String::new, |slot| slot.info.label.clone());
     let added = add_key(context, repository, NewKey::Given(unlock), &label, host).await?;
-    repository.remove_key(old).await?;
+    repository.remove_key(old).await.map_err(|error| {
+        let text = format!(
+            "the new key opens the repository and the old one still does: `holdall key remove {old}`"
+        );
+        error.with("new slot", added.slot).hint(text)
+    })?;
     Ok(added)
 }

@@ -14,6 +14,6 @@ pub use check::{CheckReport, CheckRequest, check};
 pub use init::{InitReport, InitRequest, init};
 pub use key::{AddedKey, KeySlotInfo, NewKey, add_key, change_key, list_keys, remove_key};
 pub use list::{ListReport, ListedSnapshot, list, open_snapshot};
-pub use place::{FilesPlace, count_streams, files_place, locate, ls, name_of};
+pub use place::{FilesPlace, count_streams, files_place, locate, ls, name_of, path_of};
 pub use restore::{RestoreReport, RestoreRequest, restore};
 pub use snapshot::{SnapshotReport, SnapshotRequest, snapshot};

@@ -9,6 +9,8 @@ use crate::ops::RestoreRequest;
 use crate::snapshot::SnapshotReader;
 use crate::snapshot::entry::{EntryKind, EntryRecord, Key};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 /// Entries below a directory that are stepped over one by one before the reader seeks behind them.
@@ -16,54 +18,70 @@ const STEP_OVER: usize = 128;
 
 /// The name of an entry as people write it; control characters are escaped.
 pub fn name_of(key: &Key) -> String {
-    let bytes = key.as_bytes();
-    let text = |bytes: &[u8]| escape(&String::from_utf8_lossy(bytes));
-    if let Some(path) = files::path_of(key) {
-        return format!("/{}", text(path));
+    let text = escape(&String::from_utf8_lossy(path_of(key)));
+    if files::path_of(key).is_some() {
+        return format!("/{text}");
     }
-    text(bytes.strip_prefix(stdio::PREFIX.as_bytes()).unwrap_or(bytes))
+    text
+}
+
+/// The bytes of an entry's name: the path of a file without its leading `/`, the name of a stream, else the key.
+pub fn path_of(key: &Key) -> &[u8] {
+    let bytes = key.as_bytes();
+    let stream = || bytes.strip_prefix(stdio::PREFIX.as_bytes());
+    files::path_of(key).or_else(stream).unwrap_or(bytes)
 }
 
 /// The entry that `path` means.
 ///
 /// # Errors
 /// `NotFound`, or what reading the tree says.
-pub async fn locate(snapshot: &SnapshotReader, path: &str) -> Result<Arc<EntryRecord>> {
-    for key in candidates(path) {
+pub async fn locate(snapshot: &SnapshotReader, path: impl AsRef<OsStr>) -> Result<Arc<EntryRecord>> {
+    let path = path.as_ref();
+    for key in candidates(path.as_bytes()) {
         if let Some(record) = snapshot.find(&key).await? {
             return Ok(record);
         }
     }
     let id = snapshot.record().sid.short();
     Err(Error::new(ErrorKind::NotFound, "the snapshot has no such path")
-        .with("path", path)
+        .with("path", path.display())
         .with("snapshot", &id)
         .hint(format!("`holdall ls {id}` shows what it has")))
 }
 
-fn candidates(path: &str) -> Vec<Key> {
-    let file = |path: &str| {
-        let path = path.trim_matches('/');
+fn candidates(path: &[u8]) -> Vec<Key> {
+    let with_slash = |path: &[u8]| [path, b"/"].concat();
+    let file = |path: &[u8]| {
+        let path = without_slashes(path);
         let directory = if path.is_empty() {
-            String::new()
+            Vec::new()
         } else {
-            format!("{path}/")
+            with_slash(path)
         };
-        [
-            files::key_of(path.as_bytes()),
-            files::key_of(directory.as_bytes()),
-        ]
+        [files::key_of(path), files::key_of(&directory)]
     };
-    if path.starts_with('/') {
+    if path.starts_with(b"/") {
         return file(path).to_vec();
     }
     let mut keys = vec![
-        stdio::key_of(path),
-        path.into(),
-        format!("{path}/").as_str().into(),
+        Key::new([stdio::PREFIX.as_bytes(), path].concat()),
+        Key::new(path.to_vec()),
+        Key::new(with_slash(path)),
     ];
     keys.extend(file(path));
     keys
+}
+
+/// Without the slashes at its ends.
+fn without_slashes(mut path: &[u8]) -> &[u8] {
+    while let Some(rest) = path.strip_prefix(b"/") {
+        path = rest;
+    }
+    while let Some(rest) = path.strip_suffix(b"/") {
+        path = rest;
+    }
+    path
 }
 
 /// Entries of a snapshot in key order: all below `path`, or with `recursive` unset what a directory holds directly. Without a path,
@@ -73,7 +91,7 @@ fn candidates(path: &str) -> Vec<Key> {
 /// As [`locate`]; the stream ends with the first error.
 pub async fn ls(
     snapshot: &SnapshotReader,
-    path: Option<&str>,
+    path: Option<&OsStr>,
     recursive: bool,
 ) -> Result<BoxStream<'static, Result<Arc<EntryRecord>>>> {
     let start = match path {
@@ -194,7 +212,7 @@ pub struct FilesPlace {
 /// As [`locate`]; `Invalid` for what is not a file or directory.
 pub async fn files_place(
     snapshot: &SnapshotReader,
-    path: Option<&str>,
+    path: Option<&OsStr>,
     select: Select,
 ) -> Result<FilesPlace> {
     let (prefix, strip) = match path {

@@ -29,6 +29,13 @@ pub struct RestoreReport {
     pub seconds: f64,
 }
 
+impl RestoreReport {
+    /// Entries that the sink had anything to do with.
+    pub fn touched(&self) -> u64 {
+        self.sink.written + self.sink.skipped + self.sink.failed + self.sink.different
+    }
+}
+
 /// Restores entries of a snapshot into a sink, in key order. What lies under a damaged or missing node of the tree is counted as lost,
 /// and everything before and behind it is restored.
 ///

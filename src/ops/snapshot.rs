@@ -10,6 +10,7 @@ use crate::repository::{Commit, Repository, Session};
 use crate::snapshot::entry::{Item, NoPrior, Prior};
 use crate::snapshot::{ParentPrior, SnapshotReader, SnapshotSpec, SnapshotWriter, Written, choose_parent};
 use futures::StreamExt;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +65,7 @@ pub async fn snapshot(
     for _ in 0..TRIES {
         let Some(mut sources) = open_sources()? else { break };
         sources.sort_by_key(|source| key_space(&source.origin().connector));
+        check_limits(request, &source_records(&sources))?;
         if request.dry_run {
             return dry_run(context, repository, request, &mut sources).await;
         }
@@ -78,6 +80,50 @@ pub async fn snapshot(
         "a collector ended this run while it was idle; nothing was committed",
     )
     .hint("run the same command again: what was uploaded is found and not stored twice"))
+}
+
+/// Holds what the snapshot will say of itself against the limits of the format, before anything is read or stored.
+fn check_limits(request: &SnapshotRequest, sources: &[SourceRecord]) -> Result<()> {
+    use crate::format::limits::{DESCRIPTION_MAX, NAME_MAX, SOURCES_MAX, TAGS_MAX};
+    let check = |what: &str, found: usize, most: usize, unit: &str| {
+        if found <= most {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Invalid,
+            format!("{what}: {found} {unit}, and {most} is the most"),
+        ))
+    };
+    check(
+        "the host's name is too long",
+        request.host.len(),
+        NAME_MAX,
+        "bytes",
+    )?;
+    let project = request.project.as_ref().map_or(0, String::len);
+    check("the project's name is too long", project, NAME_MAX, "bytes")?;
+    let tags: BTreeSet<&String> = request.tags.iter().collect();
+    check("too many tags", tags.len(), TAGS_MAX, "tags")?;
+    for tag in tags {
+        check("a tag is too long", tag.len(), NAME_MAX, "bytes")?;
+    }
+    check("too many sources", sources.len(), SOURCES_MAX, "sources")?;
+    for source in sources {
+        check(
+            "the description of what is read is too long",
+            source.description.len(),
+            DESCRIPTION_MAX,
+            "bytes",
+        )?;
+        let version = source.version.as_ref().map_or(0, String::len);
+        check(
+            "the version of what is read is too long",
+            version,
+            NAME_MAX,
+            "bytes",
+        )?;
+    }
+    Ok(())
 }
 
 /// The first bytes of a connector's keys: sources of one snapshot are read in this order.

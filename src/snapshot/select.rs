@@ -3,6 +3,8 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::SessionId;
 use crate::format::snapshot::SnapshotRecord;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -12,8 +14,8 @@ pub struct SnapshotSpec {
     base: Base,
     /// How many snapshots before the one named.
     back: usize,
-    /// The place inside it, as it was typed.
-    pub path: Option<String>,
+    /// The place inside it, as it was typed: paths need not be UTF-8.
+    pub path: Option<OsString>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +56,35 @@ impl FromStr for SnapshotSpec {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
+        Self::parse(text.as_ref())
+    }
+}
+
+impl SnapshotSpec {
+    /// Takes apart what somebody typed.
+    ///
+    /// # Errors
+    /// `Invalid` if it names no snapshot.
+    pub fn parse(given: &OsStr) -> Result<Self> {
+        // Only what is behind the last colon that counts may be other than text.
+        let bytes = given.as_bytes();
+        let text_end = bytes.utf8_chunks().next().map_or(0, |chunk| chunk.valid().len());
+        let text = bytes
+            .get(..text_end)
+            .and_then(|valid| std::str::from_utf8(valid).ok());
+        let text = text.unwrap_or_default();
+        let rest = bytes.get(text_end..).unwrap_or_default();
+        let mut spec = Self::parse_text(text, !rest.is_empty())?;
+        if !rest.is_empty() {
+            let mut path = spec.path.take().unwrap_or_default().into_vec();
+            path.extend_from_slice(rest);
+            spec.path = Some(OsString::from_vec(path));
+        }
+        Ok(spec)
+    }
+
+    /// Takes apart `text`; `cut` if a path in it goes on behind its end.
+    fn parse_text(text: &str, cut: bool) -> Result<Self> {
         let invalid = || {
             Error::new(ErrorKind::Invalid, "this names no snapshot")
                 .with("given", text)
@@ -88,6 +119,10 @@ impl FromStr for SnapshotSpec {
             back += project_back;
             path = inner;
         }
+        if cut && path.is_none() {
+            return Err(invalid());
+        }
+        let path = path.map(OsString::from);
         Ok(Self { base, back, path })
     }
 }
@@ -181,18 +216,26 @@ mod tests {
     fn what_people_type_is_taken_apart() {
         assert_eq!(parse("latest"), SnapshotSpec::latest());
         assert_eq!(parse("latest~2").back, 2);
-        assert_eq!(parse("latest:/etc/hosts").path.as_deref(), Some("/etc/hosts"));
+        assert_eq!(parse("latest:/etc/hosts").path, Some("/etc/hosts".into()));
         assert_eq!(parse("latest:shop").base, Base::LatestOf("shop".into()));
         let spec = parse("latest:shop~1:/a:b");
         assert_eq!(
-            (spec.base, spec.back, spec.path.as_deref()),
-            (Base::LatestOf("shop".into()), 1, Some("/a:b"))
+            (spec.base, spec.back, spec.path),
+            (Base::LatestOf("shop".into()), 1, Some("/a:b".into()))
         );
         let spec = parse("AB12~:public.orders");
         assert_eq!(
-            (spec.base, spec.back, spec.path.as_deref()),
-            (Base::Prefix("ab12".into()), 1, Some("public.orders"))
+            (spec.base, spec.back, spec.path),
+            (Base::Prefix("ab12".into()), 1, Some("public.orders".into()))
         );
+        let raw = SnapshotSpec::parse(OsStr::from_bytes(b"latest:/a/\xff\xfe/b")).unwrap();
+        assert_eq!(raw.path.unwrap().as_bytes(), b"/a/\xff\xfe/b");
+        for wrong in [&b"\xff"[..], b"lat\xff:/x", b"latest:sh\xffop"] {
+            assert!(
+                SnapshotSpec::parse(OsStr::from_bytes(wrong)).is_err(),
+                "{wrong:?}"
+            );
+        }
         for wrong in ["", "xyz", "latest~x", "latest:", ":path"] {
             assert!(wrong.parse::<SnapshotSpec>().is_err(), "{wrong}");
         }

@@ -169,6 +169,8 @@ fn of_system(error: &io::Error) -> Class {
     use io::ErrorKind as K;
     match error.kind() {
         K::NotFound => Class::Absent,
+        // A file stands where the directory, or one above it, should be.
+        K::NotADirectory => Class::NoStore,
         K::AlreadyExists => Class::Exists,
         K::StorageFull | K::QuotaExceeded | K::FileTooLarge => Class::Full,
         K::PermissionDenied | K::ReadOnlyFilesystem => Class::Denied,
@@ -222,7 +224,7 @@ impl Place<'_> {
             Class::Absent => "the object is not there".to_owned(),
             Class::Full => format!("cannot {verb}: the store is full"),
             Class::Denied => format!("cannot {verb}: the store refuses it"),
-            Class::NoStore => format!("cannot {verb}: the bucket or directory does not exist"),
+            Class::NoStore => format!("cannot {verb}: there is no such bucket or directory"),
             Class::NotSent => format!("cannot {verb}: the store cannot be reached"),
             Class::Lost => format!("cannot {verb}: the store does not answer as it should"),
             Class::Busy => format!("cannot {verb}: the store is overloaded"),

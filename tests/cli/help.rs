@@ -64,6 +64,29 @@ fn wrong_usage_is_exit_2_and_suggests() {
         (ran.code, &last["message_type"], &last["code"]),
         (2, &"exit_error".into(), &2.into())
     );
+    let message = last["message"].as_str().unwrap();
+    assert!(
+        message.contains("--no-such-flag") && !message.contains("Usage"),
+        "{message}"
+    );
+    assert!(last["hint"].as_str().unwrap().contains("holdall help"), "{last}");
+    let ran = sandbox.run(&["restore", "latest", "--json"]);
+    let last: serde_json::Value = serde_json::from_str(ran.err.lines().last().unwrap()).unwrap();
+    assert!(last["message"].as_str().unwrap().contains("--target"), "{last}");
+}
+
+#[test]
+fn the_long_help_names_the_variables() {
+    let help = Sandbox::empty().good(&["--help"]).out;
+    for name in [
+        "HOLDALL_S3_ENDPOINT",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "HOLDALL_MEMORY",
+        "HOLDALL_REPOSITORY",
+    ] {
+        assert!(help.contains(name), "{name} is not in the help");
+    }
 }
 
 #[test]

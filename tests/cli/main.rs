@@ -6,6 +6,8 @@
 mod failures;
 mod help;
 mod interrupts;
+mod manners;
+mod pipes;
 mod streams;
 mod verbs;
 

@@ -17,7 +17,7 @@ fn a_directory_goes_in_and_comes_back_equal() {
         "h1",
     ]);
     assert!(ran.out.starts_with("snapshot "), "{}", ran.out);
-    for word in ["read ", "new ", "stored ", "smaller than read", " s\n"] {
+    for word in ["read ", "new ", "stored ", " read)", " s\n"] {
         assert!(ran.out.contains(word), "{word:?} is not in {}", ran.out);
     }
     let list = sandbox.good(&["list"]).out;

@@ -159,7 +159,7 @@ async fn delete_and_a_selection_are_refused_together() {
     let mut sink = FilesSink::new(RestoreRequest {
         target: root.join("target"),
         delete: true,
-        select: Select::new(&["a".into()], &[]).unwrap(),
+        select: Select::new(&["a"], &[""; 0]).unwrap(),
         ..RestoreRequest::default()
     });
     let error = sink.prepare(&context().0).await.unwrap_err();

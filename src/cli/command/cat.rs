@@ -24,11 +24,11 @@ use std::path::{Path, PathBuf};
     With --json the content is as it is, and a summary is the last line on standard error.")]
 pub(in crate::cli) struct Args {
     /// The snapshot, and with :PATH the file or stream in it
-    #[arg(value_name = "SNAPSHOT[:PATH]", value_parser = parse::snapshot)]
+    #[arg(value_name = "SNAPSHOT[:PATH]", value_parser = parse::snapshot())]
     snapshot: SnapshotSpec,
     /// The file or stream, if it is not given with the snapshot
     #[arg(value_name = "PATH")]
-    path: Option<String>,
+    path: Option<OsString>,
     /// Write to this new file instead of standard output
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -56,7 +56,7 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
     if matches!(content, Content::None) && !matches!(record.kind, EntryKind::File | EntryKind::Stream) {
         let what = format!("this is a {} and has no content", record.kind.word());
         return Err(Error::new(ErrorKind::Invalid, what)
-            .with("path", path)
+            .with("path", path.display())
             .hint("`holdall ls` shows what a directory holds, `holdall restore` brings it back")
             .into());
     }

@@ -1,13 +1,13 @@
 //! `holdall init`.
 
 use crate::cli::app::App;
-use crate::cli::exit::{DONE, Ended};
+use crate::cli::exit::{DONE, Ended, reported};
 use crate::cli::render;
 use crate::cli::repo::{self, Access};
 use crate::cli::{parse, secret};
 use crate::crypto::Unlock;
 use crate::error::{Error, ErrorKind};
-use crate::ops::{self, InitRequest};
+use crate::ops::{self, InitReport, InitRequest};
 use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -50,15 +50,21 @@ pub(in crate::cli) struct Args {
 
 pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
     let context = &app.context;
+    if args.generate_key_file.is_some() && secret::is_given(&app.globals) {
+        let what = "--generate-key-file makes the first secret, and another is given too";
+        return Err(Error::new(ErrorKind::Invalid, what)
+            .hint("give one of them; `holdall key add` adds the other later")
+            .into());
+    }
     // A wrong address is told before a password is asked for.
     let store = repo::store(app, Access::Create)?;
     let unlock = match &args.generate_key_file {
         Some(path) => Unlock::KeyFile(secret::make_key_file(context, path)?),
-        None => secret::unlock_new(context, &app.globals).await?,
+        None => secret::unlock_new(app).await?,
     };
     let request = InitRequest {
         unlock,
-        label: args.label,
+        label: args.label.clone(),
         host: super::host(None)?,
         padme: args.padding == Padding::Padme,
         retain_last: args.retain_last,
@@ -68,34 +74,18 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
     };
     let label = store.label().to_owned();
     let cache = Arc::new(repo::cache(app, None)?);
-    let made = ops::init(context, store, cache, request).await.map_err(|error| {
-        match (&args.generate_key_file, error.kind()) {
-            // A key file that opens nothing would only be mistaken for one that does.
-            (Some(path), ErrorKind::Exists | ErrorKind::WrongKey) => {
-                let _ = std::fs::remove_file(path);
-                error
-            }
-            (Some(path), _) => {
-                let text = format!("run it again with --key-file {}", path.display());
-                if error.advice().is_some() {
-                    error
-                } else {
-                    Error::hint(error, text)
-                }
-            }
-            _ => error,
-        }
-    })?;
+    let made = ops::init(context, store, cache, request).await;
+    let made = made.map_err(|error| with_key_file(&args, error))?;
     let id = made.repository.id().to_string();
     if app.json() {
-        render::line(&json!({
+        let line = json!({
             "message_type": "initialized",
             "id": id,
             "repository": label,
             "finished_earlier": made.finished_earlier,
             "recovery_phrase": made.phrase.as_ref().map(|p| p.as_str()),
-        }))?;
-        return Ok(DONE);
+        });
+        return told(&made, render::line(&line));
     }
     let verb = if made.finished_earlier {
         "finished the repository that an earlier init began"
@@ -114,6 +104,28 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
         }
         text.push('\n');
     }
-    render::print(&text)?;
-    Ok(DONE)
+    told(&made, render::print(&text))
+}
+
+/// A phrase that could not be shown is lost, and no success; anything else was done whoever reads of it.
+fn told(made: &InitReport, shown: std::io::Result<()>) -> Ended {
+    match (&made.phrase, shown) {
+        (Some(_), Err(error)) => Err(error.into()),
+        (_, shown) => reported(DONE, shown),
+    }
+}
+
+/// What becomes of a key file that was made for a repository that then was not: one that opens nothing would only be mistaken for one
+/// that does, and one that the repository may know is still needed.
+fn with_key_file(args: &Args, error: Error) -> Error {
+    match (&args.generate_key_file, error.kind()) {
+        (Some(path), ErrorKind::Exists | ErrorKind::WrongKey) => {
+            let _ = std::fs::remove_file(path);
+            error
+        }
+        (Some(path), _) if error.advice().is_none() => {
+            error.hint(format!("run it again with --key-file {}", path.display()))
+        }
+        _ => error,
+    }
 }

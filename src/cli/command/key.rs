@@ -2,7 +2,7 @@
 
 use crate::cli::app::App;
 use crate::cli::environment;
-use crate::cli::exit::{DONE, Ended};
+use crate::cli::exit::{DONE, Ended, reported};
 use crate::cli::render::{self, Table};
 use crate::cli::repo::{self, Access};
 use crate::cli::{prompt, secret};
@@ -37,6 +37,9 @@ enum Command {
     Remove {
         /// Its number, as `key list` shows it
         slot: u32,
+        /// Do not ask before the key that is used now is removed
+        #[arg(short, long)]
+        yes: bool,
     },
     /// Put a new secret in the place of the one that is used now
     Passwd(NewArgs),
@@ -69,6 +72,14 @@ struct NewArgs {
 }
 
 impl NewArgs {
+    /// Takes back what was made for a key that then could not be added.
+    fn withdraw(&self, error: Error) -> Error {
+        match &self.generate_key_file {
+            Some(path) if error.context("new slot").is_none() => secret::withdraw_key_file(path, error),
+            _ => error,
+        }
+    }
+
     async fn secret(&self, app: &App) -> Result<Unlock> {
         if let Some(path) = &self.generate_key_file {
             return secret::make_key_file(&app.context, path).map(Unlock::KeyFile);
@@ -100,7 +111,8 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
     match args.command {
         Command::List => {
             let repository = repo::open(app, Access::ReadOnly).await?;
-            show_list(app, &ops::list_keys(&app.context, &repository).await?)?;
+            let slots = ops::list_keys(&app.context, &repository).await?;
+            reported(DONE, show_list(app, &slots))
         }
         Command::Add(args) => {
             let repository = repo::open(app, Access::ReadWrite).await?;
@@ -110,29 +122,46 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
                 NewKey::Given(args.new.secret(app).await?)
             };
             let host = super::host(None)?;
-            let added = ops::add_key(&app.context, &repository, key, &args.label, &host).await?;
-            show_added(app, "added", &added)?;
+            let added = ops::add_key(&app.context, &repository, key, &args.label, &host).await;
+            let added = added.map_err(|error| args.new.withdraw(error))?;
+            told(&added, show_added(app, "added", &added))
         }
-        Command::Remove { slot } => {
+        Command::Remove { slot, yes } => {
             let repository = repo::open(app, Access::ReadWrite).await?;
-            ops::remove_key(&repository, slot).await?;
-            if app.json() {
-                render::line(&json!({"message_type": "removed", "slot": slot}))?;
-            } else {
-                render::print(&format!("removed key {slot}\n"))?;
+            if slot == repository.slot() && !yes {
+                let question = format!("key {slot} is the one that is used now; remove it?");
+                prompt::confirm(
+                    &question,
+                    "this is the key that is used now; --yes removes it all the same",
+                )?;
             }
+            ops::remove_key(&repository, slot).await?;
             app.note(
                 "whoever copied the repository while the key was there can still open that copy with it",
             );
+            let told = if app.json() {
+                render::line(&json!({"message_type": "removed", "slot": slot}))
+            } else {
+                render::print(&format!("removed key {slot}\n"))
+            };
+            reported(DONE, told)
         }
         Command::Passwd(args) => {
             let repository = repo::open(app, Access::ReadWrite).await?;
             let unlock = args.secret(app).await?;
-            let changed = ops::change_key(&app.context, &repository, unlock, &super::host(None)?).await?;
-            show_added(app, "changed: it is now", &changed)?;
+            let changed = ops::change_key(&app.context, &repository, unlock, &super::host(None)?).await;
+            let changed = changed.map_err(|error| args.withdraw(error))?;
+            told(&changed, show_added(app, "changed: it is now", &changed))
         }
     }
-    Ok(DONE)
+}
+
+/// A phrase that could not be shown is lost, and no success; anything else was done whoever reads of it.
+fn told(added: &AddedKey, shown: std::io::Result<()>) -> Ended {
+    match (&added.phrase, shown) {
+        (Some(_), Err(error)) => Err(error.into()),
+        (_, shown) => reported(DONE, shown),
+    }
 }
 
 fn show_list(app: &App, slots: &[KeySlotInfo]) -> std::io::Result<()> {

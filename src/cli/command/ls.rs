@@ -12,6 +12,7 @@ use crate::snapshot::SnapshotSpec;
 use crate::snapshot::entry::{EntryKind, EntryRecord};
 use futures::TryStreamExt;
 use serde_json::{Value, json};
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
 
 /// Arguments of `ls`.
@@ -20,14 +21,15 @@ use std::io::Write;
     holdall ls latest\n  \
     holdall ls latest:/srv/shop/uploads -l\n  \
     holdall ls 3f1c:/etc --recursive\n\n\
-    A snapshot is a prefix of its id, latest, latest:PROJECT, or one of them with ~N for the N-th before it.")]
+    A snapshot is a prefix of its id, latest, latest:PROJECT, or one of them with ~N for the N-th before it. With --json, a path that \
+    is not UTF-8 comes with its bytes in hex, as path_bytes.")]
 pub(in crate::cli) struct Args {
     /// The snapshot, and with :PATH a place in it
-    #[arg(value_name = "SNAPSHOT[:PATH]", value_parser = parse::snapshot)]
+    #[arg(value_name = "SNAPSHOT[:PATH]", value_parser = parse::snapshot())]
     snapshot: SnapshotSpec,
     /// The place in it, if it is not given with the snapshot
     #[arg(value_name = "PATH")]
-    path: Option<String>,
+    path: Option<OsString>,
     /// Show mode, owner, size and time
     #[arg(short, long)]
     long: bool,
@@ -74,7 +76,7 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
 ///
 /// # Errors
 /// `Invalid` if it is given twice.
-pub(super) fn place<'a>(spec: &'a SnapshotSpec, path: Option<&'a str>) -> Result<Option<&'a str>, Error> {
+pub(super) fn place<'a>(spec: &'a SnapshotSpec, path: Option<&'a OsStr>) -> Result<Option<&'a OsStr>, Error> {
     match (spec.path.as_deref(), path) {
         (Some(_), Some(_)) => Err(Error::new(ErrorKind::Invalid, "the path is given twice")),
         (behind, own) => Ok(behind.or(own)),
@@ -146,6 +148,13 @@ fn long(record: &EntryRecord) -> String {
     )
 }
 
+/// Adds the bytes of what is not UTF-8 as lower-case hex: a program cannot get them back from the text.
+fn insert_bytes(value: &mut Value, name: &str, bytes: &[u8]) {
+    if let (Err(_), Some(object)) = (std::str::from_utf8(bytes), value.as_object_mut()) {
+        object.insert(name.into(), crate::format::id::hex(bytes).into());
+    }
+}
+
 fn node(record: &EntryRecord) -> Value {
     let path = ops::name_of(&record.key);
     let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or(&path);
@@ -157,6 +166,7 @@ fn node(record: &EntryRecord) -> Value {
         "path": path,
         "size": record.size,
     });
+    insert_bytes(&mut value, "path_bytes", ops::path_of(&record.key));
     let files = record.key.starts_with(&crate::connector::files::PREFIX.into());
     if let (true, Ok(a), Some(object)) = (
         files,
@@ -178,6 +188,7 @@ fn node(record: &EntryRecord) -> Value {
                 "linktarget".into(),
                 String::from_utf8_lossy(&target).into_owned().into(),
             );
+            insert_bytes(&mut value, "linktarget_bytes", &target);
         }
     }
     value

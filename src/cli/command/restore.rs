@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ops::{self, FilesPlace, RestoreReport};
 use crate::snapshot::{SnapshotReader, SnapshotSpec};
 use serde_json::json;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// What happens to files that are there.
@@ -38,17 +39,17 @@ enum Replace {
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(in crate::cli) struct Args {
     /// The snapshot, and with :PATH what of it
-    #[arg(value_name = "SNAPSHOT[:PATH]", value_parser = parse::snapshot)]
+    #[arg(value_name = "SNAPSHOT[:PATH]", value_parser = parse::snapshot())]
     snapshot: SnapshotSpec,
     /// The directory to restore into; made if it is not there
     #[arg(short, long, value_name = "DIR")]
     target: PathBuf,
     /// Only what matches, as .gitignore lines do
     #[arg(short, long, value_name = "PATTERN")]
-    include: Vec<String>,
+    include: Vec<OsString>,
     /// Not what matches
     #[arg(short, long, value_name = "PATTERN")]
-    exclude: Vec<String>,
+    exclude: Vec<OsString>,
     /// What happens to files that are there
     #[arg(long, value_enum, default_value_t = Replace::IfChanged)]
     overwrite: Replace,
@@ -105,6 +106,15 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
     }
     if report.lost > 0 && args.delete {
         app.warning("since the snapshot's tree is damaged, nothing more was deleted from there on: what is lost may be in the target only");
+    }
+    if !args.include.is_empty() && report.touched() == 0 && report.lost == 0 {
+        let what = "nothing in the snapshot matches --include; nothing was restored";
+        let patterns: Vec<_> = args.include.iter().map(|p| p.to_string_lossy()).collect();
+        return Err(Error::new(ErrorKind::NotFound, what)
+            .with("include", patterns.join(" "))
+            .hint(format!("`holdall ls {} --recursive` shows what there is; a pattern with a / before its end begins at /",
+                snapshot.record().sid.short()))
+            .into());
     }
     let code = match (report.sink.different, report.sink.failed + report.lost) {
         (0, 0) => DONE,

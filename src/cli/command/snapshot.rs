@@ -46,7 +46,7 @@ pub(in crate::cli) struct Args {
     #[arg(long, value_name = "NAME")]
     project: Option<String>,
     /// The snapshot to compare with [default: the newest of the same host, project and sources]
-    #[arg(long, value_name = "SNAPSHOT", value_parser = parse::snapshot)]
+    #[arg(long, value_name = "SNAPSHOT", value_parser = parse::snapshot())]
     parent: Option<SnapshotSpec>,
     /// Read everything, also what the parent proves unchanged
     #[arg(long)]
@@ -332,11 +332,11 @@ fn show(app: &App, report: &SnapshotReport) -> std::io::Result<()> {
         counts.entries_unchanged,
     );
     text.push_str(&format!(
-        "read {}, new {}, stored {} ({} smaller than read), {}\n",
+        "read {}, new {}, stored {} ({}), {}\n",
         render::bytes(counts.bytes_read),
         render::bytes(counts.bytes_new),
         render::bytes(counts.bytes_stored),
-        render::ratio(counts.bytes_read, counts.bytes_stored),
+        render::compared(counts.bytes_read, counts.bytes_stored),
         render::seconds(report.seconds),
     ));
     if snapshot.partial {

@@ -6,7 +6,7 @@ mod table;
 
 pub(super) use json::{line, lines};
 pub(super) use progress::Progress;
-pub(super) use table::{Table, bytes, count, local_time, ratio, seconds};
+pub(super) use table::{Table, bytes, compared, count, local_time, ratio, seconds};
 
 use crate::error::{Error, escape};
 use std::io::{self, IsTerminal, Write};
@@ -93,8 +93,9 @@ pub(super) fn error(error: &Error, hint: Option<&str>) {
 }
 
 /// The last line of a run that failed, for programs.
-pub(super) fn exit_error(text: &str, code: u8) {
-    let value = serde_json::json!({"message_type": "exit_error", "code": code, "message": text});
+pub(super) fn exit_error(text: &str, hint: Option<&str>, code: u8) {
+    let value =
+        serde_json::json!({"message_type": "exit_error", "code": code, "message": text, "hint": hint});
     let _ = writeln!(io::stderr().lock(), "{value}");
 }
 

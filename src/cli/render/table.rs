@@ -126,6 +126,17 @@ pub(in crate::cli) fn ratio(read: u64, stored: u64) -> String {
     }
 }
 
+/// How `stored` compares with `read`, truthfully: `4.6× smaller than read`, `1.2× as large as read`.
+pub(in crate::cli) fn compared(read: u64, stored: u64) -> String {
+    if stored > read && read > 0 {
+        format!("{} as large as read", ratio(stored, read))
+    } else if stored > read {
+        "nothing was read".into()
+    } else {
+        format!("{} smaller than read", ratio(read, stored))
+    }
+}
+
 /// A time in this machine's zone, which is named.
 pub(in crate::cli) fn local_time(time: Time) -> String {
     match jiff::Timestamp::from_second(time.seconds) {
@@ -162,6 +173,8 @@ mod tests {
             (ratio(10, 4), ratio(5, 0), ratio(100_000, 10)),
             ("2.5×".into(), "–".into(), "10000×".into())
         );
+        assert_eq!(compared(10, 4), "2.5× smaller than read");
+        assert_eq!(compared(4, 10), "2.5× as large as read");
     }
 
     #[test]

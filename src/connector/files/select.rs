@@ -10,28 +10,44 @@ use std::path::{Path, PathBuf};
 /// Globs that pick paths of a snapshot. A directory that is picked is picked with all that it holds.
 #[derive(Clone, Debug)]
 pub struct Select {
-    include: Gitignore,
-    exclude: Gitignore,
+    include: Globs,
+    exclude: Globs,
+}
+
+/// Globs, and names that are no UTF-8.
+#[derive(Clone, Debug)]
+struct Globs {
+    globs: Gitignore,
+    names: Vec<Name>,
+}
+
+/// A pattern that is no UTF-8: no glob can hold such bytes, so it is taken literally.
+#[derive(Clone, Debug)]
+struct Name {
+    /// Without slashes at its ends.
+    bytes: Vec<u8>,
+    anchored: bool,
+    directory: bool,
 }
 
 impl Select {
     /// Picks what matches one of `include` (or everything if that is empty) and none of `exclude`. A pattern with a `/` before its
-    /// end is anchored at `/`; one without matches a name at any depth.
+    /// end is anchored at `/`; one without matches a name at any depth. A pattern that is not UTF-8 is no glob but a name.
     ///
     /// # Errors
-    /// `Invalid` for a glob that cannot be parsed.
-    pub fn new(include: &[String], exclude: &[String]) -> Result<Self> {
+    /// `Invalid` for a glob that cannot be parsed, and for one that is not UTF-8.
+    pub fn new(include: &[impl AsRef<OsStr>], exclude: &[impl AsRef<OsStr>]) -> Result<Self> {
         Ok(Self {
-            include: patterns(include)?,
-            exclude: patterns(exclude)?,
+            include: Globs::new(include)?,
+            exclude: Globs::new(exclude)?,
         })
     }
 
     /// Picks everything.
     pub fn everything() -> Self {
         Self {
-            include: Gitignore::empty(),
-            exclude: Gitignore::empty(),
+            include: Globs::empty(),
+            exclude: Globs::empty(),
         }
     }
 
@@ -45,17 +61,77 @@ impl Select {
         if self.is_everything() {
             return true;
         }
-        let path = Path::new(OsStr::from_bytes(path));
-        if path.has_root() {
+        if path.starts_with(b"/") {
             return false;
         }
-        let hit = |globs: &Gitignore| {
-            matches!(
-                globs.matched_path_or_any_parents(path, is_directory),
-                Match::Ignore(_)
-            )
-        };
+        let hit = |globs: &Globs| globs.hit(path, is_directory);
         (self.include.is_empty() || hit(&self.include)) && !hit(&self.exclude)
+    }
+}
+
+impl Globs {
+    fn empty() -> Self {
+        Self {
+            globs: Gitignore::empty(),
+            names: Vec::new(),
+        }
+    }
+
+    fn new(lines: &[impl AsRef<OsStr>]) -> Result<Self> {
+        let (mut text, mut names) = (Vec::new(), Vec::new());
+        for line in lines {
+            let line = line.as_ref();
+            match line.to_str() {
+                Some(line) => text.push(line.to_owned()),
+                None => names.push(Name::new(line)?),
+            }
+        }
+        let globs = patterns(&text)?;
+        Ok(Self { globs, names })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.globs.is_empty() && self.names.is_empty()
+    }
+
+    /// Whether they match `path` or a directory above it.
+    fn hit(&self, path: &[u8], is_directory: bool) -> bool {
+        let as_path = Path::new(OsStr::from_bytes(path));
+        let matched = self.globs.matched_path_or_any_parents(as_path, is_directory);
+        matches!(matched, Match::Ignore(_)) || self.names.iter().any(|name| name.hits(path, is_directory))
+    }
+}
+
+impl Name {
+    fn new(line: &OsStr) -> Result<Self> {
+        let line = line.as_bytes();
+        if line.iter().any(|b| b"*?[]\\!#".contains(b)) {
+            let what = "a pattern that is not UTF-8 is taken as a name, and must have no sign of a glob";
+            return Err(Error::new(ErrorKind::Invalid, what).with("pattern", String::from_utf8_lossy(line)));
+        }
+        let (bytes, directory) = match line.strip_suffix(b"/") {
+            Some(bytes) => (bytes, true),
+            None => (line, false),
+        };
+        Ok(Self {
+            anchored: bytes.contains(&b'/'),
+            bytes: bytes.strip_prefix(b"/").unwrap_or(bytes).to_vec(),
+            directory,
+        })
+    }
+
+    fn hits(&self, path: &[u8], is_directory: bool) -> bool {
+        let above = path
+            .iter()
+            .enumerate()
+            .filter(|(_, b)| **b == b'/')
+            .map(|(at, _)| (at, true));
+        above.chain([(path.len(), is_directory)]).any(|(end, directory)| {
+            let prefix = path.get(..end).unwrap_or_default();
+            let last = prefix.rsplit(|b| *b == b'/').next().unwrap_or_default();
+            let found = if self.anchored { prefix } else { last };
+            (directory || !self.directory) && found == self.bytes
+        })
     }
 }
 
@@ -218,6 +294,19 @@ mod tests {
             assert_eq!(s.picks(path, dir), picked, "{}", String::from_utf8_lossy(path));
         }
         assert!(select(&[], &[]).picks(b"x", false));
-        assert!(Select::new(&["a{".into()], &[]).is_err());
+        assert!(Select::new(&["a{"], &[""; 0]).is_err());
+        let raw = |pattern: &[u8]| Select::new(&[OsStr::from_bytes(pattern)], &[""; 0]);
+        let cases: [(&[u8], &[u8], bool); 6] = [
+            (b"\xff", b"a/\xff/b", true),
+            (b"\xff", b"a/\xfe", false),
+            (b"/a/\xff", b"a/\xff/b", true),
+            (b"/\xff", b"a/\xff", false),
+            (b"\xff/", b"a/\xff", false),
+            (b"\xff/", b"a/\xff/b", true),
+        ];
+        for (pattern, path, picked) in cases {
+            assert_eq!(raw(pattern).unwrap().picks(path, false), picked, "{pattern:?}");
+        }
+        assert!(raw(b"*\xff").is_err());
     }
 }

@@ -10,6 +10,7 @@ use super::walk::{Found, Step, Walk, WalkEnd};
 use crate::connector::{Origin, Source};
 use crate::context::{Context, Time};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::limits::DESCRIPTION_MAX;
 use crate::snapshot::entry::{EntryKind, Item, Key, Prior, PriorEntry};
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -69,7 +70,7 @@ impl Source for FilesSource {
             .collect();
         Origin {
             connector: "files".into(),
-            description: roots.join(" "),
+            description: description(&roots),
             version: None,
         }
     }
@@ -376,6 +377,25 @@ impl PriorCursor {
             Proof::None
         }
     }
+}
+
+/// All roots, or as many as the format has room for and the hash of all: the same roots always make the same series.
+fn description(roots: &[String]) -> String {
+    let all = roots.join(" ");
+    if all.len() <= DESCRIPTION_MAX {
+        return all;
+    }
+    let hash = blake3::hash(all.as_bytes()).to_hex();
+    let end = format!(
+        " and more, {} in all ({})",
+        roots.len(),
+        hash.get(..16).unwrap_or_default()
+    );
+    let mut room = DESCRIPTION_MAX - end.len();
+    while !all.is_char_boundary(room) {
+        room -= 1;
+    }
+    format!("{}{end}", all.get(..room).unwrap_or_default())
 }
 
 #[cfg(test)]

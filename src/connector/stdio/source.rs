@@ -167,11 +167,10 @@ impl End {
             *end = result.is_ok();
         }
         let error = result.err()?;
-        let copy = Error::new(error.kind(), error.what()).because(error.to_string());
         if let Ok(mut failure) = self.failure.lock() {
-            failure.get_or_insert(error);
+            failure.get_or_insert(error.clone());
         }
-        Some(copy)
+        Some(error)
     }
 }
 

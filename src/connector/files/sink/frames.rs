@@ -147,6 +147,9 @@ impl FilesSink {
             return Ok(());
         };
         frame.whole = !attributes.partial;
+        if is_top && !picked {
+            return Ok(());
+        }
         if is_top {
             self.count(context, Outcome::new(&head.key, Did::Skipped));
             return Ok(());
