@@ -218,6 +218,7 @@ fn failed(what: &str) -> Error {
 async fn program() -> Result<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/test-servers");
     let output = Command::new(&script)
+        .arg("seaweedfs")
         .stdin(Stdio::null())
         .output()
         .await

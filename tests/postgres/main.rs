@@ -6,3 +6,4 @@ mod connect;
 mod dump;
 mod features;
 mod statements;
+mod servers;
