@@ -5,5 +5,5 @@ mod catalog;
 mod connect;
 mod dump;
 mod features;
-mod statements;
 mod servers;
+mod statements;
