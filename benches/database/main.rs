@@ -5,7 +5,8 @@
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a benchmark prints, and stops where it fails"
+    clippy::disallowed_methods,
+    reason = "a benchmark prints, starts the peers, and stops where it fails"
 )]
 
 mod peers;

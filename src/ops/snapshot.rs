@@ -8,7 +8,9 @@ use crate::format::id::SessionId;
 use crate::format::snapshot::{SnapshotRecord, SourceRecord};
 use crate::repository::{Commit, Repository, Session};
 use crate::snapshot::entry::{Item, NoPrior, Prior};
-use crate::snapshot::{ParentPrior, SnapshotReader, SnapshotSpec, SnapshotWriter, Written, choose_parent};
+use crate::snapshot::{
+    DeltaPolicy, ParentPrior, SnapshotReader, SnapshotSpec, SnapshotWriter, Written, choose_parent,
+};
 use futures::StreamExt;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -32,6 +34,8 @@ pub struct SnapshotRequest {
     pub parent: Option<SnapshotSpec>,
     /// Read everything, whatever the parent proves.
     pub force_read: bool,
+    /// Whether, and at what cost, changed content is stored as deltas.
+    pub deltas: DeltaPolicy,
     /// Read the sources' lists and compare them with the parent, and write nothing.
     pub dry_run: bool,
 }
@@ -193,6 +197,9 @@ async fn run(
         context,
         reader.as_ref().map(SnapshotReader::tree),
     );
+    if parent.is_some() {
+        writer.use_deltas(repository.reader(context, session.view()), request.deltas);
+    }
     if let Err(error) = read_sources(context, repository, sources, &prior, &mut writer).await {
         give_up(context, session, &mut writer, &error).await;
         return Err(error);

@@ -4,6 +4,7 @@
 //! `Durable` can be committed.
 
 mod cache;
+mod delta;
 mod index;
 mod keys;
 mod ledger;
@@ -18,13 +19,15 @@ mod view;
 mod write;
 
 pub use cache::Cache;
+pub use delta::Delta;
+pub(crate) use delta::make_delta;
 pub use keys::KeySlotInfo;
 pub use open::{InitOptions, Initialized};
 pub use read::BlobReader;
 pub use session::{Commit, Session};
 pub use survey::{Finding, ReadData, Survey, SurveyReport};
 pub use view::View;
-pub use write::{BlobWriter, Durable, WriteCounts};
+pub use write::{Bases, BlobWriter, Durable, WriteCounts};
 
 use crate::chunk::{ChunkParams, Chunker};
 use crate::context::Context;

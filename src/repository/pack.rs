@@ -1,5 +1,6 @@
 //! Packs as pure code: blocks in, sealed bytes out, and back.
 
+use super::delta::Delta;
 use crate::context::{Random, Reservation};
 use crate::crypto::{self, Keyring, Opener, Sealed, Sealer};
 use crate::error::{Error, ErrorKind, Result};
@@ -9,6 +10,7 @@ use crate::format::id::{BlobId, ObjectId};
 use crate::format::index::{BlobKind, BlockRow, Codec, EntryRow, PackRow, Tables};
 use crate::format::limits;
 use std::cell::RefCell;
+use std::collections::HashMap;
 
 /// The level of zstd that new blocks are compressed with.
 pub(crate) const LEVEL: i32 = 3;
@@ -26,6 +28,8 @@ pub(crate) struct BlobPlace {
 
 /// Blobs that are gathered for one block.
 pub(crate) struct OpenBlock {
+    /// Of deltas: stored as it is.
+    raw: bool,
     plain: Vec<u8>,
     pub(crate) blobs: Vec<BlobPlace>,
     pub(crate) held: Reservation,
@@ -49,10 +53,36 @@ impl OpenBlock {
     /// A block that will hold about `target` bytes.
     pub(crate) fn new(target: usize) -> Self {
         Self {
+            raw: false,
             plain: Vec::with_capacity(target),
             blobs: Vec::new(),
             held: Reservation::none(),
         }
+    }
+
+    /// A block of deltas, which zstd does not make smaller.
+    pub(crate) fn of_deltas() -> Self {
+        Self {
+            raw: true,
+            ..Self::new(0)
+        }
+    }
+
+    /// Adds the delta of a blob of `plain` bytes.
+    pub(crate) fn push_delta(
+        &mut self,
+        kind: BlobKind,
+        id: BlobId,
+        plain: u32,
+        delta: &Delta,
+        held: Reservation,
+    ) -> Result<()> {
+        self.push(kind, id, &delta.bytes, held)?;
+        if let Some(place) = self.blobs.last_mut() {
+            place.base = Some(delta.base);
+            place.plain = plain;
+        }
+        Ok(())
     }
 
     /// Adds a whole blob. It is copied, so that one chunk does not keep the whole window that it was cut from.
@@ -86,7 +116,11 @@ impl OpenBlock {
     pub(crate) fn prepare(mut self) -> Result<ReadyBlock> {
         let plain = u32::try_from(self.plain.len())
             .map_err(|_| Error::new(ErrorKind::Internal, "block over its limit"))?;
-        let compressed = with_codecs(|codecs| compress_and_verify(codecs, &self.plain))?;
+        let compressed = if self.raw {
+            Compressed::NotSmaller
+        } else {
+            with_codecs(|codecs| compress_and_verify(codecs, &self.plain))?
+        };
         let (stored, codec) = match compressed {
             Compressed::Smaller(stored) => (stored, Codec::Zstd),
             Compressed::NotSmaller => (self.plain, Codec::Raw),
@@ -212,26 +246,6 @@ pub(crate) fn decode_block(stored: Vec<u8>, codec: Codec, plain: u32) -> Result<
     }
 }
 
-/// Applies a delta: one zstd frame that was made with the base's plaintext as its prefix.
-///
-/// # Errors
-/// `Invalid` if the frame is damaged or gives another length.
-pub(crate) fn apply_delta(delta: &[u8], base: &[u8], plain: u32) -> Result<Vec<u8>, DecodeError> {
-    let mut out = Vec::with_capacity(plain as usize);
-    let mut context = zstd_safe::DCtx::create();
-    let invalid = |_| DecodeError::Invalid("delta");
-    context
-        .set_parameter(zstd_safe::DParameter::WindowLogMax(25))
-        .map_err(invalid)?;
-    context.ref_prefix(base).map_err(invalid)?;
-    context.decompress(&mut out, delta).map_err(invalid)?;
-    if out.len() == plain as usize {
-        Ok(out)
-    } else {
-        Err(DecodeError::Invalid("length of a delta"))
-    }
-}
-
 /// A pack ready to be stored, with the rows that list it.
 pub(crate) struct SealedPack {
     pub(crate) sealed: Sealed,
@@ -261,6 +275,7 @@ pub(crate) fn seal_pack(
         .ok_or(DecodeError::Truncated)?;
     let mut tables = Tables::default();
     let mut held = Reservation::none();
+    let mut bases = HashMap::new();
     for (number, block) in (0u32..).zip(blocks) {
         let (record, offset, sealed) = sealer.record(&block.stored, false)?;
         tables.blocks.push(BlockRow {
@@ -280,10 +295,18 @@ pub(crate) fn seal_pack(
             encoded: blob.encoded,
             plain: blob.plain,
         }));
+        let deltas = block
+            .blobs
+            .iter()
+            .filter_map(|blob| Some((blob.offset, blob.base?)));
+        bases.extend(deltas.map(|(offset, base)| ((number, offset), base)));
         held.merge(block.held);
         // The block's buffer is freed here, while the pack's grows.
     }
     tables.entries.sort_unstable_by_key(|e| (e.id, e.block, e.offset));
+    let deltas = (0u32..).zip(&tables.entries).filter(|(_, entry)| entry.delta);
+    let base = |(number, entry): (u32, &EntryRow)| Some((number, *bases.get(&(entry.block, entry.offset))?));
+    tables.bases = deltas.filter_map(base).collect();
     let sealed = sealer.finish_pack(&tables, use_padme)?;
     let size = u32::try_from(sealed.bytes.len())
         .map_err(|_| Error::new(ErrorKind::Internal, "pack over its limit"))?;

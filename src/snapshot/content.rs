@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::format::id::BlobId;
 use crate::format::index::BlobKind;
 use crate::format::limits;
-use crate::repository::BlobNamer;
+use crate::repository::{BlobNamer, Delta};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -19,6 +19,8 @@ const WINDOW: usize = 4 << 20;
 pub(super) struct Named {
     pub(super) id: BlobId,
     pub(super) bytes: Bytes,
+    /// How it is stored, if not whole.
+    pub(super) delta: Option<Delta>,
 }
 
 /// A small content, cut.
@@ -58,6 +60,7 @@ pub(super) fn cut_and_name(chunker: &Chunker, namer: &BlobNamer, content: &Bytes
         named.push(Named {
             id: namer.name(BlobKind::Data, &bytes),
             bytes,
+            delta: None,
         });
     }
     let whole = if named.len() > 1 {
@@ -193,6 +196,7 @@ impl Cutter {
                     Named {
                         id: namer.name(BlobKind::Data, &bytes),
                         bytes,
+                        delta: None,
                     }
                 };
                 (chunks.into_iter().map(name).collect(), whole)

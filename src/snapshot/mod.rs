@@ -4,12 +4,14 @@ pub mod entry;
 pub mod tree;
 
 mod content;
+mod deltas;
 mod nodes;
 mod parent;
 mod reader;
 mod select;
 mod writer;
 
+pub use deltas::DeltaPolicy;
 pub use parent::{ParentPrior, choose_parent};
 pub use reader::SnapshotReader;
 pub use select::{SnapshotFilter, SnapshotSpec, age_key};

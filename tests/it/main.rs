@@ -9,6 +9,7 @@
 
 mod crash;
 mod damage;
+mod deltas;
 mod limits;
 mod property;
 mod protocol;

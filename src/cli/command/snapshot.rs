@@ -10,7 +10,7 @@ use crate::connector::files::{self, Excludes, FilesRequest, FilesSource};
 use crate::connector::stdio::{Input, StdioSource, StreamRequest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ops::{self, SnapshotReport, SnapshotRequest};
-use crate::snapshot::SnapshotSpec;
+use crate::snapshot::{DeltaPolicy, SnapshotSpec};
 use serde_json::json;
 use std::ffi::OsString;
 use std::io::{IsTerminal, Read};
@@ -51,6 +51,12 @@ pub(in crate::cli) struct Args {
     /// Read everything, also what the parent proves unchanged
     #[arg(long)]
     force_read: bool,
+    /// Store changed content whole, not as what differs from the parent's
+    #[arg(long)]
+    no_delta: bool,
+    /// Fetch at most so much of the parent to compare with [default: without limit from a directory, else as much as is uploaded]
+    #[arg(long, value_name = "SIZE", value_parser = parse::bytes, conflicts_with = "no_delta")]
+    delta_budget: Option<u64>,
     /// Only look at what would be read
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -93,6 +99,15 @@ pub(in crate::cli) struct Args {
     command: Vec<OsString>,
 }
 
+fn deltas(app: &App, args: &Args) -> Result<DeltaPolicy> {
+    Ok(match args.delta_budget {
+        _ if args.no_delta => DeltaPolicy::Off,
+        Some(bytes) => DeltaPolicy::FetchUpTo(bytes),
+        None if repo::is_directory(&app.globals)? => DeltaPolicy::default(),
+        None => DeltaPolicy::FetchAsUploaded,
+    })
+}
+
 pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
     let plan = Plan::new(&args)?;
     let request = SnapshotRequest {
@@ -102,6 +117,7 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
         parent: args.parent.clone(),
         force_read: args.force_read,
         dry_run: args.dry_run,
+        deltas: deltas(app, &args)?,
     };
     let access = if args.dry_run {
         Access::ReadOnly

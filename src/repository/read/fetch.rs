@@ -13,6 +13,7 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -38,6 +39,7 @@ pub(super) struct Blocks {
     /// Moves what was asked for ahead; ends with the reader.
     tasks: Mutex<JoinSet<()>>,
     requests: Arc<Semaphore>,
+    fetched: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -62,7 +64,12 @@ impl Blocks {
             kept,
             tasks,
             requests,
+            fetched: Arc::default(),
         }
+    }
+
+    pub(super) fn bytes_fetched(&self) -> u64 {
+        self.fetched.load(Ordering::Relaxed)
     }
 
     /// The plaintext of a block.
@@ -150,12 +157,13 @@ impl Blocks {
 
     fn range(&self, pack: PackNumber, range: Range<u64>) -> SharedBytes {
         let (repository, id) = (self.repository.clone(), self.index.pack(pack).map(|pack| pack.id));
-        let requests = self.requests.clone();
+        let (requests, fetched) = (self.requests.clone(), self.fetched.clone());
         async move {
             let _permit = requests.acquire_owned().await;
             let id = id.ok_or_else(|| Error::new(ErrorKind::Damaged, "pack outside the index"))?;
             let expected = range.end - range.start;
             let bytes = repository.store().get_range(&ObjectName::Pack(id), range).await?;
+            fetched.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             if bytes.len() as u64 == expected {
                 Ok(bytes)
             } else {

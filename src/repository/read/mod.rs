@@ -2,9 +2,10 @@
 
 mod fetch;
 
+use super::delta::apply_delta;
 use super::index::{Copy, Index, PackNumber};
 use super::view::{Purpose, View};
-use super::{Repository, lost, pack};
+use super::{Repository, lost};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::{BlobId, ObjectId};
@@ -143,6 +144,11 @@ impl BlobReader {
         Ok(())
     }
 
+    /// Bytes of packs that were fetched so far.
+    pub fn bytes_fetched(&self) -> u64 {
+        self.state().map_or(0, |state| state.blocks.bytes_fetched())
+    }
+
     /// Whether the view has a chain of copies for a blob.
     pub fn has(&self, id: &BlobId) -> bool {
         *id == BlobId::HOLE || self.state().is_ok_and(|state| state.chain(id).is_some())
@@ -179,7 +185,7 @@ impl BlobReader {
             let encoded = block.slice(copy.offset as usize..end);
             let bytes = match plain.take() {
                 None => encoded,
-                Some(base) => pack::apply_delta(&encoded, &base, copy.plain)
+                Some(base) => apply_delta(&encoded, &base, copy.plain)
                     .map_err(|e| failed(e.into()))?
                     .into(),
             };

@@ -1,11 +1,11 @@
 //! One lane of blobs: they fill a block, blocks are compressed on the CPU pool in order, and ready blocks fill a pack.
 
+use super::super::delta::Delta;
 use super::super::pack::{OpenBlock, ReadyBlock};
 use crate::context::{Context, Reservation};
 use crate::error::Result;
 use crate::format::id::BlobId;
 use crate::format::index::BlobKind;
-use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::collections::VecDeque;
@@ -19,6 +19,7 @@ const PACK_BLOBS_MAX: usize = 100_000;
 
 pub(super) struct Lane {
     block: OpenBlock,
+    deltas: OpenBlock,
     preparing: VecDeque<BoxFuture<'static, Result<Result<ReadyBlock>>>>,
     preparing_max: usize,
     pack: Vec<ReadyBlock>,
@@ -34,6 +35,7 @@ impl Lane {
         let preparing_max = (context.cpu.threads() * 2 + 1).min(share).max(1);
         Self {
             block: OpenBlock::new(BLOCK_TARGET),
+            deltas: OpenBlock::of_deltas(),
             preparing: VecDeque::new(),
             preparing_max,
             pack: Vec::new(),
@@ -49,7 +51,7 @@ impl Lane {
         context: &Context,
         kind: BlobKind,
         id: BlobId,
-        plaintext: &Bytes,
+        plaintext: &[u8],
         held: Reservation,
     ) -> Result<bool> {
         let many = self.block.blobs.len() >= BLOCK_BLOBS_MAX;
@@ -60,9 +62,36 @@ impl Lane {
         Ok(self.is_full())
     }
 
-    /// Closes the open block.
-    pub(super) async fn close_block(&mut self, context: &Context) -> Result<()> {
+    /// Adds the delta of a blob of `plain` bytes; gives whether a pack is full.
+    pub(super) async fn push_delta(
+        &mut self,
+        context: &Context,
+        (kind, id, plain): (BlobKind, BlobId, u32),
+        delta: &Delta,
+        held: Reservation,
+    ) -> Result<bool> {
+        let many = self.deltas.blobs.len() >= BLOCK_BLOBS_MAX;
+        if many || (!self.deltas.blobs.is_empty() && self.deltas.len() + delta.bytes.len() > BLOCK_TARGET) {
+            let block = std::mem::replace(&mut self.deltas, OpenBlock::of_deltas());
+            self.prepare(context, block).await?;
+        }
+        self.deltas.push_delta(kind, id, plain, delta, held)?;
+        Ok(self.is_full())
+    }
+
+    /// Closes the open blocks.
+    pub(super) async fn close(&mut self, context: &Context) -> Result<()> {
+        self.close_block(context).await?;
+        let deltas = std::mem::replace(&mut self.deltas, OpenBlock::of_deltas());
+        self.prepare(context, deltas).await
+    }
+
+    async fn close_block(&mut self, context: &Context) -> Result<()> {
         let block = std::mem::replace(&mut self.block, OpenBlock::new(BLOCK_TARGET));
+        self.prepare(context, block).await
+    }
+
+    async fn prepare(&mut self, context: &Context, block: OpenBlock) -> Result<()> {
         if block.blobs.is_empty() {
             return Ok(());
         }

@@ -1,10 +1,12 @@
 //! Blobs in: dedup, blocks, packs, uploads, index runs. Everything in flight holds a reservation of the byte budget, from the
 //! moment it was read until its pack is durable.
 
+mod bases;
 mod lane;
 mod runs;
 
 use super::Repository;
+use super::delta::Delta;
 use super::index::{Index, PackNumber};
 use super::pack::{SealedPack, seal_pack};
 use crate::context::{Context, Reservation, Time};
@@ -14,10 +16,11 @@ use crate::format::header::Origin;
 use crate::format::id::{BlobId, SessionId};
 use crate::format::index::{BlobKind, Tables};
 use crate::format::layout::ObjectName;
-use bytes::Bytes;
+pub use bases::Bases;
 use lane::Lane;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::task::JoinSet;
 
 /// The largest target for a pack of data, in bytes of its blocks: padded it stays below 32 MiB, above which the C library's
@@ -81,6 +84,8 @@ pub struct BlobWriter {
     claimed: BTreeSet<PackNumber>,
     claims_listed: BTreeSet<PackNumber>,
     counts: WriteCounts,
+    /// Bytes of packs among them, for those who decide by it meanwhile.
+    uploaded: Arc<AtomicU64>,
     broken: bool,
 }
 
@@ -112,6 +117,7 @@ impl BlobWriter {
             claimed: BTreeSet::new(),
             claims_listed: BTreeSet::new(),
             counts: WriteCounts::default(),
+            uploaded: Arc::default(),
             broken: false,
         }
     }
@@ -124,13 +130,56 @@ impl BlobWriter {
         &mut self,
         kind: BlobKind,
         id: BlobId,
-        plaintext: &Bytes,
+        plaintext: &[u8],
         held: Reservation,
     ) -> Result<bool> {
         self.check_sound()?;
-        let result = self.try_put(kind, id, plaintext, held).await;
+        let result = async {
+            if !self.is_new(kind, id, plaintext.len()).await? {
+                return Ok(false);
+            }
+            let context = self.context.clone();
+            let full = self
+                .lane(kind == BlobKind::Data)
+                .push(&context, kind, id, plaintext, held)
+                .await?;
+            self.after_push(kind, full).await
+        }
+        .await;
         self.broken |= result.is_err();
         result
+    }
+
+    /// Takes a blob of `plain` bytes as a delta, whose base [`Bases::room`] has allowed. As [`Self::put`] otherwise.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub async fn put_delta(
+        &mut self,
+        kind: BlobKind,
+        (id, plain): (BlobId, u32),
+        delta: &Delta,
+        mut held: Reservation,
+    ) -> Result<bool> {
+        self.check_sound()?;
+        let result = async {
+            if !self.is_new(kind, id, plain as usize).await? {
+                return Ok(false);
+            }
+            held.shrink_to(delta.bytes.len() as u64);
+            let context = self.context.clone();
+            let lane = self.lane(kind == BlobKind::Data);
+            let full = lane.push_delta(&context, (kind, id, plain), delta, held).await?;
+            self.after_push(kind, full).await
+        }
+        .await;
+        self.broken |= result.is_err();
+        result
+    }
+
+    /// What deltas of this session may rest on.
+    pub fn bases(&self) -> Bases {
+        Bases::new(&self.repository, self.view.clone(), self.uploaded.clone())
     }
 
     fn check_sound(&self) -> Result<()> {
@@ -143,31 +192,22 @@ impl BlobWriter {
         Ok(())
     }
 
-    async fn try_put(
-        &mut self,
-        kind: BlobKind,
-        id: BlobId,
-        plaintext: &Bytes,
-        held: Reservation,
-    ) -> Result<bool> {
+    /// Whether the repository lacks a blob; then it counts as taken.
+    async fn is_new(&mut self, kind: BlobKind, id: BlobId, plain: usize) -> Result<bool> {
         if self.fresh.contains(&id) || self.reusable(&id).await? {
             return Ok(false);
         }
         self.fresh.insert(id);
         self.counts.blobs_new += 1;
         match kind {
-            BlobKind::Data => self.counts.bytes_new += plaintext.len() as u64,
+            BlobKind::Data => self.counts.bytes_new += plain as u64,
             BlobKind::Node | BlobKind::List => self.counts.nodes_new += 1,
         }
-        self.context.emit(&Event::BlobAdded {
-            bytes: plaintext.len() as u64,
-        });
-        let lane = if kind == BlobKind::Data {
-            &mut self.data
-        } else {
-            &mut self.nodes
-        };
-        let pack_is_full = lane.push(&self.context, kind, id, plaintext, held).await?;
+        self.context.emit(&Event::BlobAdded { bytes: plain as u64 });
+        Ok(true)
+    }
+
+    async fn after_push(&mut self, kind: BlobKind, pack_is_full: bool) -> Result<bool> {
         if pack_is_full {
             self.seal_and_upload(kind == BlobKind::Data).await?;
         }
@@ -243,7 +283,7 @@ impl BlobWriter {
     /// Closes a lane; packs that fill meanwhile go up, so that none grows over its limit.
     async fn close(&mut self, data: bool) -> Result<()> {
         let context = self.context.clone();
-        self.lane(data).close_block(&context).await?;
+        self.lane(data).close(&context).await?;
         while self.lane(data).take_ready().await? {
             if self.lane(data).is_full() {
                 self.seal_and_upload(data).await?;
@@ -294,6 +334,7 @@ impl BlobWriter {
         let uploaded =
             joined.map_err(|e| Error::new(ErrorKind::Internal, "an upload task failed").because(e))??;
         self.counts.bytes_stored += uploaded.bytes;
+        self.uploaded.fetch_add(uploaded.bytes, Ordering::Relaxed);
         self.rows.push(uploaded.tables);
         let rows: usize = self.rows.iter().map(|tables| tables.entries.len()).sum();
         if self.rows.len() >= PACKS_PER_RUN || rows >= ROWS_PER_RUN {

@@ -3,10 +3,12 @@
 //! Small contents travel to the CPU pool in batches, several at once; a long content is cut window by window while the next one
 //! is read. Everything comes back in order, so that the same entries give the same tree and the same packs.
 
-use super::content::{ChunkedContent, Named, cut_and_name, cut_windows};
-use super::entry::{
-    Content, ContentStream, Entry, EntryHead, EntryRecord, Incident, Item, Key, Piece, PriorEntry,
-};
+mod parent;
+mod stream;
+
+use super::content::{ChunkedContent, Named, cut_and_name};
+use super::deltas::{DeltaPolicy, Deltas};
+use super::entry::{Content, Entry, EntryHead, EntryRecord, Incident, Item, Key, PriorEntry};
 use super::nodes::RepositorySink;
 use super::tree::{BorderKey, ContentWriter, TreeBuilder, TreeReader};
 use crate::chunk::Chunker;
@@ -18,13 +20,15 @@ use crate::format::entry::{BlobRef, ContentRecord};
 use crate::format::index::BlobKind;
 use crate::format::limits;
 use crate::format::snapshot::{RootRecord, Statistics};
-use crate::repository::{BlobNamer, Durable, Repository, Session};
+use crate::repository::{BlobNamer, BlobReader, Durable, Repository, Session};
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::FutureExt;
 use futures::future::BoxFuture;
+use parent::{ParentCursor, same};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::task::AbortOnDropHandle;
 
 /// A batch of small contents is sent to the pool when it holds so many bytes.
 const BATCH_BYTES: usize = 1 << 20;
@@ -43,6 +47,7 @@ pub struct SnapshotWriter {
     pending: VecDeque<Pending>,
     pending_max: usize,
     parent: Option<ParentCursor>,
+    deltas: Option<Deltas>,
     statistics: Statistics,
     incident_count: u64,
     incidents: Vec<(Key, String)>,
@@ -67,17 +72,24 @@ pub struct Written {
 
 #[derive(Default)]
 struct Batch {
-    entries: Vec<(EntryHead, Bytes)>,
+    entries: Vec<(EntryHead, Bytes, Before)>,
     bytes: usize,
     held: Option<Reservation>,
 }
 
+/// What the parent has under the key of an entry.
+type Before = Option<Arc<EntryRecord>>;
+
+/// A small content on its way, cut.
+struct Chunked {
+    head: EntryHead,
+    content: ChunkedContent,
+    before: Before,
+}
+
 enum Pending {
-    Chunked(
-        BoxFuture<'static, Result<Vec<(EntryHead, ChunkedContent)>>>,
-        Reservation,
-    ),
-    Ready(Box<EntryRecord>),
+    Chunked(BoxFuture<'static, Result<Vec<Chunked>>>, Reservation),
+    Ready(Box<EntryRecord>, Before),
     Carried(PriorEntry),
 }
 
@@ -102,6 +114,7 @@ impl SnapshotWriter {
             pending: VecDeque::new(),
             pending_max: context.cpu.threads() * 2 + 1,
             parent: parent.map(ParentCursor::new),
+            deltas: None,
             statistics: Statistics::default(),
             incident_count: 0,
             incidents: Vec::new(),
@@ -112,6 +125,13 @@ impl SnapshotWriter {
     /// Chunks what follows with the sizes of another connector.
     pub fn use_chunker(&mut self, chunker: Chunker) {
         self.chunker = Arc::new(chunker);
+    }
+
+    /// Stores new chunks of changed entries as deltas against the parent's, which `blobs` reads.
+    pub fn use_deltas(&mut self, blobs: BlobReader, policy: DeltaPolicy) {
+        let bases = self.tree.sink_mut().blobs.bases();
+        let deltas = Deltas::new(&self.context, bases, blobs, policy);
+        self.deltas = (policy != DeltaPolicy::Off).then_some(deltas);
     }
 
     /// Takes the next item of a source. Keys must ascend over all sources of the snapshot.
@@ -139,31 +159,35 @@ impl SnapshotWriter {
 
     async fn add_entry(&mut self, entry: Entry) -> Result<()> {
         let Entry { head, content } = entry;
+        let before = match &mut self.parent {
+            Some(parent) => parent.find(&head.key).await,
+            None => None,
+        };
         match content {
             Content::None => {
                 self.send_batch();
                 let record = record(head, ContentRecord::None, None, None);
-                self.push(Pending::Ready(Box::new(record))).await
+                self.push(Pending::Ready(Box::new(record), before)).await
             }
             Content::Bytes(bytes) if bytes.len() <= self.chunker.params().max() => {
-                self.add_small(head, bytes).await
+                self.add_small(head, bytes, before).await
             }
             content => {
                 self.send_batch();
                 self.drain().await?;
-                self.add_stream(head, content).await
+                self.add_stream(head, content, before).await
             }
         }
     }
 
-    async fn add_small(&mut self, head: EntryHead, bytes: Bytes) -> Result<()> {
+    async fn add_small(&mut self, head: EntryHead, bytes: Bytes, before: Before) -> Result<()> {
         let mut held = self.reserve(bytes.len()).await?;
         if let Some(batch) = self.batch.held.take() {
             held.merge(batch);
         }
         self.batch.held = Some(held);
         self.batch.bytes += bytes.len();
-        self.batch.entries.push((head, bytes));
+        self.batch.entries.push((head, bytes, before));
         if self.batch.bytes >= BATCH_BYTES || self.batch.entries.len() >= BATCH_ENTRIES {
             self.send_batch();
         }
@@ -193,15 +217,22 @@ impl SnapshotWriter {
             return;
         }
         let (chunker, namer) = (self.chunker.clone(), self.namer.clone());
+        let held = batch.held.unwrap_or_else(Reservation::none);
+        let was_there = batch.entries.iter().any(|(.., before)| before.is_some());
         let work = move || {
-            let chunk = |(head, bytes): (EntryHead, Bytes)| (head, cut_and_name(&chunker, &namer, &bytes));
+            let chunk = |(head, bytes, before): (EntryHead, Bytes, Before)| Chunked {
+                head,
+                content: cut_and_name(&chunker, &namer, &bytes),
+                before,
+            };
             batch.entries.into_iter().map(chunk).collect()
         };
-        let job = Box::pin(self.context.cpu.run(work));
-        self.pending.push_back(Pending::Chunked(
-            job,
-            batch.held.unwrap_or_else(Reservation::none),
-        ));
+        let cut = self.context.cpu.run(work);
+        let job = match &self.deltas {
+            Some(deltas) if was_there => with_deltas(deltas.clone(), cut).boxed(),
+            _ => cut.boxed(),
+        };
+        self.pending.push_back(Pending::Chunked(job, held));
     }
 
     async fn push(&mut self, pending: Pending) -> Result<()> {
@@ -228,18 +259,23 @@ impl SnapshotWriter {
     async fn settle_first(&mut self) -> Result<()> {
         match self.pending.pop_front() {
             None => Ok(()),
-            Some(Pending::Ready(record)) => self.settle(&record).await,
+            Some(Pending::Ready(record, before)) => self.settle(&record, before).await,
             Some(Pending::Carried(prior)) => {
                 self.statistics.entries_unchanged += 1;
                 self.done(prior.record(), Outcome::Unchanged);
                 self.tree.add(prior.record()).await
             }
             Some(Pending::Chunked(job, mut held)) => {
-                for (head, content) in job.await? {
+                for Chunked {
+                    head,
+                    content,
+                    before,
+                } in job.await?
+                {
                     self.statistics.bytes_read += content.len;
                     self.context.emit(&Event::Progress { bytes: content.len });
                     let record = self.store(head, content, &mut held).await?;
-                    self.settle(&record).await?;
+                    self.settle(&record, before).await?;
                 }
                 Ok(())
             }
@@ -280,102 +316,22 @@ impl SnapshotWriter {
         let len = chunk.bytes.len() as u64;
         let part = held.split(len);
         let sink = self.tree.sink_mut();
-        sink.blobs
-            .put(BlobKind::Data, chunk.id, &chunk.bytes, part)
-            .await?;
+        match &chunk.delta {
+            Some(delta) => {
+                let blob = (chunk.id, u32::try_from(len).unwrap_or(u32::MAX));
+                sink.blobs.put_delta(BlobKind::Data, blob, delta, part).await?;
+            }
+            None => {
+                sink.blobs
+                    .put(BlobKind::Data, chunk.id, &chunk.bytes, part)
+                    .await?;
+            }
+        }
         refs.push(BlobRef { id: chunk.id, len }, sink).await
     }
 
-    /// Reads a long content. If it fails, the entry is an incident, and the chunks that were stored are there for the next run.
-    async fn add_stream(&mut self, head: EntryHead, content: Content) -> Result<()> {
-        let mut pieces = match content.open().await {
-            Ok(pieces) => pieces,
-            Err(error) => {
-                self.add_incident(&Incident {
-                    key: head.key,
-                    why: describe(&error),
-                });
-                return Ok(());
-            }
-        };
-        let mut cutter = cut_windows(self.chunker.clone(), self.namer.clone(), self.context.clone());
-        let mut refs = ContentWriter::new();
-        let mut held = Reservation::none();
-        let mut len = 0u64;
-        loop {
-            let piece = match self.next_piece(&mut pieces).await? {
-                None => break,
-                Some(Ok(piece)) => piece,
-                Some(Err(error)) => {
-                    self.add_incident(&Incident {
-                        key: head.key,
-                        why: describe(&error),
-                    });
-                    return Ok(());
-                }
-            };
-            self.context.check_cancelled()?;
-            let bytes = match &piece {
-                Piece::Data(bytes) => bytes.len() as u64,
-                Piece::Hole(bytes) => *bytes,
-            };
-            len = len
-                .checked_add(bytes)
-                .ok_or_else(|| Error::new(ErrorKind::Unsupported, "content over 2^64 bytes"))?;
-            self.context.emit(&Event::Progress { bytes });
-            match piece {
-                Piece::Data(bytes) => {
-                    held.merge(self.context.budget.reserve(bytes.len() as u64).await);
-                    for chunk in cutter.data(bytes).await? {
-                        self.put_chunk(chunk, &mut refs, &mut held).await?;
-                    }
-                }
-                Piece::Hole(bytes) => {
-                    for chunk in cutter.hole(bytes).await? {
-                        self.put_chunk(chunk, &mut refs, &mut held).await?;
-                    }
-                    if bytes > 0 {
-                        refs.push(
-                            BlobRef {
-                                id: crate::format::id::BlobId::HOLE,
-                                len: bytes,
-                            },
-                            self.tree.sink_mut(),
-                        )
-                        .await?;
-                    }
-                }
-            }
-            self.tree.sink_mut().blobs.heartbeat().await?;
-        }
-        self.statistics.bytes_read += len;
-        let (last, whole) = cutter.finish().await?;
-        for chunk in last {
-            self.put_chunk(chunk, &mut refs, &mut held).await?;
-        }
-        let content = refs.finish(self.tree.sink_mut()).await?;
-        let whole = if needs_whole(&content) { Some(whole) } else { None };
-        self.settle(&record(head, content, Some(len), whole)).await
-    }
-
-    /// Waits for a piece; a silent content hears an interrupt, and the session shows signs of life meanwhile.
-    async fn next_piece(&mut self, pieces: &mut ContentStream) -> Result<Option<Result<Piece>>> {
-        loop {
-            tokio::select! {
-                biased;
-                () = self.context.cancel.cancelled() => self.context.check_cancelled()?,
-                piece = pieces.next() => return Ok(piece),
-                () = tokio::time::sleep(TICK) => self.tree.sink_mut().blobs.heartbeat().await?,
-            }
-        }
-    }
-
     /// Adds a finished record to the tree and tells how it compares with the parent's.
-    async fn settle(&mut self, record: &EntryRecord) -> Result<()> {
-        let before = match &mut self.parent {
-            Some(parent) => parent.find(&record.key).await,
-            None => None,
-        };
+    async fn settle(&mut self, record: &EntryRecord, before: Before) -> Result<()> {
         let outcome = match before {
             None => Outcome::New,
             Some(before) if same(&before, record) => Outcome::Unchanged,
@@ -485,6 +441,25 @@ impl SnapshotWriter {
     }
 }
 
+/// Cuts, then makes deltas, whether or not anybody waits for it yet.
+async fn with_deltas(
+    deltas: Deltas,
+    cut: impl Future<Output = Result<Vec<Chunked>>> + Send + 'static,
+) -> Result<Vec<Chunked>> {
+    let job = AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut chunked = cut.await?;
+        for entry in &mut chunked {
+            if let Some(before) = &entry.before {
+                let mut before = deltas.before(before);
+                deltas.encode(&mut entry.content.named, &mut before).await;
+            }
+        }
+        Ok(chunked)
+    }));
+    job.await
+        .map_err(|e| Error::new(ErrorKind::Internal, "a task that makes deltas failed").because(e))?
+}
+
 fn record(head: EntryHead, content: ContentRecord, len: Option<u64>, whole: Option<[u8; 32]>) -> EntryRecord {
     let EntryHead {
         key,
@@ -508,11 +483,6 @@ fn needs_whole(content: &ContentRecord) -> bool {
     matches!(content, ContentRecord::Refs { level, refs } if *level > 0 || refs.len() > 1)
 }
 
-/// Whether two records say the same; how they were found unchanged does not matter.
-fn same(a: &EntryRecord, b: &EntryRecord) -> bool {
-    a.kind == b.kind && a.metadata == b.metadata && a.size == b.size && a.content == b.content
-}
-
 fn describe(error: &Error) -> String {
     let mut text = error.to_string();
     for cause in error.causes() {
@@ -520,33 +490,4 @@ fn describe(error: &Error) -> String {
         text.push_str(&cause);
     }
     text
-}
-
-/// Walks the parent beside the entries that come in, in the same order.
-struct ParentCursor {
-    entries: futures::stream::BoxStream<'static, Result<Arc<EntryRecord>>>,
-    next: Option<Arc<EntryRecord>>,
-    ended: bool,
-}
-
-impl ParentCursor {
-    fn new(parent: &TreeReader) -> Self {
-        Self {
-            entries: parent.entries(),
-            next: None,
-            ended: false,
-        }
-    }
-
-    /// The parent's entry with this key; keys ascend. A parent that cannot be read counts as one that ended: it is for statistics
-    /// only.
-    async fn find(&mut self, key: &Key) -> Option<Arc<EntryRecord>> {
-        while !self.ended && self.next.as_ref().is_none_or(|next| next.key < *key) {
-            match self.entries.next().await {
-                Some(Ok(entry)) => self.next = Some(entry),
-                Some(Err(_)) | None => self.ended = true,
-            }
-        }
-        self.next.as_ref().filter(|next| next.key == *key).cloned()
-    }
 }

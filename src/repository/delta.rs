@@ -1,0 +1,129 @@
+//! Deltas as pure code (`format-spec/30-blobs-and-blocks.md` section 3): a blob as what differs from its base.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::error::DecodeError;
+use crate::format::id::BlobId;
+use bytes::Bytes;
+use zstd_safe::{CCtx, CParameter, DCtx, DParameter};
+
+/// The window log that covers any base and blob together.
+const WINDOW_LOG_MAX: u32 = 25;
+/// zstd finds no match it has not indexed: its tables for this level are made for content, not for content and a base before it, so
+/// they grow with both, within these bounds.
+const TABLE_LOG: std::ops::RangeInclusive<u32> = 15..=22;
+
+/// A blob as what differs from its base.
+#[derive(Clone, Debug)]
+pub struct Delta {
+    /// The base.
+    pub base: BlobId,
+    /// One zstd frame.
+    pub bytes: Bytes,
+}
+
+/// Makes the delta of `plain` against `base`, and proves that it gives `plain` back. Gives nothing if it is longer than `room`.
+///
+/// # Errors
+/// `Internal` if the codec fails or errs.
+pub(crate) fn make_delta(plain: &[u8], base: &[u8], room: usize) -> Result<Option<Vec<u8>>> {
+    let failed =
+        |code| Error::new(ErrorKind::Internal, "zstd failed").because(zstd_safe::get_error_name(code));
+    let both = plain.len() + base.len();
+    let log = usize::BITS - both.saturating_sub(1).leading_zeros();
+    let table = log.clamp(*TABLE_LOG.start(), *TABLE_LOG.end());
+    let mut context = CCtx::create();
+    let parameters = [
+        CParameter::CompressionLevel(super::pack::LEVEL),
+        CParameter::WindowLog(log.clamp(10, WINDOW_LOG_MAX)),
+        CParameter::HashLog(table),
+        CParameter::ChainLog(table),
+    ];
+    for parameter in parameters {
+        context.set_parameter(parameter).map_err(failed)?;
+    }
+    context.ref_prefix(base).map_err(failed)?;
+    let mut delta = Vec::with_capacity(zstd_safe::compress_bound(plain.len()));
+    context.compress2(&mut delta, plain).map_err(failed)?;
+    if delta.len() > room {
+        return Ok(None);
+    }
+    let len = u32::try_from(plain.len()).unwrap_or(u32::MAX);
+    if apply_delta(&delta, base, len).ok().as_deref() != Some(plain) {
+        return Err(Error::new(
+            ErrorKind::Internal,
+            "a delta does not give its content back",
+        ));
+    }
+    delta.shrink_to_fit();
+    Ok(Some(delta))
+}
+
+/// Applies a delta: one zstd frame that was made with the base's plaintext as its prefix.
+///
+/// # Errors
+/// `Invalid` if the frame is damaged or gives another length.
+pub(crate) fn apply_delta(delta: &[u8], base: &[u8], plain: u32) -> Result<Vec<u8>, DecodeError> {
+    let mut out = Vec::with_capacity(plain as usize);
+    let mut context = DCtx::create();
+    let invalid = |_| DecodeError::Invalid("delta");
+    context
+        .set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))
+        .map_err(invalid)?;
+    context.ref_prefix(base).map_err(invalid)?;
+    context.decompress(&mut out, delta).map_err(invalid)?;
+    if out.len() == plain as usize {
+        Ok(out)
+    } else {
+        Err(DecodeError::Invalid("length of a delta"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_change_in_a_hundred_costs_a_few_percent() {
+        let row = |n: usize, touched: bool| format!("{n}\t{}\t{touched}\n", blake3::hash(&n.to_le_bytes()));
+        let text = |touched: bool| {
+            (0..14_000)
+                .map(|n| row(n, touched && n % 100 == 7))
+                .collect::<String>()
+        };
+        let (before, after) = (text(false), text(true));
+        assert!(
+            before.len() > 1_000_000,
+            "the tables must reach over a whole chunk"
+        );
+        let delta = make_delta(after.as_bytes(), before.as_bytes(), usize::MAX)
+            .unwrap()
+            .unwrap();
+        assert!(
+            delta.len() < after.len() / 50,
+            "{} of {}",
+            delta.len(),
+            after.len()
+        );
+        assert!(
+            make_delta(after.as_bytes(), before.as_bytes(), delta.len() - 1)
+                .unwrap()
+                .is_none()
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_delta_gives_back_what_it_was_made_from(
+            base in proptest::collection::vec(any::<u8>(), 1..4096),
+            mut plain in proptest::collection::vec(any::<u8>(), 1..4096),
+            copied in 0usize..4096,
+        ) {
+            let copied = copied.min(base.len()).min(plain.len());
+            plain[..copied].copy_from_slice(&base[..copied]);
+            let delta = make_delta(&plain, &base, usize::MAX).unwrap().unwrap();
+            let len = u32::try_from(plain.len()).unwrap();
+            prop_assert_eq!(apply_delta(&delta, &base, len).unwrap(), plain);
+        }
+    }
+}

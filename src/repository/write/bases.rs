@@ -1,0 +1,75 @@
+//! Which blobs a session may rest a delta on, and how long that delta may be.
+
+use super::super::Repository;
+use super::super::index::{Copy, Index};
+use crate::crypto::Secret;
+use crate::format::id::BlobId;
+use crate::format::index::Codec;
+use crate::format::limits::CHAIN_MAX;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// No chain is rebased before it has so many deltas.
+const CHAIN_MIN: usize = 8;
+
+/// The bases that a session may use: what its view has in packs of committed snapshots. W5 allows more (uploads of this session, the
+/// parent's content in a condemned pack); they are left out, because each of them can end with its session or round.
+#[derive(Clone)]
+pub struct Bases {
+    view: Arc<Index>,
+    rebase: Arc<Secret>,
+    uploaded: Arc<AtomicU64>,
+}
+
+impl Bases {
+    pub(super) fn new(repository: &Repository, view: Arc<Index>, uploaded: Arc<AtomicU64>) -> Self {
+        let rebase = Arc::new(repository.keyring().rebase_key());
+        Self {
+            view,
+            rebase,
+            uploaded,
+        }
+    }
+
+    /// Bytes of packs that the session has uploaded so far.
+    pub fn bytes_uploaded(&self) -> u64 {
+        self.uploaded.load(Ordering::Relaxed)
+    }
+
+    /// Whether the repository has a blob already: it needs no delta.
+    pub fn has(&self, id: &BlobId) -> bool {
+        self.view.chain(id, &|copy| self.is_committed(copy)).is_some()
+    }
+
+    /// The most bytes that a delta of the blob `id`, of `plain` bytes, against `base` may have; nothing if it must be stored whole.
+    /// The deltas of a chain together stay under half of what the blob would cost alone, which is judged by how well its last whole
+    /// copy was compressed.
+    pub fn room(&self, id: &BlobId, plain: usize, base: &BlobId) -> Option<usize> {
+        let chain = self.view.chain(base, &|copy| self.is_committed(copy))?;
+        let (whole, deltas) = chain.split_last()?;
+        if *id == *base || deltas.len() >= self.longest(id) {
+            return None;
+        }
+        let block = self.view.block(whole)?;
+        let alone = match block.codec {
+            Codec::Raw => plain as u64,
+            Codec::Zstd => plain as u64 * u64::from(block.sealed) / u64::from(block.plain.max(1)),
+        };
+        let spent: u64 = deltas.iter().map(|copy| u64::from(copy.encoded)).sum();
+        usize::try_from((alone / 2).checked_sub(spent)?)
+            .ok()
+            .filter(|room| *room > 0)
+    }
+
+    /// Deltas that a chain to this blob may have before it: differs from blob to blob, so that no one snapshot pays for all.
+    fn longest(&self, id: &BlobId) -> usize {
+        let hash = blake3::keyed_hash(self.rebase.expose(), &id.0);
+        let [first, ..] = *hash.as_bytes();
+        CHAIN_MIN + usize::from(first) % (CHAIN_MAX - CHAIN_MIN)
+    }
+
+    fn is_committed(&self, copy: &Copy) -> bool {
+        let pack = self.view.block(copy).and_then(|block| self.view.pack(block.pack));
+        pack.is_some_and(|pack| !pack.unclaimed)
+    }
+}

@@ -1,0 +1,170 @@
+//! Changed content is stored as what differs from the parent's.
+
+use futures::StreamExt;
+use holdall::connector::Source;
+use holdall::connector::stdio::{Input, StdioSource, StreamRequest};
+use holdall::context::Context;
+use holdall::error::Result;
+use holdall::event::Silent;
+use holdall::ops::{self, SnapshotRequest};
+use holdall::repository::Repository;
+use holdall::snapshot::DeltaPolicy;
+use holdall::snapshot::entry::{Content, Piece};
+use holdall::testkit::{repo, trees};
+use std::fmt::Write;
+use std::sync::Arc;
+
+fn context() -> Context {
+    Context::new(Arc::new(Silent), 64 << 20, 2).unwrap()
+}
+
+/// Rows that hardly compress, each with the round in which it was last touched: one in a hundred in each round.
+fn rows(count: usize, round: usize) -> String {
+    let mut out = String::new();
+    for n in 0..count + round * count / 100 {
+        let touched = (1..=round)
+            .rev()
+            .find(|r| (n * 7919 + r * 31) % 100 == 0)
+            .unwrap_or(0);
+        let noise = blake3::hash(&n.to_le_bytes());
+        writeln!(out, "{n}\t{touched}\t{noise}").unwrap();
+    }
+    out
+}
+
+async fn snapshot(context: &Context, repository: &Repository, text: &str, deltas: DeltaPolicy) -> u64 {
+    let input = Input::Reader(Box::new(std::io::Cursor::new(text.as_bytes().to_vec())));
+    let mut input = Some(input);
+    let mut open = || -> Result<Option<Vec<Box<dyn Source>>>> {
+        let Some(input) = input.take() else {
+            return Ok(None);
+        };
+        let name = "shop.sql".into();
+        Ok(Some(vec![Box::new(StdioSource::new(vec![StreamRequest {
+            name,
+            input,
+        }])?)]))
+    };
+    let request = SnapshotRequest {
+        deltas,
+        ..repo::request()
+    };
+    let report = ops::snapshot(context, repository, &request, &mut open)
+        .await
+        .unwrap();
+    assert!(!report.snapshot.partial);
+    report.snapshot.statistics.bytes_stored
+}
+
+/// The stream of a snapshot.
+async fn text(context: &Context, repository: &Repository, spec: &str) -> String {
+    let reader = repo::reader(context, repository, spec).await.unwrap();
+    let mut entries = reader.entries("streams/".into(), |_: &_| true);
+    let content: Content = entries.next().await.unwrap().unwrap().content;
+    let mut pieces = content.open().await.unwrap();
+    let mut out = Vec::new();
+    while let Some(piece) = pieces.next().await {
+        match piece.unwrap() {
+            Piece::Data(bytes) => out.extend_from_slice(&bytes),
+            Piece::Hole(bytes) => out.resize(out.len() + usize::try_from(bytes).unwrap(), 0),
+        }
+    }
+    String::from_utf8(out).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_series_of_small_changes_costs_a_fraction_and_every_snapshot_restores() {
+    const ROUNDS: usize = 24;
+    let context = context();
+    let store = repo::memory(&context);
+    let repository = repo::init(&store, &context).await.unwrap();
+    let mut stored = Vec::new();
+    for round in 0..ROUNDS {
+        let text = rows(60_000, round);
+        stored.push(snapshot(&context, &repository, &text, DeltaPolicy::default()).await);
+    }
+    println!("stored: {stored:?}");
+    let (first, rest) = stored.split_first().unwrap();
+    let mean = rest.iter().sum::<u64>() / rest.len() as u64;
+    assert!(
+        rest[0] < first / 10,
+        "the second snapshot stored {} of {first}",
+        rest[0]
+    );
+    // Chains end: now and then a chunk is stored whole again, never all of them at once.
+    assert!(mean < first / 5, "the mean is {mean} of {first}");
+    assert!(*rest.iter().max().unwrap() < first / 2);
+    for (age, round) in (0..ROUNDS).rev().enumerate().step_by(5) {
+        let spec = format!("latest~{age}");
+        assert!(
+            text(&context, &repository, &spec).await == rows(60_000, round),
+            "{spec} differs"
+        );
+    }
+    let report = repo::check_all(&context, &repository).await.unwrap();
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_deltas_the_same_change_costs_all_of_it() {
+    let context = context();
+    let store = repo::memory(&context);
+    let repository = repo::init(&store, &context).await.unwrap();
+    let first = snapshot(&context, &repository, &rows(60_000, 0), DeltaPolicy::Off).await;
+    let second = snapshot(&context, &repository, &rows(60_000, 1), DeltaPolicy::Off).await;
+    assert!(second > first * 9 / 10, "{second} of {first}");
+    let budget = DeltaPolicy::FetchUpTo(0);
+    let third = snapshot(&context, &repository, &rows(60_000, 2), budget).await;
+    assert!(
+        third > first * 9 / 10,
+        "no base may be fetched: {third} of {first}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_files_and_files_changed_in_place_are_deltas_too() {
+    let source = tempfile::tempdir().unwrap();
+    let noise = |seed: u64, len: usize| {
+        let mut out = vec![0; len];
+        blake3::Hasher::new()
+            .update(&seed.to_le_bytes())
+            .finalize_xof()
+            .fill(&mut out);
+        out
+    };
+    for n in 0..200 {
+        fs_err::write(source.path().join(format!("{n}")), noise(n, 20_000)).unwrap();
+    }
+    let mut large = noise(999, 20 << 20);
+    fs_err::write(source.path().join("large"), &large).unwrap();
+    let context = context();
+    let store = repo::memory(&context);
+    let repository = repo::init(&store, &context).await.unwrap();
+    repo::snapshot_of(&context, &repository, source.path())
+        .await
+        .unwrap();
+    for n in 0..200 {
+        let mut content = noise(n, 20_000);
+        content.extend_from_slice(b"one line more\n");
+        fs_err::write(source.path().join(format!("{n}")), content).unwrap();
+    }
+    for at in (0..large.len()).step_by(100_000) {
+        large[at] ^= 1;
+    }
+    fs_err::write(source.path().join("large"), &large).unwrap();
+    let second = repo::snapshot_of(&context, &repository, source.path())
+        .await
+        .unwrap();
+    let counts = second.snapshot.statistics;
+    println!("{counts:?}");
+    assert!(counts.bytes_new > 20 << 20, "everything was changed");
+    assert!(counts.bytes_stored < 1 << 20, "stored {}", counts.bytes_stored);
+    let target = tempfile::tempdir().unwrap();
+    repo::restore_to(&context, &repository, "latest", source.path(), target.path())
+        .await
+        .unwrap();
+    assert_eq!(
+        trees::describe(source.path()).unwrap(),
+        trees::describe(target.path()).unwrap()
+    );
+}
