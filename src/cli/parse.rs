@@ -33,6 +33,19 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "too large".to_owned())
 }
 
+/// Connectors that may have chunks of a size of their own.
+const CONNECTORS: [&str; 6] = ["default", "files", "stdio", "postgres", "storage", "s3"];
+
+/// An average size of chunks, and for which connector: `64K`, `files=1M`.
+pub(super) fn chunk_size(text: &str) -> Result<(String, usize), String> {
+    let (name, size) = text.split_once('=').unwrap_or(("default", text));
+    if !CONNECTORS.contains(&name) {
+        return Err(format!("not a connector; they are {}", CONNECTORS.join(", ")));
+    }
+    let size = usize::try_from(bytes(size)?).map_err(|_| "too large".to_owned())?;
+    Ok((name.to_owned(), size))
+}
+
 /// Seconds: `90s`, `30m`, `12h`, `7d`, `2w`, `1y`.
 pub(super) fn seconds(text: &str) -> Result<u64, String> {
     let wrong = || "a span is a number with s, m, h, d, w or y behind it, such as 7d".to_owned();

@@ -120,7 +120,8 @@ impl Keyring {
 
     /// The record that key slots wrap: 0 repository, 1 root, 2 epochs as [number, key], ascending.
     pub fn encode(&self) -> Zeroizing<Vec<u8>> {
-        let mut out = Encoder::new();
+        // Large enough that it never grows: a buffer that is left behind is not wiped.
+        let mut out = Encoder::with_capacity(128 + self.epochs.len() * 64);
         out.map(3)
             .uint(0)
             .bytes(&self.repository.0)

@@ -124,7 +124,8 @@ pub fn seal_slot(
     };
     // The repository's id is inside the wrapped keyring too; the marker tells it before anything is opened.
     let mut sealer = Sealer::begin(&secret, keyring.repository(), random, &place, 8192)?;
-    sealer.record(&padded(&keyring.encode(), HEADER_LEN + extra.len()), true)?;
+    let wrapped = zeroize::Zeroizing::new(padded(&keyring.encode(), HEADER_LEN + extra.len()));
+    sealer.record(&wrapped, true)?;
     let mut out = sealer.into_parts();
 
     let mut label = Encoder::new();

@@ -20,6 +20,13 @@ impl Encoder {
         Self::default()
     }
 
+    /// Empty, with room for `bytes` before it grows.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self {
+            out: Vec::with_capacity(bytes),
+        }
+    }
+
     fn head(&mut self, major: u8, value: u64) -> &mut Self {
         let major = major << 5;
         let bytes = value.to_be_bytes();

@@ -1,8 +1,10 @@
 //! Making a repository.
 
+use crate::chunk::ChunkParams;
 use crate::context::Context;
 use crate::crypto::{SlotInfo, Unlock};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::repo_config::ChunkProfile;
 use crate::ops::key::{self, NewKey};
 use crate::repository::{Cache, InitOptions, Repository};
 use crate::store::Store;
@@ -19,6 +21,9 @@ pub struct InitRequest {
     pub host: String,
     /// Whether sizes are rounded by Padmé.
     pub padme: bool,
+    /// Average sizes of chunks in bytes, by connector; `default` is for those that are not named. The smallest chunk is a quarter of the
+    /// average, the largest four times it.
+    pub chunk_sizes: Vec<(String, usize)>,
     /// Complete snapshots of each source that no collector removes.
     pub retain_last: u32,
     /// Seconds since first sight before which no collector removes a snapshot.
@@ -42,7 +47,7 @@ pub struct InitReport {
 /// Makes a repository, and a recovery phrase for it.
 ///
 /// # Errors
-/// As [`Repository::init`] and [`Repository::add_key`].
+/// `Invalid` for sizes that the format does not have; as [`Repository::init`] and [`Repository::add_key`].
 pub async fn init(
     context: &Context,
     store: Store,
@@ -58,7 +63,7 @@ pub async fn init(
         unlock: request.unlock,
         label,
         padme: request.padme,
-        profiles: Vec::new(),
+        profiles: profiles(request.chunk_sizes)?,
         retain_last: request.retain_last,
         retain_age: request.retain_age,
         reserve: request.reserve,
@@ -85,4 +90,20 @@ pub async fn init(
         finished_earlier: made.finished_earlier,
         phrase,
     })
+}
+
+fn profiles(sizes: Vec<(String, usize)>) -> Result<Vec<ChunkProfile>> {
+    let mut profiles: Vec<ChunkProfile> = Vec::with_capacity(sizes.len());
+    for (name, avg) in sizes {
+        let invalid = |what: &str| Error::new(ErrorKind::Invalid, what).with("profile", &name);
+        let params = ChunkParams::new(avg / 4, avg, avg.saturating_mul(4)).map_err(|_| {
+            invalid("not a size for chunks")
+                .hint("the average is a power of two from 256 B to 4 MiB, such as 64K or 1M")
+        })?;
+        if profiles.iter().any(|profile| profile.name == name) {
+            return Err(invalid("two sizes of chunks for one connector"));
+        }
+        profiles.push(ChunkProfile { name, params });
+    }
+    Ok(profiles)
 }

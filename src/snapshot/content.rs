@@ -14,6 +14,8 @@ use std::sync::Arc;
 
 /// Bytes of a long content that are cut at once.
 const WINDOW: usize = 4 << 20;
+/// Zero bytes of a hole that are hashed before anybody is asked whether to go on.
+const ZEROS_AT_ONCE: u64 = 64 << 20;
 
 /// A chunk with its name.
 pub(super) struct Named {
@@ -129,18 +131,8 @@ impl Cutter {
     /// A hole ends the current chunk; its zero bytes count in the whole hash.
     pub(super) async fn hole(&mut self, len: u64) -> Result<Vec<Named>> {
         let chunks = self.flush().await?;
-        let mut whole = self.whole.take().unwrap_or_default();
-        let hash_zeros = move || {
-            let zeros = vec![0; 1 << 20];
-            let mut left = len;
-            while left > 0 {
-                let part = usize::try_from(left).unwrap_or(usize::MAX).min(zeros.len());
-                whole.update(zeros.get(..part).unwrap_or_default());
-                left -= part as u64;
-            }
-            whole
-        };
-        self.whole = Some(self.context.cpu.run(hash_zeros).await?);
+        let whole = self.whole.take().unwrap_or_default();
+        self.whole = Some(hash_zeros(&self.context, whole, len).await?);
         Ok(chunks)
     }
 
@@ -205,6 +197,34 @@ impl Cutter {
         }
         Ok(named)
     }
+}
+
+/// Hashes `len` zero bytes on the CPU pool, a part at a time: a hole may be larger than anybody wants to wait for.
+///
+/// # Errors
+/// `Cancelled`.
+pub(super) async fn hash_zeros(
+    context: &Context,
+    mut hasher: Box<blake3::Hasher>,
+    mut len: u64,
+) -> Result<Box<blake3::Hasher>> {
+    while len > 0 {
+        context.check_cancelled()?;
+        let part = len.min(ZEROS_AT_ONCE);
+        let hash = move || {
+            let zeros = [0; 64 << 10];
+            let mut left = part;
+            while left > 0 {
+                let piece = usize::try_from(left).unwrap_or(usize::MAX).min(zeros.len());
+                hasher.update(zeros.get(..piece).unwrap_or_default());
+                left -= piece as u64;
+            }
+            hasher
+        };
+        hasher = context.cpu.run(hash).await?;
+        len -= part;
+    }
+    Ok(hasher)
 }
 
 fn cut(chunker: &Chunker, rest: Bytes, pieces: &[Bytes], end: bool) -> Cut {

@@ -1,7 +1,9 @@
 //! Entries out: a snapshot yields the same entries that a source yielded, their contents to be opened when someone wants them.
 
+use super::content::hash_zeros;
 use super::entry::{Content, ContentStream, Entry, EntryHead, EntryRecord, Key, OpenContent, Piece};
 use super::tree::{Found, TreeReader, content_refs};
+use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::entry::{BlobRef, ContentRecord};
 use crate::format::id::BlobId;
@@ -14,8 +16,9 @@ use futures::{FutureExt, future};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Chunks of a long content that are fetched together.
+/// Chunks of a long content that are fetched together, at most; and the share of the budget that they may be.
 const GROUP: usize = 32;
+const GROUP_SHARE: u64 = 32;
 /// Entries that are looked ahead at the most.
 const AHEAD_ENTRIES: usize = 1024;
 
@@ -201,9 +204,8 @@ impl OpenContent for StoredContent {
 
 /// The content of an entry, every blob verified by its id, and the whole by its hash.
 fn pieces(blobs: &BlobReader, record: &Arc<EntryRecord>) -> ContentStream {
-    let groups = content_refs(Arc::new(blobs.clone()), record)
-        .try_chunks(GROUP)
-        .map_err(|e| e.1);
+    let most = blobs.context().budget.total() / GROUP_SHARE;
+    let groups = grouped(content_refs(Arc::new(blobs.clone()), record), most);
     let reader = blobs.clone();
     let groups = groups
         .map_ok(move |group| read_group(reader.clone(), group))
@@ -212,6 +214,7 @@ fn pieces(blobs: &BlobReader, record: &Arc<EntryRecord>) -> ContentStream {
         .map_ok(|pieces| stream::iter(pieces).map(Ok::<_, Error>))
         .try_flatten();
     let check = Check {
+        context: blobs.context().clone(),
         hasher: record.whole.map(|_| Box::default()),
         record: record.clone(),
         len: 0,
@@ -220,13 +223,33 @@ fn pieces(blobs: &BlobReader, record: &Arc<EntryRecord>) -> ContentStream {
         match pieces.next().await {
             Some(piece) => {
                 let piece = piece?;
-                check.update(&piece);
+                check.update(&piece).await?;
                 Ok(Some((piece, (pieces, check))))
             }
             None => check.finish().map(|()| None),
         }
     });
     checked.boxed()
+}
+
+/// References in groups of at most [`GROUP`] and about `most` bytes of content.
+fn grouped(
+    refs: BoxStream<'static, Result<BlobRef>>,
+    most: u64,
+) -> impl futures::Stream<Item = Result<Vec<BlobRef>>> + Send {
+    stream::try_unfold((refs, None), move |(mut refs, first)| async move {
+        let mut group: Vec<BlobRef> = Vec::from_iter(first);
+        let len_of = |r: &BlobRef| if r.is_hole() { 0 } else { r.len };
+        let mut bytes: u64 = group.iter().map(len_of).sum();
+        while let Some(next) = refs.try_next().await? {
+            bytes = bytes.saturating_add(len_of(&next));
+            if !group.is_empty() && (group.len() >= GROUP || bytes > most) {
+                return Ok(Some((group, (refs, Some(next)))));
+            }
+            group.push(next);
+        }
+        Ok((!group.is_empty()).then_some((group, (refs, None))))
+    })
 }
 
 async fn read_group(blobs: BlobReader, group: Vec<BlobRef>) -> Result<Vec<Piece>> {
@@ -256,13 +279,14 @@ async fn read_group(blobs: BlobReader, group: Vec<BlobRef>) -> Result<Vec<Piece>
 
 /// Compares a content with what its entry says of it.
 struct Check {
+    context: Context,
     hasher: Option<Box<blake3::Hasher>>,
     record: Arc<EntryRecord>,
     len: u64,
 }
 
 impl Check {
-    fn update(&mut self, piece: &Piece) {
+    async fn update(&mut self, piece: &Piece) -> Result<()> {
         let len = match piece {
             Piece::Data(bytes) => {
                 if let Some(hasher) = &mut self.hasher {
@@ -271,13 +295,14 @@ impl Check {
                 bytes.len() as u64
             }
             Piece::Hole(len) => {
-                if let Some(hasher) = &mut self.hasher {
-                    hash_zeros(hasher, *len);
+                if let Some(hasher) = self.hasher.take() {
+                    self.hasher = Some(hash_zeros(&self.context, hasher, *len).await?);
                 }
                 *len
             }
         };
         self.len = self.len.saturating_add(len);
+        Ok(())
     }
 
     fn finish(self) -> Result<()> {
@@ -290,14 +315,5 @@ impl Check {
             "content differs from what the snapshot says of it",
         )
         .with("entry", &self.record.key))
-    }
-}
-
-fn hash_zeros(hasher: &mut blake3::Hasher, mut len: u64) {
-    let zeros = [0; 16 << 10];
-    while len > 0 {
-        let part = usize::try_from(len).unwrap_or(usize::MAX).min(zeros.len());
-        hasher.update(zeros.get(..part).unwrap_or_default());
-        len -= part as u64;
     }
 }

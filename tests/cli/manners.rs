@@ -270,3 +270,27 @@ fn a_proxy_is_chosen_by_the_scheme_of_the_endpoint_as_curl_does() {
         assert_eq!(asked(plain, unused), None, "{unused:?}");
     }
 }
+
+#[test]
+fn the_size_of_chunks_is_chosen_at_init_for_each_connector() {
+    let sandbox = Sandbox::empty();
+    let init = [
+        "init",
+        "--generate-key-file",
+        "key",
+        "--no-recovery-phrase",
+        "--chunk-size",
+    ];
+    for wrong in ["100K", "8M", "files=1", "mails=64K", "x"] {
+        let ran = sandbox.run(&[&init[..], &[wrong]].concat());
+        assert_eq!(ran.code, 2, "{wrong}: {}", ran.err);
+        let _ = std::fs::remove_file(sandbox.path("key"));
+    }
+    sandbox.good(&[&init[..], &["64K", "--chunk-size", "files=1M"]].concat());
+    std::fs::write(sandbox.path("large"), crate::noise(8 << 20, 3)).unwrap();
+    let blobs = |arguments: &[&str]| sandbox.good(arguments).json()["data_blobs"].as_u64().unwrap();
+    let of_file = blobs(&["snapshot", "large", "--json"]);
+    let of_stream = blobs(&["snapshot", "--stream", "x=tail -c +2 large", "--json"]);
+    assert!((4..24).contains(&of_file), "{of_file}");
+    assert!(of_stream > 60, "{of_stream}");
+}

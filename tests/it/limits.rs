@@ -31,7 +31,7 @@ const COUNT: u32 = 1_000_000;
     clippy::disallowed_methods,
     reason = "this program itself, which asks nothing"
 )]
-fn alone(name: &str) -> bool {
+pub(crate) fn alone(name: &str) -> bool {
     const ALONE: &str = "HOLDALL_TEST_ALONE";
     if std::env::var_os(ALONE).is_some() {
         return true;
@@ -46,7 +46,7 @@ fn alone(name: &str) -> bool {
 }
 
 /// Resident bytes now and at their peak, as the kernel counts them.
-fn memory() -> (u64, u64) {
+pub(crate) fn memory() -> (u64, u64) {
     let status = fs_err::read_to_string("/proc/self/status").unwrap();
     let field = |name: &str| {
         let line = status.lines().find(|line| line.starts_with(name)).unwrap();

@@ -7,6 +7,7 @@
     reason = "tests, which print their figures"
 )]
 
+mod bounds;
 mod crash;
 mod damage;
 mod deltas;

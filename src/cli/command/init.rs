@@ -43,6 +43,10 @@ pub(in crate::cli) struct Args {
     /// Round sizes of objects, so that they tell less
     #[arg(long, value_enum, default_value_t = Padding::Padme)]
     padding: Padding,
+    /// About how large chunks are: a power of two, up to 4M; NAME=SIZE is for one connector (files, stdio, postgres, storage, s3). Smaller
+    /// chunks find more that is equal and cost more memory and requests. It cannot be changed later [default: 256K]
+    #[arg(long, value_name = "[NAME=]SIZE", value_parser = parse::chunk_size)]
+    chunk_size: Vec<(String, usize)>,
     /// What the first key is called
     #[arg(long, value_name = "TEXT", default_value = "")]
     label: String,
@@ -67,6 +71,7 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
         label: args.label.clone(),
         host: super::host(None)?,
         padme: args.padding == Padding::Padme,
+        chunk_sizes: args.chunk_size.clone(),
         retain_last: args.retain_last,
         retain_age: args.retain_age,
         reserve: repo::is_directory(&app.globals)?,
@@ -119,7 +124,7 @@ fn told(made: &InitReport, shown: std::io::Result<()>) -> Ended {
 /// that does, and one that the repository may know is still needed.
 fn with_key_file(args: &Args, error: Error) -> Error {
     match (&args.generate_key_file, error.kind()) {
-        (Some(path), ErrorKind::Exists | ErrorKind::WrongKey) => {
+        (Some(path), ErrorKind::Exists | ErrorKind::WrongKey | ErrorKind::Invalid) => {
             let _ = std::fs::remove_file(path);
             error
         }

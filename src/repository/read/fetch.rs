@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 /// Ranges of packs begin and end at multiples of this, so that a store learns no blob's place.
@@ -25,6 +25,10 @@ const SPAN: u64 = 1 << 20;
 type Group = (Range<u64>, Vec<(u32, Block)>);
 
 type SharedBytes = Shared<BoxFuture<'static, Result<Bytes>>>;
+
+/// Bytes of a pack and the permit of their request, which is given back when all blocks of them are open: what was fetched and waits
+/// for the CPU pool counts as under way.
+type Fetched = Shared<BoxFuture<'static, Result<(Bytes, Arc<Option<OwnedSemaphorePermit>>)>>>;
 
 /// Blocks on their way or at hand.
 pub(super) struct Blocks {
@@ -155,17 +159,17 @@ impl Blocks {
         ranges
     }
 
-    fn range(&self, pack: PackNumber, range: Range<u64>) -> SharedBytes {
+    fn range(&self, pack: PackNumber, range: Range<u64>) -> Fetched {
         let (repository, id) = (self.repository.clone(), self.index.pack(pack).map(|pack| pack.id));
         let (requests, fetched) = (self.requests.clone(), self.fetched.clone());
         async move {
-            let _permit = requests.acquire_owned().await;
+            let permit = Arc::new(requests.acquire_owned().await.ok());
             let id = id.ok_or_else(|| Error::new(ErrorKind::Damaged, "pack outside the index"))?;
             let expected = range.end - range.start;
             let bytes = repository.store().get_range(&ObjectName::Pack(id), range).await?;
             fetched.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             if bytes.len() as u64 == expected {
-                Ok(bytes)
+                Ok((bytes, permit))
             } else {
                 Err(Error::new(ErrorKind::Damaged, "pack is shorter than it was")
                     .with("object", ObjectName::Pack(id)))
@@ -175,12 +179,12 @@ impl Blocks {
         .shared()
     }
 
-    fn open(&self, block: Block, start: u64, bytes: SharedBytes) -> SharedBytes {
+    fn open(&self, block: Block, start: u64, bytes: Fetched) -> SharedBytes {
         let pack = self.index.pack(block.pack).copied();
         let (keyring, cpu) = (self.repository.shared_keyring(), self.context.cpu.clone());
         async move {
             let pack = pack.ok_or_else(|| Error::new(ErrorKind::Damaged, "pack outside the index"))?;
-            let bytes = bytes.await?;
+            let (bytes, permit) = bytes.await?;
             let name = ObjectName::Pack(pack.id);
             let work = move || -> Result<Bytes> {
                 let opener = Opener::new(&keyring, &pack.header, ObjectType::Pack, "")?;
@@ -192,7 +196,9 @@ impl Blocks {
                 let stored = opener.record(block.record, false, sealed)?;
                 Ok(decode_block(stored, block.codec, block.plain)?.into())
             };
-            cpu.run(work).await?.map_err(|error| error.with("object", name))
+            let opened = cpu.run(work).await?.map_err(|error| error.with("object", name));
+            drop(permit);
+            opened
         }
         .boxed()
         .shared()

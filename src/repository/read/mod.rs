@@ -149,6 +149,11 @@ impl BlobReader {
         self.state().map_or(0, |state| state.blocks.bytes_fetched())
     }
 
+    /// What reading draws on.
+    pub fn context(&self) -> &Context {
+        &self.inner.context
+    }
+
     /// Whether the view has a chain of copies for a blob.
     pub fn has(&self, id: &BlobId) -> bool {
         *id == BlobId::HOLE || self.state().is_ok_and(|state| state.chain(id).is_some())

@@ -20,7 +20,8 @@ const PACK_BLOBS_MAX: usize = 100_000;
 pub(super) struct Lane {
     block: OpenBlock,
     deltas: OpenBlock,
-    preparing: VecDeque<BoxFuture<'static, Result<Result<ReadyBlock>>>>,
+    preparing: VecDeque<(usize, BoxFuture<'static, Result<Result<ReadyBlock>>>)>,
+    preparing_bytes: usize,
     preparing_max: usize,
     pack: Vec<ReadyBlock>,
     pack_len: usize,
@@ -31,12 +32,14 @@ pub(super) struct Lane {
 impl Lane {
     pub(super) fn new(context: &Context, pack_target: usize) -> Self {
         // Blocks on their way hold budget and do not end by themselves: they get an eighth of it at most.
-        let share = usize::try_from(context.budget.total() / 8).unwrap_or(usize::MAX) / BLOCK_TARGET;
-        let preparing_max = (context.cpu.threads() * 2 + 1).min(share).max(1);
+        let share = usize::try_from(context.budget.total() / 8).unwrap_or(usize::MAX);
+        // In bytes: a block of one large chunk may be many times the target.
+        let preparing_max = ((context.cpu.threads() * 2 + 1) * BLOCK_TARGET).min(share);
         Self {
             block: OpenBlock::new(BLOCK_TARGET),
             deltas: OpenBlock::of_deltas(),
             preparing: VecDeque::new(),
+            preparing_bytes: 0,
             preparing_max,
             pack: Vec::new(),
             pack_len: 0,
@@ -95,9 +98,11 @@ impl Lane {
         if block.blobs.is_empty() {
             return Ok(());
         }
+        let len = block.len();
+        self.preparing_bytes += len;
         self.preparing
-            .push_back(context.cpu.run(move || block.prepare()).boxed());
-        while self.preparing.len() > self.preparing_max {
+            .push_back((len, context.cpu.run(move || block.prepare()).boxed()));
+        while self.preparing.len() > 1 && self.preparing_bytes > self.preparing_max {
             self.take_ready().await?;
         }
         Ok(())
@@ -105,9 +110,10 @@ impl Lane {
 
     /// Waits for the next block; gives whether there was one.
     pub(super) async fn take_ready(&mut self) -> Result<bool> {
-        let Some(job) = self.preparing.pop_front() else {
+        let Some((len, job)) = self.preparing.pop_front() else {
             return Ok(false);
         };
+        self.preparing_bytes -= len;
         let block = job.await??;
         self.pack_len += block.stored_len();
         self.pack_blobs += block.blobs();

@@ -3,27 +3,27 @@
 //! Small contents travel to the CPU pool in batches, several at once; a long content is cut window by window while the next one
 //! is read. Everything comes back in order, so that the same entries give the same tree and the same packs.
 
+mod incidents;
 mod parent;
 mod stream;
 
 use super::content::{ChunkedContent, Named, cut_and_name};
 use super::deltas::{DeltaPolicy, Deltas};
-use super::entry::{Content, Entry, EntryHead, EntryRecord, Incident, Item, Key, PriorEntry};
+use super::entry::{Content, Entry, EntryHead, EntryRecord, Item, Key, PriorEntry};
 use super::nodes::RepositorySink;
 use super::tree::{BorderKey, ContentWriter, TreeBuilder, TreeReader};
 use crate::chunk::Chunker;
 use crate::context::{Context, Reservation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Outcome};
-use crate::format::cbor::Encoder;
 use crate::format::entry::{BlobRef, ContentRecord};
 use crate::format::index::BlobKind;
-use crate::format::limits;
 use crate::format::snapshot::{RootRecord, Statistics};
 use crate::repository::{BlobNamer, BlobReader, Durable, Repository, Session};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use incidents::IncidentLog;
 use parent::{ParentCursor, same};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -32,10 +32,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// A batch of small contents is sent to the pool when it holds so many bytes.
 const BATCH_BYTES: usize = 1 << 20;
-/// A silent content is asked this often whether the session shows a sign of life.
-const TICK: Duration = Duration::from_secs(30);
 /// Or so many entries.
 const BATCH_ENTRIES: usize = 512;
+/// A silent content is asked this often whether the session shows a sign of life.
+const TICK: Duration = Duration::from_secs(30);
 
 /// Takes the entries of one snapshot.
 pub struct SnapshotWriter {
@@ -51,7 +51,7 @@ pub struct SnapshotWriter {
     statistics: Statistics,
     incident_count: u64,
     incidents: Vec<(Key, String)>,
-    incident_log: Vec<u8>,
+    incident_log: IncidentLog,
 }
 
 /// What a writer leaves: everything but the commit.
@@ -118,7 +118,7 @@ impl SnapshotWriter {
             statistics: Statistics::default(),
             incident_count: 0,
             incidents: Vec::new(),
-            incident_log: Vec::new(),
+            incident_log: IncidentLog::default(),
         }
     }
 
@@ -146,10 +146,7 @@ impl SnapshotWriter {
                 self.send_batch();
                 self.push(Pending::Carried(prior)).await
             }
-            Item::Incident(incident) => {
-                self.add_incident(&incident);
-                Ok(())
-            }
+            Item::Incident(incident) => self.add_incident(&incident).await,
             Item::Note(text) => {
                 self.context.emit(&Event::Note { text });
                 Ok(())
@@ -354,30 +351,6 @@ impl SnapshotWriter {
         });
     }
 
-    fn add_incident(&mut self, incident: &Incident) {
-        let Incident { key, why } = incident;
-        let mut why = why.clone();
-        while why.len() > limits::TEXT_MAX {
-            why.pop();
-        }
-        self.context.emit(&Event::Incident {
-            name: key.to_string(),
-            why: why.clone(),
-        });
-        self.incident_count += 1;
-        let mut encoded = Encoder::new();
-        encoded.array(2).bytes(key.as_bytes()).text(&why);
-        let encoded = encoded.finish();
-        // The record takes the first of them, as many as its limits allow and none after the first that it does not.
-        let skipped = self.incidents.len() as u64 + 1 < self.incident_count;
-        let fits = self.incidents.len() < limits::INCIDENTS_INLINE_MAX
-            && self.incident_log.len() + encoded.len() <= limits::INCIDENTS_INLINE_BYTES_MAX - 64;
-        if fits && !skipped {
-            self.incidents.push((key.clone(), why));
-        }
-        self.incident_log.extend(encoded);
-    }
-
     /// A sign of life while a source is silent.
     ///
     /// # Errors
@@ -417,27 +390,6 @@ impl SnapshotWriter {
             incidents,
             incident_list,
         })
-    }
-
-    async fn store_incidents(&mut self) -> Result<Option<(u8, Vec<BlobRef>)>> {
-        if self.incidents.len() as u64 == self.incident_count {
-            return Ok(None);
-        }
-        let log = Bytes::from(std::mem::take(&mut self.incident_log));
-        let (chunker, namer) = (self.chunker.clone(), self.namer.clone());
-        let content = self
-            .context
-            .cpu
-            .run(move || cut_and_name(&chunker, &namer, &log))
-            .await?;
-        let mut refs = ContentWriter::new();
-        for chunk in content.named {
-            self.put_chunk(chunk, &mut refs, &mut Reservation::none()).await?;
-        }
-        match refs.finish(self.tree.sink_mut()).await? {
-            ContentRecord::Refs { level, refs } => Ok(Some((level, refs))),
-            _ => Ok(None),
-        }
     }
 }
 

@@ -31,8 +31,7 @@ impl SnapshotWriter {
         let mut pieces = match content.open().await {
             Ok(pieces) => pieces,
             Err(error) => {
-                self.add_unread(head, &error);
-                return Ok(());
+                return self.add_unread(head, &error).await;
             }
         };
         let deltas = self.deltas.as_ref();
@@ -48,8 +47,7 @@ impl SnapshotWriter {
                 None => break,
                 Some(Ok(piece)) => piece,
                 Some(Err(error)) => {
-                    self.add_unread(head, &error);
-                    return Ok(());
+                    return self.add_unread(head, &error).await;
                 }
             };
             self.context.check_cancelled()?;
@@ -87,11 +85,9 @@ impl SnapshotWriter {
             .await
     }
 
-    fn add_unread(&mut self, head: EntryHead, error: &Error) {
-        self.add_incident(&Incident {
-            key: head.key,
-            why: describe(error),
-        });
+    async fn add_unread(&mut self, head: EntryHead, error: &Error) -> Result<()> {
+        let why = describe(error);
+        self.add_incident(&Incident { key: head.key, why }).await
     }
 
     /// Puts the next chunks.

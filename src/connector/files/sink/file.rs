@@ -290,7 +290,20 @@ async fn hash_content(mut stream: ContentStream) -> Result<blake3::Hash> {
             Piece::Data(bytes) => {
                 hasher.update(&bytes);
             }
-            Piece::Hole(len) => hash_zeros(&mut hasher, len),
+            Piece::Hole(mut len) => {
+                // Off the threads that wait, a part at a time: a hole may be larger than anybody wants to wait for.
+                while len > 0 {
+                    let part = len.min(64 << 20);
+                    let hash = move || {
+                        hash_zeros(&mut hasher, part);
+                        hasher
+                    };
+                    hasher = tokio::task::spawn_blocking(hash).await.map_err(|panic| {
+                        Error::new(ErrorKind::Internal, "a hashing task failed; this is a bug").because(panic)
+                    })?;
+                    len -= part;
+                }
+            }
         }
     }
     Ok(hasher.finalize())
