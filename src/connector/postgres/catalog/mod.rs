@@ -8,10 +8,21 @@
 //! Names are the server's bytes: in UTF-8, whatever the encoding of the database, but for databases in SQL_ASCII, whose bytes have
 //! no encoding and are taken as they are.
 
+mod database;
 mod filter;
+mod globals;
+mod grants;
+mod large_objects;
 mod query;
+mod sequences;
+mod server;
 mod table;
 mod types;
 
+pub use database::database;
 pub use filter::Filter;
+pub use globals::globals;
+pub use large_objects::{LargeObject, large_object_content, large_objects};
+pub use sequences::{Sequences, sequences};
+pub use server::{ServerFacts, flushed, server};
 pub use table::{Table, Tables, tables};

@@ -1,0 +1,111 @@
+//! Large objects: what they are, in pages, and their bytes. `pg_largeobject` itself is for superusers only.
+
+use super::query::{Catalog, get, text};
+use crate::connector::postgres::connect::Connection;
+use crate::connector::postgres::record::LargeObjectRecord;
+use crate::error::{Error, ErrorKind, Result};
+use crate::snapshot::entry::{ContentStream, Piece};
+use bytes::Bytes;
+use futures::stream::{StreamExt, try_unfold};
+use std::sync::Arc;
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
+
+/// Large objects that one page has at most.
+const PAGE: i64 = 1000;
+/// Bytes that one request reads.
+const PIECE: i32 = 1 << 20;
+
+/// A large object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LargeObject {
+    /// Its oid.
+    pub oid: u32,
+    /// What its entry says of it.
+    pub record: LargeObjectRecord,
+    /// Whether the role may read it.
+    pub readable: bool,
+}
+
+/// The next large objects behind an oid, ascending, at most 1,000; none: there are no more. The first page is that behind 0.
+///
+/// # Errors
+/// `Source` if the server cannot be asked.
+pub async fn large_objects(client: &Client, behind: u32) -> Result<Vec<LargeObject>> {
+    let catalog = Catalog::open(client).await?;
+    // `has_largeobject_privilege` came with 18; before, the rule has to be said.
+    let sql = format!(
+        "SELECT l.oid, {}, l.lomacl::text[], {},
+                pg_catalog.current_setting('lo_compat_privileges') = 'on'
+                OR EXISTS (SELECT FROM pg_catalog.aclexplode(COALESCE(l.lomacl, pg_catalog.acldefault('L', l.lomowner))) a
+                           WHERE a.privilege_type = 'SELECT'
+                           AND (a.grantee = 0 OR pg_catalog.pg_has_role(a.grantee, 'USAGE')))
+                OR (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = CURRENT_USER)
+         FROM pg_catalog.pg_largeobject_metadata l WHERE l.oid > $1 ORDER BY l.oid LIMIT $2",
+        catalog.bytes("pg_catalog.pg_get_userbyid(l.lomowner)"),
+        catalog.bytes("pg_catalog.obj_description(l.oid, 'pg_largeobject')"),
+    );
+    let parameters = [(&behind as _, Type::OID), (&PAGE as _, Type::INT8)];
+    let rows = catalog.rows("large objects", &sql, &parameters).await?;
+    let read = |row: &tokio_postgres::Row| {
+        Ok(LargeObject {
+            oid: get(row, 0)?,
+            record: LargeObjectRecord {
+                owner: get(row, 1)?,
+                acl: get(row, 2)?,
+                comment: get::<Option<&[u8]>>(row, 3)?.map(text),
+            },
+            readable: get(row, 4)?,
+        })
+    };
+    rows.iter().map(read).collect()
+}
+
+/// The bytes of a large object in pieces of 1 MiB, as the connection's snapshot sees them.
+///
+/// # Errors
+/// In the stream: `Source` that names it.
+pub fn large_object_content(connection: Arc<Connection>, oid: u32) -> ContentStream {
+    let start = (connection, 0_i64, false);
+    try_unfold(start, move |(connection, offset, ended)| async move {
+        if ended {
+            return Ok(None);
+        }
+        let piece = read_piece(connection.client(), oid, offset).await?;
+        if piece.is_empty() {
+            return Ok(None);
+        }
+        let length = i64::try_from(piece.len()).unwrap_or(i64::MAX);
+        let next = (
+            connection,
+            offset.saturating_add(length),
+            length < i64::from(PIECE),
+        );
+        Ok(Some((Piece::Data(piece), next)))
+    })
+    .boxed()
+}
+
+async fn read_piece(client: &Client, oid: u32, offset: i64) -> Result<Bytes> {
+    let sql = "SELECT pg_catalog.lo_get($1, $2, $3)";
+    let parameters = [
+        (&oid as _, Type::OID),
+        (&offset as _, Type::INT8),
+        (&PIECE as _, Type::INT4),
+    ];
+    let rows = client.query_typed(sql, &parameters).await;
+    let rows = rows.map_err(|error| {
+        let denied = error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
+        let error = Error::new(ErrorKind::Source, "cannot read a large object")
+            .with("oid", oid)
+            .because(error);
+        if denied {
+            return error.hint("GRANT SELECT ON LARGE OBJECT to the role, or read as its owner");
+        }
+        error
+    })?;
+    let row = rows.first();
+    let piece = row.map(|row| get::<&[u8]>(row, 0)).transpose()?;
+    Ok(Bytes::copy_from_slice(piece.unwrap_or_default()))
+}

@@ -1,0 +1,130 @@
+//! What of the server itself decides whether two snapshots of a database may be compared.
+
+use super::query::{Catalog, failed, get};
+use crate::error::{Error, ErrorKind, Result};
+use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Client, Row};
+
+/// A server as one snapshot found it. What is `None` could not be read by this role or on this kind of server: without it, nothing
+/// can be compared with a later snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerFacts {
+    /// `server_version_num`, such as 150018.
+    pub version_num: u32,
+    /// The cluster's own number: another after `initdb`, the same in every copy of it.
+    pub system_identifier: Option<u64>,
+    /// The timeline that is written, or replayed: another after a promotion or a recovery to a point in time.
+    pub timeline: Option<u32>,
+    /// When the postmaster was started, in microseconds since 1970.
+    pub started: Option<i64>,
+    /// Whether it is a standby.
+    pub in_recovery: bool,
+    /// Whether a commit reaches the disk. If not, a crash may take back what a snapshot saw and give its transaction numbers to others.
+    pub fsync: bool,
+    /// The role whose rights count.
+    pub role: Vec<u8>,
+    /// The oid of the database.
+    pub database: u32,
+    /// The oldest transaction that was running when the snapshot was taken; all older ones are decided. 64 bits: never reused.
+    pub snapshot_xmin: u64,
+    /// Where the log ended when this was read, so not before any commit that the snapshot sees: `insert` on a primary, what was
+    /// replayed on a standby.
+    pub position: Option<u64>,
+}
+
+/// Reads them in the transaction of the snapshot that they are about, which must be open.
+///
+/// # Errors
+/// `Source` if the server cannot be asked; not for what it refuses to tell.
+pub async fn server(client: &Client) -> Result<ServerFacts> {
+    let catalog = Catalog::open(client).await?;
+    let snapshot = if catalog.version >= 130_000 {
+        "pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())"
+    } else {
+        "pg_catalog.txid_snapshot_xmin(pg_catalog.txid_current_snapshot())"
+    };
+    let sql = format!(
+        "SELECT {snapshot}::text, pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('fsync') = 'on', {},
+                (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())",
+        catalog.bytes("CURRENT_USER"),
+    );
+    let row = catalog.row("the server", &sql).await?;
+    let in_recovery: bool = get(&row, 1)?;
+    let xmin: &str = get(&row, 0)?;
+    let system = "SELECT system_identifier FROM pg_catalog.pg_control_system()";
+    let started =
+        "SELECT (pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()) * 1000000)::int8";
+    // The control file of a primary tells a promotion only after the next checkpoint; the name of the segment tells it at once.
+    let timeline = if in_recovery {
+        "SELECT timeline_id::int8 FROM pg_catalog.pg_control_checkpoint()"
+    } else {
+        "SELECT ('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int8"
+    };
+    let number = |row: Option<Row>| row.map(|row| get::<i64>(&row, 0)).transpose();
+    let system_identifier = number(attempt(client, system).await?)?;
+    let started = number(attempt(client, started).await?)?;
+    let timeline = number(attempt(client, timeline).await?)?;
+    Ok(ServerFacts {
+        version_num: u32::try_from(catalog.version).unwrap_or(0),
+        // The server shows its unsigned number as a signed one.
+        system_identifier: system_identifier.map(i64::cast_unsigned),
+        timeline: timeline.and_then(|t| u32::try_from(t).ok()),
+        started,
+        in_recovery,
+        fsync: get(&row, 2)?,
+        role: get(&row, 3)?,
+        database: get(&row, 4)?,
+        snapshot_xmin: xmin.parse().map_err(|_| {
+            Error::new(ErrorKind::Source, "the server's snapshot has an unexpected form").with("xmin", xmin)
+        })?,
+        position: position(client, in_recovery, "insert").await?,
+    })
+}
+
+/// Up to where the log is safe from a crash: flushed on a primary, replayed on a standby. Nothing if the server does not tell. To be
+/// asked in an open transaction; it shows the present, not the snapshot.
+///
+/// # Errors
+/// `Source` if the server cannot be asked.
+pub async fn flushed(client: &Client) -> Result<Option<u64>> {
+    let sql = "SELECT pg_catalog.pg_is_in_recovery()";
+    let rows = client.query_typed(sql, &[]).await;
+    let rows = rows.map_err(|error| failed("the server's log", error))?;
+    let in_recovery = rows.first().map(|row| get(row, 0)).transpose()?.unwrap_or(false);
+    position(client, in_recovery, "flush").await
+}
+
+async fn position(client: &Client, in_recovery: bool, which: &str) -> Result<Option<u64>> {
+    let sql = if in_recovery {
+        "SELECT pg_catalog.pg_last_wal_replay_lsn()".to_owned()
+    } else {
+        format!("SELECT pg_catalog.pg_current_wal_{which}_lsn()")
+    };
+    let row = attempt(client, &sql).await?;
+    let position = row.map(|row| get::<Option<PgLsn>>(&row, 0)).transpose()?;
+    Ok(position.flatten().map(u64::from))
+}
+
+/// A row that the server may refuse to give, without losing the transaction and its snapshot.
+async fn attempt(client: &Client, sql: &str) -> Result<Option<Row>> {
+    let lost = |error| failed("the server", error);
+    client.batch_execute("SAVEPOINT fact").await.map_err(lost)?;
+    let rows = client.query_typed(sql, &[]).await;
+    let row = match rows {
+        Ok(rows) => rows.into_iter().next(),
+        // It answered, with a refusal.
+        Err(error) if error.as_db_error().is_some() => {
+            client
+                .batch_execute("ROLLBACK TO SAVEPOINT fact")
+                .await
+                .map_err(lost)?;
+            None
+        }
+        Err(error) => return Err(lost(error)),
+    };
+    client
+        .batch_execute("RELEASE SAVEPOINT fact")
+        .await
+        .map_err(lost)?;
+    Ok(row)
+}
