@@ -7,6 +7,7 @@ mod sequences;
 mod server;
 mod signatures;
 mod tables;
+mod versions;
 
 use holdall::connector::postgres::catalog::{Filter, Table, Tables, tables as list};
 use holdall::connector::postgres::connect::{Connection, Server};

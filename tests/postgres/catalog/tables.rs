@@ -244,7 +244,7 @@ async fn names_without_an_encoding_are_kept_byte_for_byte() {
     assert_eq!(tables[0].record.columns[0].name, b"\xe9");
     // In a database with an encoding, names are the UTF-8 that a statement would hold.
     server
-        .psql("latin?client_encoding=UTF8", "CREATE TABLE \"é\" (a int)")
+        .psql("dbname=latin client_encoding=UTF8", "CREATE TABLE \"é\" (a int)")
         .unwrap();
     let connection = session(&server.url("latin")).await;
     assert_eq!(
