@@ -1,6 +1,8 @@
 //! The arguments: what every command takes, and which commands there are. Each command's own are in its file.
 
-use super::command::{cat, check, completions, demo, init, key, list, ls, man, restore, snapshot};
+use super::command::{
+    cat, check, completions, demo, forget, init, key, list, ls, man, restore, snapshot, tag,
+};
 use super::parse;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -145,6 +147,14 @@ pub(super) enum Command {
     Restore(restore::Args),
     /// Prove that a repository is whole
     Check(check::Args),
+    /// Let snapshots go, by name or by a policy of what to keep
+    Forget(Box<forget::Args>),
+    /// Change the tags of snapshots
+    Tag(tag::Args),
+    /// Keep snapshots whatever a policy says
+    Protect(tag::ProtectArgs),
+    /// Let policies decide about snapshots again
+    Unprotect(tag::ProtectArgs),
     /// Manage the keys that open a repository
     Key(key::Args),
     /// Watch it work on a throwaway PostgreSQL database

@@ -3,6 +3,7 @@
 use crate::ops::ReadData;
 use crate::snapshot::SnapshotSpec;
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use jiff::Span;
 use std::ffi::OsString;
 
 /// A snapshot, and a place in it.
@@ -44,6 +45,31 @@ pub(super) fn chunk_size(text: &str) -> Result<(String, usize), String> {
     }
     let size = usize::try_from(bytes(size)?).map_err(|_| "too large".to_owned())?;
     Ok((name.to_owned(), size))
+}
+
+/// A length of the calendar: `30d`, `1y6m`, `2w`, `12h`; `m` is a month.
+pub(super) fn span(text: &str) -> Result<Span, String> {
+    let wrong =
+        || "a span is numbers with y, m (months), w, d or h behind them, such as 30d or 1y6m".to_owned();
+    let mut span = Span::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let (number, unit) = rest.split_at(end);
+        let number: i64 = number.parse().map_err(|_| wrong())?;
+        let mut letters = unit.chars();
+        let added = match letters.next() {
+            Some('y') => span.try_years(number),
+            Some('m') => span.try_months(number),
+            Some('w') => span.try_weeks(number),
+            Some('d') => span.try_days(number),
+            Some('h') => span.try_hours(number),
+            _ => return Err(wrong()),
+        };
+        span = added.map_err(|_| "too long".to_owned())?;
+        rest = letters.as_str();
+    }
+    if span.is_zero() { Err(wrong()) } else { Ok(span) }
 }
 
 /// Seconds: `90s`, `30m`, `12h`, `7d`, `2w`, `1y`.

@@ -2,18 +2,24 @@
 //! connector reads.
 
 mod check;
+mod forget;
 mod init;
 mod key;
 mod list;
+mod note;
 mod place;
 mod restore;
+mod retention;
 mod snapshot;
 
 pub use crate::repository::ReadData;
 pub use check::{CheckReport, CheckRequest, check};
+pub use forget::{ForgetReport, ForgetRequest, Group, GroupBy, Verdict, forget};
 pub use init::{InitReport, InitRequest, init};
 pub use key::{AddedKey, KeySlotInfo, NewKey, add_key, change_key, list_keys, remove_key};
 pub use list::{ListReport, ListedSnapshot, list, open_snapshot};
+pub use note::{Noted, TagChange, protect, tag};
 pub use place::{FilesPlace, count_streams, files_place, locate, ls, name_of, path_of};
 pub use restore::{RestoreReport, RestoreRequest, restore};
+pub use retention::{Candidate, Period, Policy};
 pub use snapshot::{SnapshotReport, SnapshotRequest, snapshot};

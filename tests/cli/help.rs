@@ -2,7 +2,7 @@
 
 use crate::Sandbox;
 
-const VERBS: [&str; 11] = [
+const VERBS: [&str; 15] = [
     "init",
     "snapshot",
     "list",
@@ -10,6 +10,10 @@ const VERBS: [&str; 11] = [
     "cat",
     "restore",
     "check",
+    "forget",
+    "tag",
+    "protect",
+    "unprotect",
     "key",
     "demo",
     "completions",

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "what must not happen in a test ends it")]
 
 mod failures;
+mod forget;
 mod help;
 mod interrupts;
 mod manners;

@@ -4,6 +4,7 @@ pub(super) mod cat;
 pub(super) mod check;
 pub(super) mod completions;
 pub(super) mod demo;
+pub(super) mod forget;
 pub(super) mod init;
 pub(super) mod key;
 pub(super) mod list;
@@ -11,6 +12,7 @@ pub(super) mod ls;
 pub(super) mod man;
 pub(super) mod restore;
 pub(super) mod snapshot;
+pub(super) mod tag;
 
 use super::app::App;
 use super::environment;
