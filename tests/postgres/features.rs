@@ -35,3 +35,26 @@ pub(crate) fn assert_same(left: &str, right: &str) {
     }
     assert_eq!(left.lines().count(), right.lines().count());
 }
+
+/// A dump with the rows of each table sorted: which of several connections was first decides their order.
+pub(crate) fn sorted(dump: &str) -> String {
+    let (mut out, mut rows): (Vec<&str>, Option<Vec<&str>>) = (Vec::new(), None);
+    for line in dump.lines() {
+        match &mut rows {
+            Some(found) if line != "\\." => found.push(line),
+            Some(found) => {
+                found.sort_unstable();
+                out.append(found);
+                out.push(line);
+                rows = None;
+            }
+            None => {
+                out.push(line);
+                if line.starts_with("COPY ") && line.ends_with(" FROM stdin;") {
+                    rows = Some(Vec::new());
+                }
+            }
+        }
+    }
+    out.join("\n")
+}

@@ -5,5 +5,7 @@ mod catalog;
 mod connect;
 mod dump;
 mod features;
+mod handmade;
+mod restore;
 mod servers;
 mod statements;

@@ -6,5 +6,7 @@ pub mod dump;
 pub mod key;
 pub mod name;
 pub mod record;
+pub mod session;
+pub mod sink;
 pub mod state;
 pub mod statement;

@@ -25,18 +25,15 @@ pub enum Class {
     AddForeignKey(ObjectName, ObjectName),
     /// `ALTER INDEX … ATTACH PARTITION …`.
     AttachIndex,
+    /// What belongs to the index or constraint of the statement before: its comment, `ALTER INDEX …`, `ALTER TABLE … CLUSTER ON` and
+    /// `… REPLICA IDENTITY USING INDEX`.
+    FollowUp,
     /// `REFRESH MATERIALIZED VIEW view`.
     Refresh(ObjectName),
     /// `CREATE TABLE table`, also of a foreign one.
     CreateTable(ObjectName),
-    /// `CREATE ROLE role`, `CREATE USER role`.
-    CreateRole(Vec<u8>),
     /// `CREATE SCHEMA schema`.
     CreateSchema(Vec<u8>),
-    /// `ALTER … OWNER TO`.
-    Owner,
-    /// `COMMENT ON EXTENSION extension`.
-    ExtensionComment(Vec<u8>),
     /// Anything else.
     Other,
 }
@@ -62,12 +59,23 @@ pub fn classify(statement: &[u8]) -> Class {
                 words.name().map(Class::Refresh)
             })
             .flatten(),
-        Some("comment") => (words.follow(&["on", "extension"]))
-            .then(|| words.identifier().map(Class::ExtensionComment))
-            .flatten(),
+        Some("comment") => comment(&mut words),
         _ => None,
     };
     class.unwrap_or(Class::Other)
+}
+
+fn comment(words: &mut Words<'_>) -> Option<Class> {
+    words.follow(&["on"]);
+    match words.keyword()?.as_str() {
+        "index" => Some(Class::FollowUp),
+        "constraint" => {
+            words.identifier()?;
+            words.follow(&["on"]);
+            (!words.follow(&["domain"])).then_some(Class::FollowUp)
+        }
+        _ => None,
+    }
 }
 
 fn set_config(words: &mut Words<'_>) -> Option<Class> {
@@ -92,7 +100,6 @@ fn create(words: &mut Words<'_>) -> Option<Class> {
             let table = words.follow(&["table"]);
             table.then(|| words.name().map(Class::CreateTable)).flatten()
         }
-        "role" | "user" => words.identifier().map(Class::CreateRole),
         "schema" => words.identifier().map(Class::CreateSchema),
         _ => None,
     }
@@ -122,26 +129,16 @@ fn alter(words: &mut Words<'_>) -> Option<Class> {
             }
             return Some(Class::AddForeignKey(table, words.name()?));
         }
-        return words.follow(&["owner", "to"]).then_some(Class::Owner);
+        let follows =
+            words.follow(&["cluster", "on"]) || words.follow(&["replica", "identity", "using", "index"]);
+        return follows.then_some(Class::FollowUp);
     }
     if kind == "index" {
         words.name()?;
         if words.follow(&["attach", "partition"]) {
             return Some(Class::AttachIndex);
         }
-    }
-    // Behind the name of an object there may be anything; what counts is the end.
-    let mut last = [false; 2];
-    while let Some((token, text)) = words.advance() {
-        let is = |word: &str| token == Token::Word && text.eq_ignore_ascii_case(word.as_bytes());
-        if last == [true, true] && matches!(token, Token::Word | Token::Name) {
-            return (words.peek()?.0 == Token::Semicolon).then_some(Class::Owner);
-        }
-        last = if last[0] && is("to") {
-            [true, true]
-        } else {
-            [is("owner"), false]
-        };
+        return Some(Class::FollowUp);
     }
     None
 }
@@ -185,6 +182,60 @@ pub fn first_line(statement: &[u8]) -> String {
         short.push('…');
     }
     short
+}
+
+/// A token of a statement, and where it stands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Word<'a> {
+    text: &'a str,
+    token: Token,
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+}
+
+impl Word<'_> {
+    /// Whether it is this keyword.
+    pub(crate) fn is(&self, word: &str) -> bool {
+        self.token == Token::Word && self.text.eq_ignore_ascii_case(word)
+    }
+
+    /// What a plain string or a word says.
+    pub(crate) fn value(&self) -> String {
+        let inner = self
+            .text
+            .strip_prefix('\'')
+            .and_then(|text| text.strip_suffix('\''));
+        inner.map_or_else(|| self.text.to_owned(), |text| text.replace("''", "'"))
+    }
+
+    /// The name that it is, if it is one.
+    pub(crate) fn identifier(&self) -> Option<String> {
+        match self.token {
+            Token::Word => Some(self.text.to_ascii_lowercase()),
+            Token::Name => String::from_utf8(unquoted(self.text.as_bytes())?).ok(),
+            _ => None,
+        }
+    }
+}
+
+/// The tokens of a statement, without white space and comments.
+pub(crate) fn words(statement: &str) -> Vec<Word<'_>> {
+    let mut lexer = Lexer::default();
+    let mut found = Vec::new();
+    while let Some(lexed) = lexer.next(statement.as_bytes(), true) {
+        if let (false, Some(text)) = (
+            matches!(lexed.token, Token::Blank | Token::Comment),
+            statement.get(lexed.start..lexed.end),
+        ) {
+            found.push(Word {
+                text,
+                token: lexed.token,
+                start: lexed.start,
+                end: lexed.end,
+            });
+        }
+    }
+    found
 }
 
 /// The tokens of a whole statement, without white space and comments.
@@ -329,21 +380,26 @@ mod tests {
             ),
             ("REFRESH MATERIALIZED VIEW public.t;", Class::Refresh(t())),
             ("CREATE UNLOGGED TABLE public.t (\n);", Class::CreateTable(t())),
-            ("CREATE ROLE \"a b\";", Class::CreateRole(b"a b".to_vec())),
+            ("CREATE SCHEMA \"a b\";", Class::CreateSchema(b"a b".to_vec())),
+            ("ALTER TABLE public.t OWNER TO \"x y\";", Class::Other),
+            ("ALTER TABLE public.t CLUSTER ON i;", Class::FollowUp),
             (
-                "ALTER FUNCTION public.f(a integer) OWNER TO postgres;",
-                Class::Owner,
+                "ALTER TABLE ONLY public.t REPLICA IDENTITY USING INDEX i;",
+                Class::FollowUp,
             ),
-            ("ALTER TABLE public.t OWNER TO \"x y\";", Class::Owner),
-            ("ALTER TABLE public.t OWNER SET;", Class::Other),
+            ("ALTER TABLE ONLY public.t REPLICA IDENTITY FULL;", Class::Other),
+            (
+                "ALTER INDEX public.i ALTER COLUMN 1 SET STATISTICS 5;",
+                Class::FollowUp,
+            ),
+            ("COMMENT ON CONSTRAINT c ON public.t IS 'x';", Class::FollowUp),
+            ("COMMENT ON CONSTRAINT c ON DOMAIN public.d IS 'x';", Class::Other),
+            ("COMMENT ON INDEX public.i IS 'x';", Class::FollowUp),
             (
                 "ALTER DOMAIN public.d ADD CONSTRAINT c CHECK (VALUE > 0);",
                 Class::Other,
             ),
-            (
-                "COMMENT ON EXTENSION plpgsql IS 'x';",
-                Class::ExtensionComment(b"plpgsql".to_vec()),
-            ),
+            ("COMMENT ON EXTENSION plpgsql IS 'x';", Class::Other),
             ("SELECT 'CREATE INDEX i ON t';", Class::Other),
         ];
         for (statement, class) in cases {

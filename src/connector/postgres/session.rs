@@ -1,0 +1,3 @@
+//! Sessions with a server.
+
+pub(crate) mod settings;
