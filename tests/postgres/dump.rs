@@ -26,7 +26,7 @@ fn environment(server: &PostgresServer, database: &str) -> Vec<(OsString, OsStri
 /// A snapshot that is exported as long as it lives.
 struct Exported {
     id: String,
-    _connection: holdall::connector::postgres::connect::Connection,
+    connection: holdall::connector::postgres::connect::Connection,
 }
 
 async fn export(context: &Context, server: &PostgresServer, database: &str) -> Exported {
@@ -43,7 +43,7 @@ async fn export(context: &Context, server: &PostgresServer, database: &str) -> E
         .unwrap();
     Exported {
         id: row.get(0),
-        _connection: connection,
+        connection,
     }
 }
 
@@ -189,7 +189,7 @@ async fn a_table_that_stays_locked_ends_the_dump() {
     let found = PgDump::find(&context, None, &[], 150_000).await.unwrap();
     let exported = export(&context, &server, "postgres").await;
     let other = export(&context, &server, "postgres").await;
-    let locker = other._connection.client();
+    let locker = other.connection.client();
     locker
         .batch_execute("COMMIT; BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
         .await

@@ -58,7 +58,7 @@ fn statements_end_where_the_server_ends_them() {
         let blanks = ["", "\n", "\r\n\t", " -- it's; $a$\n", "/* ; /* */ ' */"];
         let text: String = chosen
             .iter()
-            .map(|s| format!("{}{s}", blanks[g.index(blanks.len())]))
+            .flat_map(|s| [blanks[g.index(blanks.len())], s])
             .collect();
         let expected: Vec<_> = chosen
             .iter()
@@ -144,7 +144,7 @@ fn data_of_any_length_are_handed_on_in_parts() {
     scanner.push(b"COPY t FROM stdin;\n");
     let mut bytes = 0;
     for _ in 0..200 {
-        scanner.push(&[b'x'; 100_000]);
+        scanner.push(&vec![b'x'; 100_000]);
         while let Some(piece) = scanner.next().unwrap() {
             bytes += if piece.kind == Kind::CopyData {
                 piece.text.len()

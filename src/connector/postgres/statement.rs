@@ -191,18 +191,14 @@ impl Scanner {
 
     fn meta(&mut self, seen: usize) -> Option<Piece> {
         let rest = self.buffer.get(seen..).unwrap_or_default();
-        match rest.iter().position(|b| *b == b'\n') {
-            Some(at) => {
-                self.mode = Mode::Blank;
-                Some(self.cut(Kind::Meta, seen + at + 1))
-            }
-            None => {
-                self.mode = Mode::Meta {
-                    seen: self.buffer.len(),
-                };
-                self.rest(Kind::Meta)
-            }
+        if let Some(at) = rest.iter().position(|b| *b == b'\n') {
+            self.mode = Mode::Blank;
+            return Some(self.cut(Kind::Meta, seen + at + 1));
         }
+        self.mode = Mode::Meta {
+            seen: self.buffer.len(),
+        };
+        self.rest(Kind::Meta)
     }
 
     fn copy_line(&mut self) -> Result<Option<Piece>> {

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::event::{Event, Outcome};
 use crate::snapshot::entry::{Content, EntryHead, Piece};
 use futures::StreamExt;
+use std::fmt::Write;
 
 /// What became of a large object.
 pub(super) struct Written {
@@ -34,7 +35,7 @@ impl PostgresSink {
         self.room(context).await?;
         let (own, bytes) = (context.clone(), head.size.unwrap_or(0));
         let work = move |worker: Worker| async move {
-            let trouble = match write(&own, &worker, oid, &record, content).await {
+            let trouble = match make(&own, &worker, oid, &record, content).await {
                 Ok(()) => None,
                 Err(Trouble::Refused(refusal)) => Some(refusal),
                 Err(Trouble::Lost(error)) => return Err(error.with("large object", oid)),
@@ -59,7 +60,7 @@ impl PostgresSink {
     }
 }
 
-async fn write(
+async fn make(
     context: &Context,
     worker: &Worker,
     oid: u32,
@@ -126,16 +127,13 @@ fn privileges(oid: u32, record: &LargeObjectRecord) -> Result<String> {
     let owner = quote(&record.owner)?;
     let mut sql = String::new();
     if let Some(comment) = &record.comment {
-        sql.push_str(&format!(
-            "COMMENT ON LARGE OBJECT {oid} IS {};\n",
-            literal(comment)
-        ));
+        let _ = writeln!(sql, "COMMENT ON LARGE OBJECT {oid} IS {};", literal(comment));
     }
-    sql.push_str(&format!("ALTER LARGE OBJECT {oid} OWNER TO {owner};\n"));
+    let _ = writeln!(sql, "ALTER LARGE OBJECT {oid} OWNER TO {owner};");
     let Some(acl) = &record.acl else {
         return Ok(sql);
     };
-    sql.push_str(&format!("REVOKE ALL ON LARGE OBJECT {oid} FROM {owner};\n"));
+    let _ = writeln!(sql, "REVOKE ALL ON LARGE OBJECT {oid} FROM {owner};");
     for item in acl {
         let Some(Grant {
             grantee,
@@ -152,17 +150,12 @@ fn privileges(oid: u32, record: &LargeObjectRecord) -> Result<String> {
         };
         let foreign = grantor.as_bytes() != record.owner;
         if foreign {
-            sql.push_str(&format!(
-                "SET SESSION AUTHORIZATION {};\n",
-                quote(grantor.as_bytes())?
-            ));
+            let _ = writeln!(sql, "SET SESSION AUTHORIZATION {};", quote(grantor.as_bytes())?);
         }
         for (privileges, option) in [(plain, ""), (options, " WITH GRANT OPTION")] {
             if !privileges.is_empty() {
                 let privileges = privileges.join(", ");
-                sql.push_str(&format!(
-                    "GRANT {privileges} ON LARGE OBJECT {oid} TO {to}{option};\n"
-                ));
+                let _ = writeln!(sql, "GRANT {privileges} ON LARGE OBJECT {oid} TO {to}{option};");
             }
         }
         if foreign {

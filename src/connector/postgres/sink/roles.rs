@@ -22,7 +22,7 @@ pub(super) enum Fate {
 pub(super) fn decide(sql: &str, there: &BTreeSet<String>, source: &str, target: &str) -> Fate {
     let found = words(sql);
     let is = |index: usize, word: &str| found.get(index).is_some_and(|w| w.is(word));
-    let role = |index: usize| found.get(index).and_then(|word| word.identifier());
+    let role = |index: usize| found.get(index).and_then(Word::identifier);
     let known = |index: usize| role(index).is_some_and(|name| there.contains(&name));
     let about_role = is(1, "role") || is(1, "user");
     if is(0, "create") && about_role {

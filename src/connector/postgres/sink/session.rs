@@ -6,6 +6,7 @@ use crate::connector::postgres::session::settings;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
@@ -91,15 +92,16 @@ impl Worker {
     pub(super) async fn settle(&mut self, context: &Context, wanted: &Settings) -> Result<(), Trouble> {
         let mut sql = String::new();
         for name in self.settings.keys().filter(|name| !wanted.contains_key(*name)) {
-            sql.push_str(&format!("RESET {name}; "));
+            let _ = write!(sql, "RESET {name}; ");
         }
         for (name, value) in wanted {
             if self.settings.get(name) != Some(value) {
                 let value = literal(value);
-                sql.push_str(&format!(
+                let _ = write!(
+                    sql,
                     "SELECT pg_catalog.set_config({}, {value}, false); ",
                     literal(name)
-                ));
+                );
             }
         }
         if !sql.is_empty() {

@@ -4,7 +4,7 @@ use super::roles::{Fate, decide};
 use super::session::{Refusal, Settings, Trouble, Worker};
 use super::{PostgresSink, Stage};
 use crate::connector::postgres::key::TableName;
-use crate::connector::postgres::statement::{Class, Kind, Scanner, classify, first_line, words};
+use crate::connector::postgres::statement::{Class, Kind, Scanner, Word, classify, first_line, words};
 use crate::context::Context;
 use crate::error::Result;
 use crate::event::Event;
@@ -88,12 +88,7 @@ pub(super) fn take_setting(settings: &mut Settings, name: &str, sql: &str) {
         return;
     }
     let found = words(sql);
-    let value = found
-        .iter()
-        .rev()
-        .nth(1)
-        .map(|word| word.value())
-        .unwrap_or_default();
+    let value = found.iter().rev().nth(1).map(Word::value).unwrap_or_default();
     if value.is_empty() && name != "default_tablespace" {
         settings.remove(name);
     } else {
@@ -191,7 +186,7 @@ impl PostgresSink {
             self.missing.insert(TableName { schema, table });
         }
         if let Some(role) = statement.sql.strip_prefix("CREATE ROLE ") {
-            let role = words(role).first().and_then(|word| word.identifier());
+            let role = words(role).first().and_then(Word::identifier);
             self.summary.roles.retain(|made| Some(made) != role.as_ref());
         }
         self.refused(context, statement.sql.as_bytes(), refusal);

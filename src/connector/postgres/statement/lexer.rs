@@ -51,6 +51,14 @@ enum Inside {
     Body { tag: usize },
 }
 
+/// What a look at the bytes has brought.
+enum Step {
+    /// The token goes on, in another way.
+    On,
+    /// The token is whole.
+    End(Token),
+}
+
 /// Reads tokens from a buffer that grows at its end and is cut at its beginning. It never looks at a byte twice, but for a few at the
 /// border of what has come.
 #[derive(Clone, Debug)]
@@ -88,14 +96,18 @@ impl Lexer {
     /// The next token of `buffer`; nothing if more is needed, or when `ended` if nothing is left.
     pub(super) fn next(&mut self, buffer: &[u8], ended: bool) -> Option<Lexed> {
         loop {
-            let token = match self.inside {
+            let step = match self.inside {
                 Inside::Nothing => self.begin(buffer, ended)?,
-                Inside::Blank => self.run(buffer, ended, is_blank).map(|()| Some(Token::Blank))?,
+                Inside::Blank => self
+                    .run(buffer, ended, is_blank)
+                    .map(|()| Step::End(Token::Blank))?,
                 Inside::Line => {
                     self.run(buffer, ended, |b| !matches!(b, b'\n' | b'\r'))?;
-                    Some(Token::Comment)
+                    Step::End(Token::Comment)
                 }
-                Inside::Number => self.run(buffer, ended, is_tag).map(|()| Some(Token::Other))?,
+                Inside::Number => self
+                    .run(buffer, ended, is_tag)
+                    .map(|()| Step::End(Token::Other))?,
                 Inside::Word => self.word(buffer, ended)?,
                 Inside::Comment { depth } => self.comment(buffer, ended, depth)?,
                 Inside::Name => self.quoted(buffer, ended, b'"', false)?,
@@ -103,7 +115,7 @@ impl Lexer {
                 Inside::Tag => self.tag(buffer, ended)?,
                 Inside::Body { tag } => self.body(buffer, ended, tag)?,
             };
-            if let Some(token) = token {
+            if let Step::End(token) = step {
                 return Some(self.emit(buffer, token));
             }
         }
@@ -130,8 +142,8 @@ impl Lexer {
         lexed
     }
 
-    /// Looks at the first byte of a token. `None`: more is needed; `Some(None)`: the token goes on.
-    fn begin(&mut self, buffer: &[u8], ended: bool) -> Option<Option<Token>> {
+    /// Looks at the first byte of a token. Nothing: more is needed.
+    fn begin(&mut self, buffer: &[u8], ended: bool) -> Option<Step> {
         self.start = self.at;
         let first = *buffer.get(self.at)?;
         let second = buffer.get(self.at + 1).copied();
@@ -169,25 +181,18 @@ impl Lexer {
             }
         };
         self.at += length;
-        Some(one)
+        Some(one.map_or(Step::On, Step::End))
     }
 
     /// Goes behind the bytes that `of` takes, to the first other byte or the end.
     fn run(&mut self, buffer: &[u8], ended: bool, of: impl Fn(u8) -> bool) -> Option<()> {
         let rest = buffer.get(self.at..).unwrap_or_default();
-        match rest.iter().position(|b| !of(*b)) {
-            Some(len) => self.at += len,
-            None => {
-                self.at = buffer.len();
-                if !ended {
-                    return None;
-                }
-            }
-        }
-        Some(())
+        let len = rest.iter().position(|b| !of(*b));
+        self.at += len.unwrap_or(rest.len());
+        (len.is_some() || ended).then_some(())
     }
 
-    fn word(&mut self, buffer: &[u8], ended: bool) -> Option<Option<Token>> {
+    fn word(&mut self, buffer: &[u8], ended: bool) -> Option<Step> {
         self.run(buffer, ended, |b| is_tag(b) || b == b'$')?;
         let word = buffer.get(self.start..self.at).unwrap_or_default();
         let prefix = match word {
@@ -198,18 +203,18 @@ impl Lexer {
         if let (Some(escapes), Some(b'\'')) = (prefix, buffer.get(self.at)) {
             self.at += 1;
             self.inside = Inside::Text { escapes };
-            return Some(None);
+            return Some(Step::On);
         }
-        Some(Some(Token::Word))
+        Some(Step::End(Token::Word))
     }
 
-    fn comment(&mut self, buffer: &[u8], ended: bool, depth: usize) -> Option<Option<Token>> {
+    fn comment(&mut self, buffer: &[u8], ended: bool, depth: usize) -> Option<Step> {
         let mut depth = depth;
         loop {
             let rest = buffer.get(self.at..).unwrap_or_default();
             let Some(len) = rest.iter().position(|b| matches!(b, b'/' | b'*')) else {
                 self.at = buffer.len();
-                return ended.then_some(Some(Token::Unclosed));
+                return ended.then_some(Step::End(Token::Unclosed));
             };
             self.at += len;
             match (rest.get(len), rest.get(len + 1)) {
@@ -217,7 +222,7 @@ impl Lexer {
                     if ended {
                         self.at = buffer.len();
                     }
-                    return ended.then_some(Some(Token::Unclosed));
+                    return ended.then_some(Step::End(Token::Unclosed));
                 }
                 (Some(b'/'), Some(b'*')) => {
                     self.at += 2;
@@ -227,7 +232,7 @@ impl Lexer {
                     self.at += 2;
                     depth -= 1;
                     if depth == 0 {
-                        return Some(Some(Token::Comment));
+                        return Some(Step::End(Token::Comment));
                     }
                 }
                 _ => self.at += 1,
@@ -236,12 +241,12 @@ impl Lexer {
         }
     }
 
-    fn quoted(&mut self, buffer: &[u8], ended: bool, quote: u8, escapes: bool) -> Option<Option<Token>> {
+    fn quoted(&mut self, buffer: &[u8], ended: bool, quote: u8, escapes: bool) -> Option<Step> {
         loop {
             let rest = buffer.get(self.at..).unwrap_or_default();
             let Some(len) = rest.iter().position(|b| *b == quote || (escapes && *b == b'\\')) else {
                 self.at = buffer.len();
-                return ended.then_some(Some(Token::Unclosed));
+                return ended.then_some(Step::End(Token::Unclosed));
             };
             self.at += len;
             let backslash = rest.get(len) == Some(&b'\\');
@@ -249,46 +254,46 @@ impl Lexer {
                 None if !ended => return None,
                 None if backslash => {
                     self.at = buffer.len();
-                    return Some(Some(Token::Unclosed));
+                    return Some(Step::End(Token::Unclosed));
                 }
                 Some(_) if backslash => self.at += 2,
                 Some(next) if *next == quote => self.at += 2,
                 _ => {
                     self.at += 1;
                     let token = if quote == b'"' { Token::Name } else { Token::Text };
-                    return Some(Some(token));
+                    return Some(Step::End(token));
                 }
             }
         }
     }
 
     /// A dollar sign and letters: the beginning of a string if another dollar sign follows them.
-    fn tag(&mut self, buffer: &[u8], ended: bool) -> Option<Option<Token>> {
+    fn tag(&mut self, buffer: &[u8], ended: bool) -> Option<Step> {
         self.run(buffer, ended, is_tag)?;
         if buffer.get(self.at) == Some(&b'$') {
             self.at += 1;
             self.inside = Inside::Body {
                 tag: self.at - self.start,
             };
-            return Some(None);
+            return Some(Step::On);
         }
         self.at = self.start + 1;
-        Some(Some(Token::Other))
+        Some(Step::End(Token::Other))
     }
 
-    fn body(&mut self, buffer: &[u8], ended: bool, tag: usize) -> Option<Option<Token>> {
+    fn body(&mut self, buffer: &[u8], ended: bool, tag: usize) -> Option<Step> {
         let tag = buffer.get(self.start..self.start + tag).unwrap_or_default();
         loop {
             let rest = buffer.get(self.at..).unwrap_or_default();
             let Some(len) = rest.iter().position(|b| *b == b'$') else {
                 self.at = buffer.len();
-                return ended.then_some(Some(Token::Unclosed));
+                return ended.then_some(Step::End(Token::Unclosed));
             };
             self.at += len;
             let rest = rest.get(len..).unwrap_or_default();
             if rest.starts_with(tag) {
                 self.at += tag.len();
-                return Some(Some(Token::Text));
+                return Some(Step::End(Token::Text));
             }
             if rest.len() < tag.len() && tag.starts_with(rest) && !ended {
                 return None;
