@@ -122,7 +122,7 @@ async fn walk_snapshots(
     view: &View,
     survey: &SurveyReport,
 ) -> Result<Vec<(SessionId, Option<String>)>> {
-    let blobs = repository.reader(context, view);
+    let blobs = repository.reader_of_store(context, view);
     blobs.avoid(&survey.bad_packs)?;
     let mut marks = Marks::new(context, &blobs);
     let hits = walk_all(context, view, &blobs, &mut marks, true).await?;

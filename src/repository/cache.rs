@@ -1,10 +1,14 @@
 //! A local cache of sealed objects, and of names once seen. It holds only bytes that the store holds too, and every use of them is
 //! verified like the store's own: a lost, stale or damaged cache changes nothing but time.
 //!
-//! One SQLite file holds it (`ARCHITECTURE.md` says why), so that two processes may share it and a killed one leaves it whole.
+//! One SQLite file holds it (`benches/README.md` has the figures), so that two processes may share it and a killed one leaves it whole.
+//!
+//! It is bounded: a file has a most, and what no recent run used goes first; of all files in a directory, those that were not used for
+//! longest. Rows that this run used are never pushed out by others of it: a run that needs more than there is room for would push out
+//! each row just before it is asked for again.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::id::RepositoryId;
+use crate::format::id::{ObjectId, RepositoryId, hex, unhex};
 use crate::format::layout::ObjectName;
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -14,10 +18,19 @@ use std::sync::Mutex;
 
 /// The largest object that is cached, in bytes.
 const CACHED_MAX: usize = 16 << 20;
+/// What the cache of one repository may hold, in bytes.
+const BYTES_MAX: u64 = 1 << 30;
+/// What a cache that ends with the process may hold, in bytes.
+const BYTES_IN_MEMORY_MAX: u64 = 64 << 20;
+/// What the caches of all repositories in a directory may hold together, in bytes.
+const DIRECTORY_MAX: u64 = 4 << 30;
 
 /// A cache of one repository.
 pub struct Cache {
     connection: Mutex<Connection>,
+    /// This run's number: greater than that of every run before it.
+    run: i64,
+    bytes_max: u64,
 }
 
 impl Cache {
@@ -26,14 +39,21 @@ impl Cache {
     /// # Errors
     /// `Source` if the directory cannot be used; the caller may go on with [`Self::in_memory`].
     pub fn open(directory: &Path, repository: RepositoryId) -> Result<Self> {
+        Self::open_bounded(directory, repository, BYTES_MAX)
+    }
+
+    /// As [`Self::open`], with another bound than the usual.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_bounded(directory: &Path, repository: RepositoryId, bytes_max: u64) -> Result<Self> {
         let failed = |e: rusqlite::Error| cache_error(&e).with("directory", directory.display());
         fs_err::create_dir_all(directory)
             .map_err(|e| Error::new(ErrorKind::Source, "cannot make the cache directory").because(e))?;
         let path = directory.join(format!("{repository}.sqlite"));
-        match Connection::open(&path).and_then(|connection| Self::set_up(&connection).map(|()| connection)) {
-            Ok(connection) => Ok(Self {
-                connection: Mutex::new(connection),
-            }),
+        make_room(directory, &path, DIRECTORY_MAX);
+        let open = || Connection::open(&path).and_then(|connection| Self::set_up(connection, bytes_max));
+        match open() {
             Err(rusqlite::Error::SqliteFailure(e, _))
                 if matches!(
                     e.code,
@@ -43,13 +63,9 @@ impl Cache {
                 // It is only a hint: a damaged one is made anew.
                 fs_err::remove_file(&path)
                     .map_err(|e| Error::new(ErrorKind::Source, "damaged cache").because(e))?;
-                let connection = Connection::open(&path).map_err(failed)?;
-                Self::set_up(&connection).map_err(failed)?;
-                Ok(Self {
-                    connection: Mutex::new(connection),
-                })
+                open().map_err(failed)
             }
-            Err(error) => Err(failed(error)),
+            opened => opened.map_err(failed),
         }
     }
 
@@ -59,54 +75,144 @@ impl Cache {
     /// `Internal` if SQLite cannot start.
     pub fn in_memory() -> Result<Self> {
         let connection = Connection::open_in_memory().map_err(|e| cache_error(&e))?;
-        Self::set_up(&connection).map_err(|e| cache_error(&e))?;
-        Ok(Self {
-            connection: Mutex::new(connection),
-        })
+        Self::set_up(connection, BYTES_IN_MEMORY_MAX).map_err(|e| cache_error(&e))
     }
 
-    fn set_up(connection: &Connection) -> rusqlite::Result<()> {
+    fn set_up(connection: Connection, bytes_max: u64) -> rusqlite::Result<Self> {
         connection.busy_timeout(std::time::Duration::from_secs(5))?;
         connection.execute_batch(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -4096;
-             CREATE TABLE IF NOT EXISTS objects (name TEXT PRIMARY KEY, bytes BLOB NOT NULL) WITHOUT ROWID;
-             CREATE TABLE IF NOT EXISTS seen (name TEXT PRIMARY KEY) WITHOUT ROWID;",
-        )
+             DROP TABLE IF EXISTS objects;
+             CREATE TABLE IF NOT EXISTS cached (name TEXT PRIMARY KEY, used INTEGER NOT NULL, size INTEGER NOT NULL, bytes BLOB NOT NULL);
+             CREATE INDEX IF NOT EXISTS cached_used ON cached (used, size);
+             CREATE TABLE IF NOT EXISTS seen (name TEXT PRIMARY KEY) WITHOUT ROWID;
+             CREATE TABLE IF NOT EXISTS runs (number INTEGER PRIMARY KEY);",
+        )?;
+        let run = connection.query_row("SELECT coalesce(max(number), 0) + 1 FROM runs", [], |row| {
+            row.get(0)
+        })?;
+        connection.execute("INSERT OR REPLACE INTO runs (number) VALUES (?1)", [run])?;
+        connection.execute("DELETE FROM runs WHERE number < ?1", [run])?;
+        Ok(Self {
+            connection: Mutex::new(connection),
+            run,
+            bytes_max,
+        })
     }
 
     /// The bytes that were cached under a name. They may be stale or damaged: the caller verifies them.
     pub fn get(&self, name: &ObjectName) -> Option<Bytes> {
-        let connection = self.connection.lock().ok()?;
-        connection
-            .prepare_cached("SELECT bytes FROM objects WHERE name = ?1")
-            .and_then(|mut query| {
-                query
-                    .query_row([name.to_string()], |row| row.get::<_, Vec<u8>>(0))
-                    .optional()
-            })
-            .ok()
-            .flatten()
-            .map(Bytes::from)
+        self.get_row(&name.to_string())
     }
 
     /// Caches an object; a failure costs time later, nothing else.
     pub fn put(&self, name: &ObjectName, bytes: &[u8]) {
-        if bytes.len() > CACHED_MAX {
-            return;
-        }
-        if let Ok(connection) = self.connection.lock() {
-            let _ = connection.execute(
-                "INSERT OR REPLACE INTO objects (name, bytes) VALUES (?1, ?2)",
-                params![name.to_string(), bytes],
-            );
-        }
+        self.put_row(&name.to_string(), bytes);
     }
 
     /// Drops what is cached under a name.
     pub fn remove(&self, name: &ObjectName) {
-        if let Ok(connection) = self.connection.lock() {
-            let _ = connection.execute("DELETE FROM objects WHERE name = ?1", [name.to_string()]);
+        self.remove_row(&name.to_string());
+    }
+
+    /// The sealed bytes of a block of a pack, as [`Self::get`].
+    pub fn get_block(&self, pack: &ObjectId, offset: u32) -> Option<Bytes> {
+        self.get_row(&block_name(pack, offset))
+    }
+
+    /// Caches the sealed bytes of a block of a pack.
+    pub fn put_block(&self, pack: &ObjectId, offset: u32, sealed: &[u8]) {
+        self.put_row(&block_name(pack, offset), sealed);
+    }
+
+    /// Drops a block.
+    pub fn remove_block(&self, pack: &ObjectId, offset: u32) {
+        self.remove_row(&block_name(pack, offset));
+    }
+
+    /// The blocks that are cached: their packs and offsets.
+    pub fn blocks(&self) -> HashSet<(ObjectId, u32)> {
+        let names = self.names("SELECT name FROM cached WHERE name GLOB 'block/*'");
+        let parse = |name: &String| {
+            let (pack, offset) = name.strip_prefix("block/")?.split_once('/')?;
+            Some((ObjectId(unhex(pack).ok()?), offset.parse().ok()?))
+        };
+        names.iter().filter_map(parse).collect()
+    }
+
+    fn get_row(&self, name: &str) -> Option<Bytes> {
+        let connection = self.connection.lock().ok()?;
+        let row = connection
+            .prepare_cached("SELECT bytes, used FROM cached WHERE name = ?1")
+            .and_then(|mut query| {
+                query
+                    .query_row([name], |row| {
+                        Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, i64>(1)?))
+                    })
+                    .optional()
+            });
+        let (bytes, used) = row.ok().flatten()?;
+        if used != self.run {
+            let _ = connection.execute(
+                "UPDATE cached SET used = ?2 WHERE name = ?1",
+                params![name, self.run],
+            );
         }
+        Some(bytes.into())
+    }
+
+    fn put_row(&self, name: &str, bytes: &[u8]) {
+        if bytes.len() > CACHED_MAX {
+            return;
+        }
+        if let Ok(connection) = self.connection.lock() {
+            let _ = self.try_put(&connection, name, bytes);
+        }
+    }
+
+    fn try_put(&self, connection: &Connection, name: &str, bytes: &[u8]) -> rusqlite::Result<()> {
+        let total = |connection: &Connection| -> rusqlite::Result<u64> {
+            let mut sum = connection.prepare_cached("SELECT coalesce(sum(size), 0) FROM cached")?;
+            let total: i64 = sum.query_row([], |row| row.get(0))?;
+            Ok(u64::try_from(total).unwrap_or(0) + bytes.len() as u64)
+        };
+        while total(connection)? > self.bytes_max {
+            // A batch at a time, those of the oldest run first, and none of this one.
+            let removed = connection.execute(
+                "DELETE FROM cached WHERE rowid IN (SELECT rowid FROM cached WHERE used < ?1 ORDER BY used LIMIT 64)",
+                [self.run],
+            )?;
+            if removed == 0 {
+                return Ok(());
+            }
+        }
+        connection.execute(
+            "INSERT OR REPLACE INTO cached (name, used, size, bytes) VALUES (?1, ?2, ?3, ?4)",
+            params![
+                name,
+                self.run,
+                i64::try_from(bytes.len()).unwrap_or(i64::MAX),
+                bytes
+            ],
+        )?;
+        Ok(())
+    }
+
+    fn remove_row(&self, name: &str) {
+        if let Ok(connection) = self.connection.lock() {
+            let _ = connection.execute("DELETE FROM cached WHERE name = ?1", [name]);
+        }
+    }
+
+    fn names(&self, query: &str) -> Vec<String> {
+        let names = || -> rusqlite::Result<Vec<String>> {
+            let Ok(connection) = self.connection.lock() else {
+                return Ok(Vec::new());
+            };
+            let mut query = connection.prepare(query)?;
+            query.query_map([], |row| row.get(0))?.collect()
+        };
+        names().unwrap_or_default()
     }
 
     /// Notes that these objects were in the store.
@@ -127,15 +233,8 @@ impl Cache {
 
     /// Every name that was noted.
     pub fn seen(&self) -> HashSet<ObjectName> {
-        let names = || -> rusqlite::Result<Vec<String>> {
-            let Ok(connection) = self.connection.lock() else {
-                return Ok(Vec::new());
-            };
-            let mut query = connection.prepare("SELECT name FROM seen")?;
-            query.query_map([], |row| row.get(0))?.collect()
-        };
-        names()
-            .unwrap_or_default()
+        let names = self.names("SELECT name FROM seen");
+        names
             .iter()
             .filter_map(|name| ObjectName::parse(name).ok())
             .collect()
@@ -148,6 +247,43 @@ impl Cache {
                 let _ = connection.execute("DELETE FROM seen WHERE name = ?1", [name.to_string()]);
             }
         }
+    }
+}
+
+fn block_name(pack: &ObjectId, offset: u32) -> String {
+    format!("block/{}/{offset}", hex(&pack.0))
+}
+
+/// Removes the caches of other repositories, those first that were not used for longest, until all together are small enough. One that
+/// another process has open goes on without a name.
+fn make_room(directory: &Path, own: &Path, most: u64) {
+    let Ok(files) = fs_err::read_dir(directory) else {
+        return;
+    };
+    let mut caches: Vec<_> = files
+        .flatten()
+        .map(|file| file.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "sqlite"))
+        .filter_map(|path| {
+            let metadata = path.metadata().ok()?;
+            Some((metadata.modified().ok()?, metadata.len(), path))
+        })
+        .collect();
+    caches.sort();
+    let mut total: u64 = caches.iter().map(|(_, bytes, _)| bytes).sum();
+    for (_, bytes, path) in caches {
+        if total <= most {
+            return;
+        }
+        if path == own {
+            continue;
+        }
+        for end in ["", "-wal", "-shm"] {
+            let mut name = path.clone().into_os_string();
+            name.push(end);
+            let _ = fs_err::remove_file(name);
+        }
+        total -= bytes;
     }
 }
 
@@ -178,5 +314,48 @@ mod tests {
         assert!(cache.get(&ObjectName::Marker).is_none());
         cache.put(&ObjectName::Marker, b"y");
         assert_eq!(cache.get(&ObjectName::Marker).unwrap(), "y");
+    }
+
+    #[test]
+    fn what_no_recent_run_used_goes_first_and_the_bound_holds() {
+        let directory = tempfile::tempdir().unwrap();
+        let id = RepositoryId([1; 16]);
+        let pack = |n: u8| ObjectId([n; 32]);
+        let open = || Cache::open_bounded(directory.path(), id, 1000).unwrap();
+        let cache = open();
+        for n in 0..10 {
+            cache.put_block(&pack(n), 0, &[n; 100]);
+        }
+        // Full of what this run used: nothing of it is pushed out.
+        cache.put_block(&pack(10), 0, &[10; 100]);
+        assert_eq!(cache.blocks().len(), 10);
+        drop(cache);
+        let cache = open();
+        assert_eq!(cache.get_block(&pack(3), 0).unwrap(), [3; 100].as_slice());
+        cache.put_block(&pack(11), 7, &[11; 100]);
+        let held = cache.blocks();
+        assert!(
+            held.contains(&(pack(3), 0)) && held.contains(&(pack(11), 7)) && held.len() <= 10,
+            "{held:?}"
+        );
+        assert!(!held.contains(&(pack(0), 0)));
+    }
+
+    #[test]
+    fn caches_that_were_not_used_for_longest_make_room() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |n: u8| directory.path().join(format!("{n}.sqlite"));
+        for n in 0..4 {
+            fs_err::write(file(n), [0; 1000]).unwrap();
+            let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(u64::from(n) * 100);
+            fs_err::File::open(file(n))
+                .unwrap()
+                .file()
+                .set_modified(time)
+                .unwrap();
+        }
+        make_room(directory.path(), &file(0), 2500);
+        let left: Vec<bool> = (0..4).map(|n| file(n).exists()).collect();
+        assert_eq!(left, [true, false, false, true]);
     }
 }

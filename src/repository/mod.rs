@@ -110,7 +110,12 @@ impl Repository {
 
     /// A reader of the blobs of a view.
     pub fn reader(&self, context: &Context, view: &View) -> BlobReader {
-        BlobReader::new(self.clone(), context.clone(), view.index.clone(), view.log.newest)
+        BlobReader::new(self.clone(), context.clone(), view, true)
+    }
+
+    /// A reader that believes the store only, never the local cache: for what looks for damage there.
+    pub fn reader_of_store(&self, context: &Context, view: &View) -> BlobReader {
+        BlobReader::new(self.clone(), context.clone(), view, false)
     }
 
     pub(crate) fn marker(&self) -> Bytes {

@@ -8,6 +8,7 @@
 )]
 
 mod bounds;
+mod cache;
 mod crash;
 mod damage;
 mod deltas;

@@ -38,6 +38,8 @@ pub(crate) struct Block {
     pub(crate) sealed: u32,
     pub(crate) plain: u32,
     pub(crate) codec: Codec,
+    /// Whether it holds nodes or lists: those are read again and again.
+    pub(crate) tree: bool,
 }
 
 /// A pack's place in [`Index::packs`].
@@ -101,6 +103,7 @@ impl IndexBuilder {
                     sealed,
                     plain: row.plain,
                     codec: row.codec,
+                    tree: false,
                 });
                 u32::try_from(self.index.blocks.len() - 1).unwrap_or(u32::MAX)
             }));
@@ -114,6 +117,11 @@ impl IndexBuilder {
             };
             if let Some((_, base)) = base {
                 self.index.bases.insert((block, row.offset), *base);
+            }
+            if row.kind != BlobKind::Data
+                && let Some(block) = self.index.blocks.get_mut(block as usize)
+            {
+                block.tree = true;
             }
             let (id, offset, encoded, plain) = (row.id, row.offset, row.encoded, row.plain);
             self.index.copies.push(Copy {

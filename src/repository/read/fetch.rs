@@ -1,17 +1,18 @@
 //! Blocks of packs: fetched in whole packs or aligned spans, opened and decompressed on the CPU pool, kept for a while.
 
 use super::super::Repository;
-use super::super::index::{Block, Index, PackNumber};
+use super::super::index::{Block, Index, Pack, PackNumber};
 use super::super::pack::decode_block;
 use crate::context::Context;
-use crate::crypto::Opener;
+use crate::crypto::{Keyring, Opener};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::header::ObjectType;
+use crate::format::id::ObjectId;
 use crate::format::layout::ObjectName;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -43,6 +44,8 @@ pub(super) struct Blocks {
     /// Moves what was asked for ahead; ends with the reader.
     tasks: Mutex<JoinSet<()>>,
     requests: Arc<Semaphore>,
+    /// Blocks of the tree that the local cache holds; nothing if it is not to be used.
+    cached: Option<HashSet<(ObjectId, u32)>>,
     fetched: Arc<AtomicU64>,
 }
 
@@ -54,11 +57,13 @@ struct Kept {
 }
 
 impl Blocks {
-    pub(super) fn new(repository: Repository, context: Context, index: Arc<Index>) -> Self {
+    /// `cached` says whether the local cache may give blocks and is given them.
+    pub(super) fn new(repository: Repository, context: Context, index: Arc<Index>, cached: bool) -> Self {
         let budget = context.budget.total();
         let (kept_max, request_max) = (budget / 4, budget / 16);
         let requests = Arc::new(Semaphore::new(repository.concurrency()));
         let (kept, tasks) = (Mutex::default(), Mutex::default());
+        let cached = cached.then(|| repository.cache().blocks());
         Self {
             repository,
             context,
@@ -68,6 +73,7 @@ impl Blocks {
             kept,
             tasks,
             requests,
+            cached,
             fetched: Arc::default(),
         }
     }
@@ -109,6 +115,17 @@ impl Blocks {
             }
         }
         for (pack, mut blocks) in by_pack {
+            let pack_id = self.index.pack(pack).map(|pack| pack.id);
+            let in_cache = |block: &Block| {
+                let cached = self.cached.as_ref().zip(pack_id);
+                block.tree && cached.is_some_and(|(cached, pack)| cached.contains(&(pack, block.offset)))
+            };
+            for (number, block) in blocks.extract_if(.., |(_, block)| in_cache(block)) {
+                let plaintext = self.open_cached(block);
+                self.drive(vec![plaintext.clone()]);
+                handles.insert(number, plaintext.clone());
+                kept.insert(number, u64::from(block.plain), plaintext);
+            }
             blocks.sort_unstable_by_key(|(_, block)| block.offset);
             blocks.dedup_by_key(|(number, _)| *number);
             for (range, group) in self.ranges(pack, &blocks) {
@@ -179,22 +196,59 @@ impl Blocks {
         .shared()
     }
 
-    fn open(&self, block: Block, start: u64, bytes: Fetched) -> SharedBytes {
+    /// A block that the cache is said to hold. What it gives is opened like the store's own bytes; if it does not open, or is gone, the
+    /// store is asked.
+    fn open_cached(&self, block: Block) -> SharedBytes {
         let pack = self.index.pack(block.pack).copied();
-        let (keyring, cpu) = (self.repository.shared_keyring(), self.context.cpu.clone());
+        // Not begun before it is asked for.
+        let ranges = self.ranges(block.pack, &[(0, block)]);
+        let from_store = ranges.into_iter().next().map(|(range, _)| {
+            let bytes = self.range(block.pack, range.clone());
+            self.open(block, range.start, bytes)
+        });
+        let (repository, cpu) = (self.repository.clone(), self.context.cpu.clone());
+        async move {
+            let from_cache = move || -> Option<Bytes> {
+                let pack = pack?;
+                let sealed = repository.cache().get_block(&pack.id, block.offset)?;
+                let opened = open_block(repository.keyring(), &pack, &block, &sealed);
+                if opened.is_err() {
+                    repository.cache().remove_block(&pack.id, block.offset);
+                }
+                opened.ok()
+            };
+            if let Some(opened) = cpu.run(from_cache).await? {
+                return Ok(opened);
+            }
+            match from_store {
+                Some(from_store) => from_store.await,
+                None => Err(Error::new(ErrorKind::Damaged, "block outside the index")),
+            }
+        }
+        .boxed()
+        .shared()
+    }
+
+    fn open(&self, block: Block, start: u64, bytes: Fetched) -> SharedBytes {
+        let caches = block.tree && self.cached.is_some();
+        let repository = self.repository.clone();
+        let pack = self.index.pack(block.pack).copied();
+        let cpu = self.context.cpu.clone();
         async move {
             let pack = pack.ok_or_else(|| Error::new(ErrorKind::Damaged, "pack outside the index"))?;
             let (bytes, permit) = bytes.await?;
             let name = ObjectName::Pack(pack.id);
             let work = move || -> Result<Bytes> {
-                let opener = Opener::new(&keyring, &pack.header, ObjectType::Pack, "")?;
                 let at = usize::try_from(u64::from(block.offset).saturating_sub(start)).unwrap_or(usize::MAX);
                 let end = at.saturating_add(block.sealed as usize);
                 let sealed = bytes
                     .get(at..end)
                     .ok_or_else(|| Error::new(ErrorKind::Damaged, "pack is shorter than it was"))?;
-                let stored = opener.record(block.record, false, sealed)?;
-                Ok(decode_block(stored, block.codec, block.plain)?.into())
+                let opened = open_block(repository.keyring(), &pack, &block, sealed)?;
+                if caches {
+                    repository.cache().put_block(&pack.id, block.offset, sealed);
+                }
+                Ok(opened)
             };
             let opened = cpu.run(work).await?.map_err(|error| error.with("object", name));
             drop(permit);
@@ -203,6 +257,12 @@ impl Blocks {
         .boxed()
         .shared()
     }
+}
+
+fn open_block(keyring: &Keyring, pack: &Pack, block: &Block, sealed: &[u8]) -> Result<Bytes> {
+    let opener = Opener::new(keyring, &pack.header, ObjectType::Pack, "")?;
+    let stored = opener.record(block.record, false, sealed)?;
+    Ok(decode_block(stored, block.codec, block.plain)?.into())
 }
 
 impl Kept {

@@ -28,6 +28,8 @@ pub struct BlobReader {
 struct Inner {
     repository: Repository,
     context: Context,
+    /// Whether the local cache may give blocks of the tree.
+    cached: bool,
     state: RwLock<State>,
 }
 
@@ -60,12 +62,14 @@ enum Blame {
 }
 
 impl BlobReader {
-    pub(super) fn new(repository: Repository, context: Context, index: Arc<Index>, newest: u64) -> Self {
-        let state = State::new(&repository, &context, index, newest);
+    pub(super) fn new(repository: Repository, context: Context, view: &View, cached: bool) -> Self {
+        let (index, newest) = (view.index.clone(), view.log.newest);
+        let state = State::new(&repository, &context, (index, newest), cached);
         Self {
             inner: Arc::new(Inner {
                 repository,
                 context,
+                cached,
                 state: RwLock::new(state),
             }),
         }
@@ -237,8 +241,8 @@ impl BlobReader {
         let state = State::new(
             &self.inner.repository,
             &self.inner.context,
-            view.index,
-            view.log.newest,
+            (view.index, view.log.newest),
+            self.inner.cached,
         );
         if let Ok(mut current) = self.inner.state.write() {
             *current = state;
@@ -248,8 +252,14 @@ impl BlobReader {
 }
 
 impl State {
-    fn new(repository: &Repository, context: &Context, index: Arc<Index>, newest: u64) -> Self {
-        let blocks = Arc::new(Blocks::new(repository.clone(), context.clone(), index.clone()));
+    fn new(
+        repository: &Repository,
+        context: &Context,
+        (index, newest): (Arc<Index>, u64),
+        cached: bool,
+    ) -> Self {
+        let blocks = Blocks::new(repository.clone(), context.clone(), index.clone(), cached);
+        let blocks = Arc::new(blocks);
         Self {
             index,
             blocks,

@@ -10,6 +10,7 @@ use super::delta::Delta;
 use super::index::{Index, PackNumber};
 use super::pack::{SealedPack, seal_pack};
 use crate::context::{Context, Reservation, Time};
+use crate::crypto::Sealed;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::format::header::Origin;
@@ -315,12 +316,14 @@ impl BlobWriter {
             let seal = move || seal_pack(&keyring, random.as_ref(), Origin::Session(sid), blocks, padme);
             let SealedPack { sealed, tables, held } = context.cpu.run(seal).await??;
             let (name, bytes) = (ObjectName::Pack(sealed.id), sealed.bytes.len() as u64);
-            if !repository.store().put_new(&name, sealed.bytes).await?.is_mine() {
+            let sent = sealed.bytes.clone();
+            if !repository.store().put_new(&name, sent).await?.is_mine() {
                 return Err(
                     Error::new(ErrorKind::Damaged, "a pack's name is taken by other bytes")
                         .with("object", name),
                 );
             }
+            cache_tree(&repository, &sealed, &tables);
             drop(held);
             Ok(Uploaded { tables, bytes })
         });
@@ -405,5 +408,20 @@ impl BlobWriter {
     /// What was written so far.
     pub fn counts(&self) -> WriteCounts {
         self.counts
+    }
+}
+
+/// Gives the local cache the blocks of a stored pack that hold nodes and lists: the next run reads them all.
+fn cache_tree(repository: &Repository, sealed: &Sealed, tables: &Tables) {
+    let of_tree = tables.entries.iter().filter(|entry| entry.kind != BlobKind::Data);
+    let blocks: BTreeSet<u32> = of_tree.map(|entry| entry.block).collect();
+    for block in blocks
+        .iter()
+        .filter_map(|number| tables.blocks.get(*number as usize))
+    {
+        let (start, len) = (block.offset as usize, block.sealed as usize);
+        if let Some(bytes) = sealed.bytes.get(start..start + len) {
+            repository.cache().put_block(&sealed.id, block.offset, bytes);
+        }
     }
 }
