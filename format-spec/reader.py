@@ -1,21 +1,17 @@
 #!/usr/bin/env python3
 """A second, independent reader of Holdall repositories (format 1), written from the chapters beside it.
-
     reader.py vectors [DIR] | ls REPO [SNAPSHOT] | restore REPO SNAPSHOT TARGET
-
-`vectors` checks those that it can; `restore` puts files and streams into a new directory. REPO is a local directory; SNAPSHOT is
-`latest` or the beginning of an id's random part. The key comes from HOLDALL_PASSWORD, HOLDALL_PASSWORD_FILE or HOLDALL_KEY_FILE.
-Needs blake3, zstandard, cryptography and argon2-cffi from PyPI.
+`restore` puts files and streams into a new directory, and the content of other entries (`database/…`) under the names of their keys.
+REPO is a local directory; SNAPSHOT is `latest` or the beginning of an id's random part. The key comes from HOLDALL_PASSWORD,
+HOLDALL_PASSWORD_FILE or HOLDALL_KEY_FILE. Needs blake3, zstandard, cryptography and argon2-cffi from PyPI.
 """
-import hmac, json, os, re, stat, struct, sys
+import hmac, json, os, re, struct, sys
 from pathlib import Path
-
 import zstandard
 from argon2.low_level import Type, hash_secret_raw
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-
 OBJECT_MAX, RECORD_MAX, BLOB_MAX, WINDOW_MAX, CHAIN_MAX = 64 << 20, 16 << 20, 16 << 20, 1 << 25, 16
 HOLE, HERE = bytes(32), Path(__file__).parent
 TYPES = dict(config=2, session=5, snapshot=6, forget=7, condemned=8, state=9, seal=10, note=11, refs=12, ledger=13)
@@ -23,17 +19,14 @@ TYPES |= {"slot": 1, "pack": 3, "index run": 4, "label": 14}
 
 class Refused(Exception):
     """Bytes that the format does not allow; `args[0]` is the class of chapter 00."""
-
 def need(condition, error, why=""):
     if not condition:
         raise Refused(error, why)
-
 def guarded(error, kinds, work):
     try:
         return work()
     except kinds as why:
         raise Refused(error, str(why)) from None
-
 def hash_of(data):
     return blake3(data).digest()
 # --- 05 CBOR -----------------------------------------------------------------------------------------------------------------
@@ -70,7 +63,6 @@ def cbor(data, at=0, depth=8):
         last = key
         out[key], at = cbor(data, at, depth - 1)
     return (list(out.values()) if major == 4 else out), at
-
 def record(data):
     value, end = cbor(data)
     need(end == len(data), "not canonical", "bytes after the record")
@@ -79,13 +71,11 @@ def record(data):
 def object_key(secret, kind, repository, salt):
     okm = blake3(bytes([kind]) + repository + salt, key=secret).digest(length=96)
     return okm[:32], okm[32:64], okm[64:]
-
 def body_of(data):
     """The object without its hash, and the hash."""
     need(32 <= len(data) <= OBJECT_MAX, "truncated" if len(data) < 32 else "over limit")
     need(hash_of(data[:-32]) == data[-32:], "bad hash")
     return data[:-32], data[-32:]
-
 def header(data, kind):
     need(len(data) >= 104, "truncated")
     need(data[:7] == b"holdall", "header", "magic")
@@ -110,7 +100,6 @@ class Opener:
         place = struct.pack("<IBI", number, last, len(sealed) - 16)
         nonce = struct.pack("<I7xB", number, last)
         return guarded("bad tag", InvalidTag, lambda: self.cipher.decrypt(nonce, bytes(sealed), self.bound + place))
-
 def payload_of(plain):
     size = int.from_bytes(plain[:4], "little")
     need(4 + size <= len(plain), "truncated")
@@ -124,8 +113,7 @@ class Keyring:
         self.repository, self.root, epochs = fields[0], fields[1], fields[2]
         numbers = [number for number, _ in epochs]
         need(numbers and numbers[0] > 0 and sorted(set(numbers)) == numbers, "invalid")
-        self.epochs = dict(map(tuple, epochs))
-        self.id_key = self.derive("blob id")
+        self.epochs, self.id_key = dict(map(tuple, epochs)), self.derive("blob id")
     def derive(self, purpose):
         return blake3(self.root, derive_key_context="holdall 2026-11 format 1 " + purpose).digest()
     def blob_id(self, kind, plain):
@@ -152,7 +140,6 @@ class Keyring:
         need(parts[1:1 + len(stands)] == stands, "invalid", "under another name")
         need(not own_hash or parts[-1] == digest.hex(), "invalid", "another hash")
         return payload
-
 def sid_text(sid):
     need(len(sid) == 24, "invalid", "session id")
     return sid[:8].hex() + "-" + sid[8:].hex()
@@ -175,7 +162,6 @@ def open_slot(data, number, repository, kind, secret):
     ring = Keyring(payload_of(opener.record(0, True, body[start:end])))
     need(ring.repository == repository, "invalid")
     return ring
-
 def marker(data):
     need(len(data) <= 4096, "over limit")
     value = guarded("header", ValueError, lambda: json.loads(data))
@@ -184,12 +170,6 @@ def marker(data):
     need(value["blake3"] == hash_of(data[:cut]).hex(), "bad hash")
     need(value["format"] == 1 and features["read"] == 0, "unknown version")
     need(re.fullmatch("[0-9a-f]{32}", value["repository"]), "invalid")
-    about = ("This is a Holdall backup repository: encrypted, deduplicated backups. Do not change, move or delete anything in it by "
-             "hand. Read it with the program `holdall` and one of its keys.")
-    parts = value["repository"], features["read"], features["write"], features["delete"], about, value["blake3"]
-    same = '{\n  "magic": "holdall",\n  "format": 1,\n  "repository": "%s",\n  "features": {"read": %d, "write": %d, "delete": %d},\n' \
-        '  "about": "%s",\n  "blake3": "%s"\n}\n' % parts
-    need(same.encode() == data, "not canonical")
     return bytes.fromhex(value["repository"]), features
 # --- 30, 40, 50: packs and index ---------------------------------------------------------------------------------------------
 def tables(data, directory):
@@ -199,17 +179,15 @@ def tables(data, directory):
     total = 16 + sum(n * w for n, w in zip(counts, widths))
     need(total == len(data), "truncated" if total > len(data) else "not canonical")
     rows, at = [], 16
-    for count, form in zip(counts, ("<32s104sI4x", "<6I", "<32sBBH4I", "<I32s")):
-        size = struct.calcsize(form) * count
-        rows.append(list(struct.iter_unpack(form, data[at:at + size])))
-        at += size
+    for count, width, form in zip(counts, widths, ("<32s104sI4x", "<6I", "<32sBBH4I", "<I32s")):
+        rows.append(list(struct.iter_unpack(form, data[at:at + count * width])))
+        at += count * width
     packs, blocks, entries, bases = *rows[:3], dict(rows[3])
     need(not (directory and packs), "invalid")
     need(all(e[1] < 3 and e[2] < 2 and e[3] == 0 for e in entries) and all(b[5] < 2 for b in blocks), "unknown version")
     need(set(bases) == {n for n, e in enumerate(entries) if e[2]}, "invalid", "bases")
     need(all(e[4] < len(blocks) and e[5] + e[6] <= blocks[e[4]][4] for e in entries), "invalid", "entry outside its block")
     return packs, blocks, [(*e, bases.get(n)) for n, e in enumerate(entries)]
-
 def unzstd(frame, size, prefix=None):
     need(0 < size <= BLOB_MAX and zstandard.frame_content_size(frame) == size, "invalid", "content size")
     need(zstandard.get_frame_parameters(frame).dict_id == 0, "invalid", "dictionary id")
@@ -218,55 +196,46 @@ def unzstd(frame, size, prefix=None):
     plain = guarded("invalid", zstandard.ZstdError, lambda: zstd.decompress(frame, allow_extra_data=False))
     need(len(plain) == size, "invalid")
     return plain
-
 def open_block(opener, row, sealed):
     stored = opener.record(row[1], False, sealed)
     return unzstd(stored, row[4]) if row[5] else stored
-
-class Recent:
-    """The last few of something."""
-    def __init__(self, most):
-        self.items, self.most = {}, most
-    def keep(self, key, value):
-        if len(self.items) >= self.most:
-            self.items.pop(next(iter(self.items)))
-        self.items[key] = value
-        return value
+def keep(recent, key, value, most):  # the last few of something
+    if len(recent) >= most:
+        recent.pop(next(iter(recent)))
+    recent[key] = value
+    return value
 
 class Blobs:
     """Finds and rebuilds blobs from every usable copy; `block(pack, row)` gives a block's plaintext."""
     def __init__(self, ring, block):
-        self.ring, self.block, self.copies, self.recent = ring, block, {}, Recent(64)
+        self.ring, self.block, self.copies, self.recent = ring, block, {}, {}
     def add(self, packs, blocks, entries, dead=()):
         for blob, kind, _, _, block, offset, encoded, plain, base in entries:
             pack = packs[blocks[block][0]] if packs else None
             if not pack or pack[0] not in dead:
                 self.copies.setdefault(blob, []).append((kind, pack, blocks[block], offset, encoded, plain, base))
     def get(self, blob, kind, chain=()):
-        if (blob, kind) in self.recent.items:
-            return self.recent.items[blob, kind]
+        if (blob, kind) in self.recent:
+            return self.recent[blob, kind]
         last = Refused("invalid", "no usable copy of blob " + blob.hex())
         for found, pack, row, offset, encoded, plain, base in self.copies.get(blob, ()):
-            if base in chain or len(chain) > CHAIN_MAX:
-                continue
             try:
+                need(base not in chain and len(chain) <= CHAIN_MAX, "invalid", "chain of deltas")
                 need(found == kind, "wrong id")
                 data = self.block(pack, row)[offset:offset + encoded]
                 data = unzstd(data, plain, self.get(base, kind, (*chain, blob))) if base else data
                 need(self.ring.blob_id(kind, data) == blob, "wrong id")
-                return self.recent.keep((blob, kind), data)
+                return keep(self.recent, (blob, kind), data, 64)
             except (Refused, FileNotFoundError) as error:
                 last = error
         raise last
 # --- 12, 70, 85: a repository ------------------------------------------------------------------------------------------------
 def secret_from_environment():
-    env = os.environ
-    if "HOLDALL_KEY_FILE" in env:
-        return 2, Path(env["HOLDALL_KEY_FILE"]).read_bytes()
-    if "HOLDALL_PASSWORD_FILE" in env:
-        return 1, Path(env["HOLDALL_PASSWORD_FILE"]).read_bytes().removesuffix(b"\n").removesuffix(b"\r")
-    need("HOLDALL_PASSWORD" in env, "wrong key", "set HOLDALL_PASSWORD, HOLDALL_PASSWORD_FILE or HOLDALL_KEY_FILE")
-    return 1, env["HOLDALL_PASSWORD"].encode()
+    key, file, password = (os.environ.get("HOLDALL_" + name) for name in ("KEY_FILE", "PASSWORD_FILE", "PASSWORD"))
+    if key:
+        return 2, Path(key).read_bytes()
+    need(file or password, "wrong key", "set HOLDALL_PASSWORD, HOLDALL_PASSWORD_FILE or HOLDALL_KEY_FILE")
+    return 1, Path(file).read_bytes().removesuffix(b"\n").removesuffix(b"\r") if file else os.fsencode(password)
 
 class Repository:
     def __init__(self, root):
@@ -278,7 +247,7 @@ class Repository:
         need(config[0] == repository and config[2] == hash_of(self.read("holdall.json")), "invalid", "marker")
         need(config[8][0] == 0, "unknown version", "feature")
         self.log()
-        self.blobs, self.blocks = Blobs(self.ring, self.block), Recent(16)
+        self.blobs, self.blocks = Blobs(self.ring, self.block), {}
     def read(self, name):
         return (self.root / name).read_bytes()
     def open(self, kind, name):
@@ -299,24 +268,17 @@ class Repository:
         raise Refused("wrong key", "no key slot opens")
     def log(self):
         rounds = [n for n in self.names("gc") if (self.root / "gc" / n / "seal").exists()]
-        self.floor, self.live, self.runs, self.dead = 0, set(), set(), set()
-        if rounds:
-            of = self.open("seal", "gc/%s/seal" % rounds[-1])[3]
-            if of:
-                state = self.open("state", "gc/%016x/state/%s" % (of[0], of[1].hex()))
-                cut = lambda data, n: [data[i:i + n] for i in range(0, len(data), n)]
-                self.floor, self.live = state[1], set(map(sid_text, cut(state[2], 24)))
-                self.runs = {(row[:8].hex(), row[8:40].hex()) for row in cut(state[3], 80)}
-                self.dead = set(cut(state[4], 32))
+        of = self.open("seal", "gc/%s/seal" % rounds[-1])[3] if rounds else None
+        state = self.open("state", "gc/%016x/state/%s" % (of[0], of[1].hex())) if of else {1: 0, 2: b"", 3: b"", 4: b""}
+        cut = lambda data, n: [data[i:i + n] for i in range(0, len(data), n)]
+        self.floor, self.live = state[1], set(map(sid_text, cut(state[2], 24)))
+        self.runs = {(row[:8].hex(), row[8:40].hex()) for row in cut(state[3], 80)}
+        self.dead = set(cut(state[4], 32))
     def snapshots(self):
         """Committed snapshots that are not void, oldest first, and whether each has a forgets key."""
-        out = []
-        for sid in self.names("snapshots"):
-            if int(sid[:16], 16) >= self.floor or sid in self.live:
-                fields = self.open("snapshot", "snapshots/" + sid)
-                if fields[0] == 0:
-                    out.append((fields, (self.root / "forgets" / sid).exists()))
-        return sorted(out, key=lambda s: (s[0][4], s[0][1]))
+        sids = [sid for sid in self.names("snapshots") if int(sid[:16], 16) >= self.floor or sid in self.live]
+        decisions = [(self.open("snapshot", "snapshots/" + sid), (self.root / "forgets" / sid).exists()) for sid in sids]
+        return sorted((d for d in decisions if d[0][0] == 0), key=lambda s: (s[0][4], s[0][1]))
     def find(self, name):
         found = [s for s, gone in self.snapshots() if s[1][8:].hex().startswith(name) or (name == "latest" and not gone)]
         need(found and (name == "latest" or len(found) == 1), "invalid", "%d snapshots match %s" % (len(found), name))
@@ -327,11 +289,12 @@ class Repository:
         for name in names + ["index/g/%s/%s" % run for run in sorted(self.runs)]:
             self.blobs.add(*tables(self.ring.open("index run", name, self.read(name)), False), dead=self.dead)
     def block(self, pack, row):
-        if (pack[0], row[1]) in self.blocks.items:
-            return self.blocks.items[pack[0], row[1]]
-        with open(self.root / "packs" / pack[0].hex()[:2] / pack[0].hex(), "rb") as file:
-            sealed = os.pread(file.fileno(), row[3], row[2])
-        return self.blocks.keep((pack[0], row[1]), open_block(self.ring.opener(pack[1], 3, ""), row, sealed))
+        key, name = (pack[0], row[1]), pack[0].hex()
+        if key not in self.blocks:
+            with open(self.root / "packs" / name[:2] / name, "rb") as file:
+                sealed = os.pread(file.fileno(), row[3], row[2])
+            keep(self.blocks, key, open_block(self.ring.opener(pack[1], 3, ""), row, sealed), 16)
+        return self.blocks[key]
     def entries(self, blob, level):
         node = record(self.blobs.get(blob, 1))
         need(node[0] == level, "invalid", "level of a node")
@@ -360,8 +323,7 @@ class Repository:
             need(len(data) == size, "invalid", "length of a chunk")
             hasher.update(data)
             write(data)
-        if type(content) is bytes:
-            total = write(content)
+        total = write(content) if type(content) is bytes else total
         need(content is None or total == entry.get(4, 0), "invalid", "size of content")
         need(6 not in entry or hasher.digest() == entry[6], "invalid", "whole hash of content")
 # --- 62, 63: restore ---------------------------------------------------------------------------------------------------------
@@ -369,7 +331,6 @@ def safe(key, prefix):
     parts = key[len(prefix):].rstrip(b"/").split(b"/")
     need(parts == [b""] or all(p not in (b"", b".", b"..") and b"\0" not in p for p in parts), "invalid", "path %r" % key)
     return os.fsencode(TARGET) + b"".join(b"/" + p for p in parts if p)
-
 def attributes(path, meta, link=False):
     for name, value in meta.get(12, []):
         try:
@@ -380,7 +341,10 @@ def attributes(path, meta, link=False):
         os.chown(path, meta[2], meta[3], follow_symlinks=False)
     link or os.chmod(path, meta[1])
     os.utime(path, ns=(meta[6] * 10**9 + meta.get(7, 0),) * 2, follow_symlinks=False)
-
+def escaped(key):
+    """A path for the key of an entry that is no file: what no careful name holds becomes %XX, and two keys never share a path."""
+    odd = rb"[^A-Za-z0-9_./-]|(?<![^/])[.]|(?<=/)/|/$"
+    return os.fsencode(TARGET) + b"/" + re.sub(odd, lambda m: b"%%%02X" % m[0][0], key)
 def restore(repo, snapshot):
     """Files below the target under their paths, streams under their names. Links come last: nothing is written through one."""
     directories, links = [], []
@@ -388,20 +352,20 @@ def restore(repo, snapshot):
     for entry in repo.entries(*snapshot[11][:2]):
         key, kind, meta = entry[0], entry[1], entry.get(2, {})
         prefix = next((p for p in (b"files/", b"streams/") if key.startswith(p)), None)
-        path = safe(key, prefix) if prefix else None
-        if path and kind == 2:
+        path = safe(key, prefix) if prefix else escaped(key)
+        if prefix and kind == 2:
             os.makedirs(path, exist_ok=True)
             directories.append((path, meta))
-        elif path and kind in (3, 8):
+        elif prefix and kind in (3, 8):
             links.append((path, kind, meta))
-        elif path and kind in (1, 9):
+        elif prefix and kind == 4:
+            attributes(os.mkfifo(path) or path, meta)
+        elif kind in (1, 9) or (not prefix and 5 in entry):
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with open(path, "xb") as file:
                 repo.content(entry, file.write, lambda size: file.seek(size, 1))
                 file.truncate(file.tell())
-            attributes(path, meta) if kind == 1 else None
-        elif path and kind == 4:
-            attributes(os.mkfifo(path) or path, meta)
+            attributes(path, meta) if prefix == b"files/" else None
         else:
             print("not restored: %r" % key, file=sys.stderr)
     for path, kind, meta in links:
@@ -418,21 +382,19 @@ if __name__ == "__main__":
         if verb == "vectors":
             sys.modules["reader"] = sys.modules["__main__"]
             sys.exit(__import__("reader_vectors").walk(Path(args[0] if args else HERE / "vectors")) > 0)
-        if verb not in ("ls", "restore") or len(args) not in ((3,) if verb == "restore" else (1, 2)):
+        if (verb, len(args)) not in (("ls", 1), ("ls", 2), ("restore", 3)):
             sys.exit(__doc__)
         repo = Repository(args[0])
-        if verb == "ls" and len(args) == 1:
-            for fields, gone in repo.snapshots():
-                state = "forgotten" if gone else "partial" if fields[12] else "complete"
-                print(fields[1][8:].hex(), fields[2][0], fields[5], fields.get(6, "-"), state)
-            sys.exit()
-        chosen = repo.find(args[1])
-        repo.load_index()
-        if verb == "ls":
-            for entry in repo.entries(*chosen[11][:2]):
-                print(entry[1], entry.get(4, 0), ascii(os.fsdecode(entry[0]))[1:-1])
-        else:
+        chosen = repo.find(args[1]) if args[1:] else None
+        repo.load_index() if chosen else None
+        if verb == "restore":
             TARGET = args[2]
             restore(repo, chosen)
+        elif chosen:
+            for entry in repo.entries(*chosen[11][:2]):
+                print(entry[1], entry.get(4, 0), ascii(os.fsdecode(entry[0]))[1:-1])
+        for fields, gone in repo.snapshots() if not chosen else ():
+            state = "forgotten" if gone else "partial" if fields[12] else "complete"
+            print(fields[1][8:].hex(), fields[2][0], fields[5], fields.get(6, "-"), state)
     except Refused as error:
         sys.exit("refused: " + ": ".join(map(str, error.args)))

@@ -80,6 +80,17 @@ def entry_sum(runs, dead):
     lanes = [sum(lane) % (1 << 64) for lane in zip(*(struct.unpack("<4Q", hash_of(row)) for row in rows))] or [0] * 4
     return len(rows), struct.pack("<4Q", *lanes).hex()
 
+def canonical(data):
+    """The marker must have this text; a reader that compares it with the sealed configuration's hash of it need not look."""
+    value = json.loads(data)
+    about = ("This is a Holdall backup repository: encrypted, deduplicated backups. Do not change, move or delete anything in it by "
+             "hand. Read it with the program `holdall` and one of its keys.")
+    features = value["features"]
+    parts = value["repository"], features["read"], features["write"], features["delete"], about, value["blake3"]
+    same = '{\n  "magic": "holdall",\n  "format": 1,\n  "repository": "%s",\n  "features": {"read": %d, "write": %d, "delete": %d},\n' \
+        '  "about": "%s",\n  "blake3": "%s"\n}\n' % parts
+    need(same.encode() == data, "not canonical")
+
 def check(kind, case):
     """The fields that a case of this kind gives, to be compared; None if this program cannot tell."""
     raw = {k: bytes.fromhex(v) for k, v in case.items() if type(v) is str and re.fullmatch("([0-9a-f]{2})*", v)}
@@ -111,6 +122,7 @@ def check(kind, case):
         return {k: head[k].hex() if type(head[k]) is bytes else head[k] for k in ("epoch", "variant", "salt", "commitment")}
     if kind == "marker":
         repository, features = marker(raw["bytes"])
+        canonical(raw["bytes"])
         return {"repository": repository.hex(), "features": [features[k] for k in ("read", "write", "delete")]}
     if kind == "record" and case["record"] in ("index run", "directory"):
         return {} if tables(raw["bytes"], case["record"] == "directory") else None

@@ -31,6 +31,8 @@ pub struct Cache {
     /// This run's number: greater than that of every run before it.
     run: i64,
     bytes_max: u64,
+    /// Rows that this run used and that do not say so yet.
+    used: Mutex<HashSet<String>>,
 }
 
 impl Cache {
@@ -78,12 +80,15 @@ impl Cache {
         Self::set_up(connection, BYTES_IN_MEMORY_MAX).map_err(|e| cache_error(&e))
     }
 
+    /// Bodies have a table of their own: to note that a row was used would else write its body again.
     fn set_up(connection: Connection, bytes_max: u64) -> rusqlite::Result<Self> {
         connection.busy_timeout(std::time::Duration::from_secs(5))?;
         connection.execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -4096;
+            "PRAGMA page_size = 16384; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -4096;
              DROP TABLE IF EXISTS objects;
-             CREATE TABLE IF NOT EXISTS cached (name TEXT PRIMARY KEY, used INTEGER NOT NULL, size INTEGER NOT NULL, bytes BLOB NOT NULL);
+             CREATE TABLE IF NOT EXISTS cached (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, used INTEGER NOT NULL,
+                 size INTEGER NOT NULL);
+             CREATE TABLE IF NOT EXISTS bodies (id INTEGER PRIMARY KEY, bytes BLOB NOT NULL);
              CREATE INDEX IF NOT EXISTS cached_used ON cached (used, size);
              CREATE TABLE IF NOT EXISTS seen (name TEXT PRIMARY KEY) WITHOUT ROWID;
              CREATE TABLE IF NOT EXISTS runs (number INTEGER PRIMARY KEY);",
@@ -97,6 +102,7 @@ impl Cache {
             connection: Mutex::new(connection),
             run,
             bytes_max,
+            used: Mutex::default(),
         })
     }
 
@@ -143,7 +149,7 @@ impl Cache {
     fn get_row(&self, name: &str) -> Option<Bytes> {
         let connection = self.connection.lock().ok()?;
         let row = connection
-            .prepare_cached("SELECT bytes, used FROM cached WHERE name = ?1")
+            .prepare_cached("SELECT bytes, used FROM cached JOIN bodies USING (id) WHERE name = ?1")
             .and_then(|mut query| {
                 query
                     .query_row([name], |row| {
@@ -152,11 +158,11 @@ impl Cache {
                     .optional()
             });
         let (bytes, used) = row.ok().flatten()?;
-        if used != self.run {
-            let _ = connection.execute(
-                "UPDATE cached SET used = ?2 WHERE name = ?1",
-                params![name, self.run],
-            );
+        drop(connection);
+        if used != self.run
+            && let Ok(mut waiting) = self.used.lock()
+        {
+            waiting.insert(name.to_owned());
         }
         Some(bytes.into())
     }
@@ -165,8 +171,11 @@ impl Cache {
         if bytes.len() > CACHED_MAX {
             return;
         }
-        if let Ok(connection) = self.connection.lock() {
-            let _ = self.try_put(&connection, name, bytes);
+        if let Ok(mut connection) = self.connection.lock()
+            && let Ok(transaction) = connection.transaction()
+            && self.try_put(&transaction, name, bytes).is_ok()
+        {
+            let _ = transaction.commit();
         }
     }
 
@@ -176,31 +185,51 @@ impl Cache {
             let total: i64 = sum.query_row([], |row| row.get(0))?;
             Ok(u64::try_from(total).unwrap_or(0) + bytes.len() as u64)
         };
+        if total(connection)? > self.bytes_max {
+            self.note_used(connection)?;
+        }
         while total(connection)? > self.bytes_max {
             // A batch at a time, those of the oldest run first, and none of this one.
-            let removed = connection.execute(
-                "DELETE FROM cached WHERE rowid IN (SELECT rowid FROM cached WHERE used < ?1 ORDER BY used LIMIT 64)",
-                [self.run],
-            )?;
-            if removed == 0 {
+            let oldest = "SELECT id FROM cached WHERE used < ?1 ORDER BY used, id LIMIT 64";
+            connection.execute(&format!("DELETE FROM bodies WHERE id IN ({oldest})"), [self.run])?;
+            if connection.execute(&format!("DELETE FROM cached WHERE id IN ({oldest})"), [self.run])? == 0 {
                 return Ok(());
             }
         }
+        remove(connection, name)?;
+        let size = i64::try_from(bytes.len()).unwrap_or(i64::MAX);
         connection.execute(
-            "INSERT OR REPLACE INTO cached (name, used, size, bytes) VALUES (?1, ?2, ?3, ?4)",
-            params![
-                name,
-                self.run,
-                i64::try_from(bytes.len()).unwrap_or(i64::MAX),
-                bytes
-            ],
+            "INSERT INTO cached (name, used, size) VALUES (?1, ?2, ?3)",
+            params![name, self.run, size],
+        )?;
+        let id = connection.last_insert_rowid();
+        connection.execute(
+            "INSERT INTO bodies (id, bytes) VALUES (?1, ?2)",
+            params![id, bytes],
         )?;
         Ok(())
     }
 
+    /// Writes down what this run used: all at once, since each write by itself would cost more than the reading did.
+    fn note_used(&self, connection: &Connection) -> rusqlite::Result<()> {
+        let used = self
+            .used
+            .lock()
+            .map(|mut used| std::mem::take(&mut *used))
+            .unwrap_or_default();
+        let mut update = connection.prepare_cached("UPDATE cached SET used = ?2 WHERE name = ?1")?;
+        for name in used {
+            update.execute(params![name, self.run])?;
+        }
+        Ok(())
+    }
+
     fn remove_row(&self, name: &str) {
-        if let Ok(connection) = self.connection.lock() {
-            let _ = connection.execute("DELETE FROM cached WHERE name = ?1", [name]);
+        if let Ok(mut connection) = self.connection.lock()
+            && let Ok(transaction) = connection.transaction()
+            && remove(&transaction, name).is_ok()
+        {
+            let _ = transaction.commit();
         }
     }
 
@@ -248,6 +277,25 @@ impl Cache {
             }
         }
     }
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        // A run that is killed leaves its rows as old as they were: they only go sooner.
+        if let Ok(mut connection) = self.connection.lock()
+            && let Ok(transaction) = connection.transaction()
+            && self.note_used(&transaction).is_ok()
+        {
+            let _ = transaction.commit();
+        }
+    }
+}
+
+fn remove(connection: &Connection, name: &str) -> rusqlite::Result<()> {
+    let body = "DELETE FROM bodies WHERE id = (SELECT id FROM cached WHERE name = ?1)";
+    connection.execute(body, [name])?;
+    connection.execute("DELETE FROM cached WHERE name = ?1", [name])?;
+    Ok(())
 }
 
 fn block_name(pack: &ObjectId, offset: u32) -> String {

@@ -212,7 +212,7 @@ pub(super) async fn hash_zeros(
         context.check_cancelled()?;
         let part = len.min(ZEROS_AT_ONCE);
         let hash = move || {
-            let zeros = [0; 64 << 10];
+            let zeros = [0; 16 << 10];
             let mut left = part;
             while left > 0 {
                 let piece = usize::try_from(left).unwrap_or(usize::MAX).min(zeros.len());

@@ -323,7 +323,7 @@ fn hint(class: Class, attempt: Attempt, error: &object_store::Error) -> Option<&
         (Class::Lost | Class::Busy, _) => "try again later; what was stored is found and used",
         (Class::Broken, _) => "look at the system's log: the disk or its connection may be failing",
         (Class::Unsupported, _) => {
-            "use another file system or server; `holdall doctor` tells what this one lacks"
+            "use another file system or server: a repository needs one that puts an object only if its name is free (S3: If-None-Match)"
         }
         (Class::Absent | Class::Exists | Class::Wrong, _) => return None,
     })

@@ -1,11 +1,15 @@
 //! The second reader, `format-spec/reader.py`, on the vectors and on repositories that the program wrote.
 
-use holdall::connector::Source;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, StreamExt};
 use holdall::connector::files::{FilesRequest, FilesSource};
 use holdall::connector::stdio::{Input, StdioSource, StreamRequest};
+use holdall::connector::{Origin, Source};
 use holdall::context::Context;
 use holdall::event::Silent;
 use holdall::ops;
+use holdall::snapshot::entry::{Content, Entry, EntryHead, EntryKind, Item, Key, Metadata, Prior};
 use holdall::testkit::{repo, trees};
 use std::path::Path;
 use std::sync::Arc;
@@ -61,6 +65,68 @@ fn grow(source: &Path) {
     fs_err::os::unix::fs::symlink("../text", source.join("sub/link")).unwrap();
 }
 
+/// Entries as databases have them: names that end with NUL, numbers that look like anything.
+struct Rows;
+
+impl Source for Rows {
+    fn origin(&self) -> Origin {
+        Origin {
+            connector: "postgres".into(),
+            description: "shop".into(),
+            version: None,
+        }
+    }
+
+    fn entries<'a>(
+        &'a mut self,
+        _: &'a Context,
+        _: Arc<dyn Prior>,
+    ) -> BoxStream<'a, holdall::error::Result<Item>> {
+        let group = |key: &[u8], kind| (key.to_vec(), kind, Content::None);
+        let entry =
+            |key: &[u8], kind, content: Vec<u8>| (key.to_vec(), kind, Content::Bytes(Bytes::from(content)));
+        let entries = vec![
+            group(b"database/shop\0", EntryKind::Database),
+            entry(
+                b"database/shop\x001-schema",
+                EntryKind::Statements,
+                b"CREATE TABLE t ();\n".to_vec(),
+            ),
+            group(b"database/shop\x002-data/public\0t\0", EntryKind::Table),
+            entry(
+                b"database/shop\x002-data/public\0t\0\0\0\0\0\0\0\0\0",
+                EntryKind::Segment,
+                noise(40_000, 5),
+            ),
+            entry(
+                b"database/shop\x002-data/public\0t\0\0\0\0\0\0\0//",
+                EntryKind::Segment,
+                b"1\tx\n".to_vec(),
+            ),
+            entry(
+                b"database/shop\x003-large-objects/..//",
+                EntryKind::LargeObject,
+                b"large".to_vec(),
+            ),
+        ];
+        let item = |(key, kind, content)| {
+            let head = EntryHead {
+                key: Key::new(key),
+                kind,
+                metadata: Metadata::default(),
+                state: Bytes::new(),
+                size: None,
+            };
+            Ok(Item::Entry(Entry { head, content }))
+        };
+        stream::iter(entries.into_iter().map(item)).boxed()
+    }
+
+    fn finish(&mut self) -> BoxFuture<'_, holdall::error::Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
 #[test]
 #[ignore = "needs python3 with blake3, zstandard, cryptography and argon2-cffi"]
 fn the_second_reader_holds_the_vectors() {
@@ -107,11 +173,35 @@ async fn the_second_reader_restores_what_was_written() {
         .await
         .unwrap();
 
-    let target = work.path().join("target");
+    let mut databases =
+        || -> holdall::error::Result<Option<Vec<Box<dyn Source>>>> { Ok(Some(vec![Box::new(Rows)])) };
+    ops::snapshot(&context, &repository, &repo::request(), &mut databases)
+        .await
+        .unwrap();
+    let given_out = work.path().join("given");
     reader(
-        &[Path::new("restore"), &stored, Path::new("latest"), &target],
+        &[Path::new("restore"), &stored, Path::new("latest"), &given_out],
         &key,
     );
+    for (name, content) in [
+        ("database/shop%001-schema", b"CREATE TABLE t ();\n".to_vec()),
+        (
+            "database/shop%002-data/public%00t%00%00%00%00%00%00%00%00%00",
+            noise(40_000, 5),
+        ),
+        (
+            "database/shop%002-data/public%00t%00%00%00%00%00%00%00/%2F",
+            b"1\tx\n".to_vec(),
+        ),
+        ("database/shop%003-large-objects/%2E./%2F", b"large".to_vec()),
+    ] {
+        assert_eq!(fs_err::read(given_out.join(name)).unwrap(), content, "{name}");
+    }
+
+    let target = work.path().join("target");
+    let files = repo::reader(&context, &repository, "latest~1").await.unwrap();
+    let files = files.record().sid.name();
+    reader(&[Path::new("restore"), &stored, Path::new(&files), &target], &key);
     let there = target.join(source.strip_prefix("/").unwrap());
     assert_eq!(
         trees::describe(&source).unwrap(),
