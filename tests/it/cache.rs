@@ -25,9 +25,12 @@ async fn open(store: &Store, directory: &Path) -> Repository {
 
 async fn packs(store: &Store) -> Vec<ObjectName> {
     let listed: Vec<Listed> = store.list(Prefix::Packs).try_collect().await.unwrap();
-    let name = |listed| match listed {
-        Listed::Object(info) => Some(info.name),
-        _ => None,
+    let name = |listed| {
+        if let Listed::Object(info) = listed {
+            Some(info.name)
+        } else {
+            None
+        }
     };
     listed.into_iter().filter_map(name).collect()
 }
