@@ -2,6 +2,7 @@
 //! connector reads.
 
 mod check;
+mod database;
 mod forget;
 mod init;
 mod key;
@@ -14,6 +15,7 @@ mod snapshot;
 
 pub use crate::repository::ReadData;
 pub use check::{CheckReport, CheckRequest, check};
+pub use database::{TableFilter, content, database, database_place, databases, tables};
 pub use forget::{ForgetReport, ForgetRequest, Group, GroupBy, Verdict, forget};
 pub use init::{InitReport, InitRequest, init};
 pub use key::{AddedKey, KeySlotInfo, NewKey, add_key, change_key, list_keys, remove_key};

@@ -1,11 +1,12 @@
 //! How people write the places of a snapshot, and which entries they mean.
 //!
-//! `/etc/hosts` is a file, `shop.sql` a stream; a whole key (`files/etc/hosts`) is understood too.
+//! `/etc/hosts` is a file, `shop.sql` a stream, `public.orders` a table; a whole key (`files/etc/hosts`) is understood too.
 
 use crate::connector::files::{self, Select};
 use crate::connector::stdio;
 use crate::error::{Error, ErrorKind, Result, escape};
 use crate::ops::RestoreRequest;
+use crate::ops::database::{keys_of, name_in_database};
 use crate::snapshot::SnapshotReader;
 use crate::snapshot::entry::{EntryKind, EntryRecord, Key};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
@@ -18,6 +19,9 @@ const STEP_OVER: usize = 128;
 
 /// The name of an entry as people write it; control characters are escaped.
 pub fn name_of(key: &Key) -> String {
+    if let Some(name) = name_in_database(key) {
+        return escape(&name);
+    }
     let text = escape(&String::from_utf8_lossy(path_of(key)));
     if files::path_of(key).is_some() {
         return format!("/{text}");
@@ -39,6 +43,11 @@ pub fn path_of(key: &Key) -> &[u8] {
 pub async fn locate(snapshot: &SnapshotReader, path: impl AsRef<OsStr>) -> Result<Arc<EntryRecord>> {
     let path = path.as_ref();
     for key in candidates(path.as_bytes()) {
+        if let Some(record) = snapshot.find(&key).await? {
+            return Ok(record);
+        }
+    }
+    for key in keys_of(snapshot, &path.to_string_lossy()).await? {
         if let Some(record) = snapshot.find(&key).await? {
             return Ok(record);
         }
@@ -99,6 +108,9 @@ pub async fn ls(
         None => None,
     };
     match start {
+        Some(record) if record.kind == EntryKind::Table && recursive => {
+            Ok(snapshot.records(record.key.clone()))
+        }
         Some(record) if record.kind != EntryKind::Directory => Ok(stream::iter([Ok(record)]).boxed()),
         Some(record) if recursive => Ok(snapshot.records(record.key.clone())),
         Some(record) => Ok(children(snapshot, record.key.clone())),
@@ -178,7 +190,7 @@ impl Children {
                 }
                 continue;
             }
-            if record.kind == EntryKind::Directory {
+            if matches!(record.kind, EntryKind::Directory | EntryKind::Table) {
                 self.inside = Some(record.key.clone());
                 self.stepped = 0;
             }
@@ -188,7 +200,7 @@ impl Children {
     }
 }
 
-/// The first key behind all that begin with the key of a directory, which ends with `/`.
+/// The first key behind all that begin with the key of a group: a directory's ends with `/`, a table's with a zero byte.
 fn behind(directory: &Key) -> Key {
     let mut bytes = directory.as_bytes().to_vec();
     if let Some(last) = bytes.last_mut() {

@@ -1,7 +1,9 @@
 //! Entries of a database, made from what the server's own programs say of it.
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
 use holdall::connector::postgres::connect::Server;
 use holdall::connector::postgres::dump::{PgDump, Run, Section, Selection};
 use holdall::connector::postgres::key::{self, Place, Segment, TableName};
@@ -10,10 +12,13 @@ use holdall::connector::postgres::record::{
     ColumnRecord, DatabaseRecord, How, Identity, LargeObjectRecord, ReportLine, RowSum, SegmentRecord,
     TableRecord, encode_report,
 };
+use holdall::connector::{Origin, Source};
 use holdall::context::Context;
-use holdall::snapshot::entry::{EntryHead, EntryKind, Metadata, Piece};
+use holdall::error::Result;
+use holdall::snapshot::entry::{Content, Entry, EntryHead, EntryKind, Item, Metadata, Piece, Prior};
 use holdall::testkit::PostgresServer;
-use holdall::testkit::collect::{Collected, Kept};
+use holdall::testkit::collect::{Collected, Kept, Pieces};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Rows of a segment.
@@ -273,5 +278,34 @@ fn large_objects(out: &mut Collected, server: &PostgresServer, database: &str) {
                 .collect(),
             n => vec![Piece::Hole(n as u64), Piece::Data(content[n..].to_vec().into())],
         };
+    }
+}
+
+/// Yields the entries of a snapshot again.
+pub(crate) struct Again(pub(crate) Collected);
+
+impl Source for Again {
+    fn origin(&self) -> Origin {
+        Origin {
+            connector: "postgres".into(),
+            description: "made by hand".into(),
+            version: None,
+        }
+    }
+
+    fn entries<'a>(&'a mut self, _: &'a Context, _: Arc<dyn Prior>) -> BoxStream<'a, Result<Item>> {
+        let entries = std::mem::take(&mut self.0.entries);
+        let items = entries.into_values().map(|Kept { head, pieces, .. }| {
+            let content = match pieces.is_empty() {
+                true => Content::None,
+                false => Content::Open(Box::new(Pieces(pieces))),
+            };
+            Ok(Item::Entry(Entry { head, content }))
+        });
+        stream::iter(items).boxed()
+    }
+
+    fn finish(&mut self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async { Ok(()) })
     }
 }

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "this is test code")]
 
 mod catalog;
+mod command;
 mod connect;
 mod dump;
 mod features;

@@ -18,15 +18,18 @@ use std::path::{Path, PathBuf};
 #[command(after_long_help = "Examples:\n  \
     holdall cat latest:shop shop.sql -o shop.sql && psql -X -1 -v ON_ERROR_STOP=1 -f shop.sql shop_restored\n  \
     holdall cat latest:/etc/hosts\n  \
-    holdall cat latest~1 shop.sql --output shop.sql\n\n\
+    holdall cat latest~1 shop.sql --output shop.sql\n  \
+    holdall cat latest public.orders > orders.copy\n  \
+    holdall cat latest '\"Strange Schema\".t'\n\n\
+    A table is named as SQL writes it, and comes as the text that COPY … FROM takes.\n\n\
     The file of --output appears when all is written. A database is restored from such a file and not from a pipe: psql cannot see \
     that the writer of a pipe failed, and would commit the half that came.\n\n\
     With --json the content is as it is, and a summary is the last line on standard error.")]
 pub(in crate::cli) struct Args {
-    /// The snapshot, and with :PATH the file or stream in it
+    /// The snapshot, and with :PATH the file, stream or table in it
     #[arg(value_name = "SNAPSHOT[:PATH]", value_parser = parse::snapshot())]
     snapshot: SnapshotSpec,
-    /// The file or stream, if it is not given with the snapshot
+    /// The file, stream or table, if it is not given with the snapshot
     #[arg(value_name = "PATH")]
     path: Option<OsString>,
     /// Write to this new file instead of standard output
@@ -52,7 +55,7 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
     {
         record = first;
     }
-    let content = snapshot.entry(&record).content;
+    let content = ops::content(&snapshot, &record);
     if matches!(content, Content::None) && !matches!(record.kind, EntryKind::File | EntryKind::Stream) {
         let what = format!("this is a {} and has no content", record.kind.word());
         return Err(Error::new(ErrorKind::Invalid, what)

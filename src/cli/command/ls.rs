@@ -6,12 +6,14 @@ use crate::cli::exit::{DONE, Ended, Failure};
 use crate::cli::parse;
 use crate::cli::render;
 use crate::connector::files::Attributes;
+use crate::connector::postgres::{self, key::Place, record::ReportLine};
 use crate::error::{Error, ErrorKind, escape};
 use crate::ops;
-use crate::snapshot::SnapshotSpec;
-use crate::snapshot::entry::{EntryKind, EntryRecord};
+use crate::snapshot::entry::{EntryKind, EntryRecord, Key};
+use crate::snapshot::{SnapshotReader, SnapshotSpec};
 use futures::TryStreamExt;
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
 
@@ -44,6 +46,7 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
     let path = place(&args.snapshot, args.path.as_deref())?;
     let snapshot = super::open_snapshot(app, &args.snapshot, &args.filter).await?;
     let mut records = ops::ls(&snapshot, path, args.recursive).await?;
+    let tables = Tables::read(&snapshot).await?;
     let mut out = render::lines();
     if app.json() {
         let record = snapshot.record();
@@ -61,11 +64,11 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
     while let Some(record) = records.try_next().await? {
         app.context.check_cancelled()?;
         if app.json() {
-            writeln!(out, "{}", node(&record)).map_err(Failure::of_content)?;
+            writeln!(out, "{}", node(&record, &tables)).map_err(Failure::of_content)?;
         } else if args.long {
-            writeln!(out, "{}", long(&record)).map_err(Failure::of_content)?;
+            writeln!(out, "{}", long(&record, &tables)).map_err(Failure::of_content)?;
         } else {
-            writeln!(out, "{}", ops::name_of(&record.key)).map_err(Failure::of_content)?;
+            writeln!(out, "{}", short(&record, &tables)).map_err(Failure::of_content)?;
         }
     }
     out.flush().map_err(Failure::of_content)?;
@@ -80,6 +83,39 @@ pub(super) fn place<'a>(spec: &'a SnapshotSpec, path: Option<&'a OsStr>) -> Resu
     match (spec.path.as_deref(), path) {
         (Some(_), Some(_)) => Err(Error::new(ErrorKind::Invalid, "the path is given twice")),
         (behind, own) => Ok(behind.or(own)),
+    }
+}
+
+/// What a snapshot says of the tables of its databases.
+struct Tables(HashMap<Key, ReportLine>);
+
+impl Tables {
+    async fn read(snapshot: &SnapshotReader) -> Result<Self, Error> {
+        let mut all = HashMap::new();
+        for database in ops::databases(snapshot).await? {
+            for line in ops::tables(snapshot, &database).await? {
+                let place = Place::Table(line.table.clone());
+                all.insert(postgres::key::key(&database, &place), line);
+            }
+        }
+        Ok(Self(all))
+    }
+
+    fn of(&self, key: &Key) -> Option<&ReportLine> {
+        self.0.get(key)
+    }
+}
+
+/// The name alone; of a table also what is in it.
+fn short(record: &EntryRecord, tables: &Tables) -> String {
+    let name = ops::name_of(&record.key);
+    match tables.of(&record.key) {
+        Some(line) => format!(
+            "{name}  {}, {}",
+            render::count(line.rows, "row"),
+            render::bytes(line.bytes)
+        ),
+        None => name,
     }
 }
 
@@ -112,17 +148,20 @@ fn permissions(mode: u32) -> String {
     text
 }
 
-fn long(record: &EntryRecord) -> String {
+fn long(record: &EntryRecord, tables: &Tables) -> String {
     let name = ops::name_of(&record.key);
     let attributes = Attributes::from_metadata(&record.metadata).ok();
     let Some(attributes) =
         attributes.filter(|_| record.key.starts_with(&crate::connector::files::PREFIX.into()))
     else {
+        let (rows, size) = match tables.of(&record.key) {
+            Some(line) => (render::count(line.rows, "row"), line.bytes),
+            None => (String::new(), record.size),
+        };
         return format!(
-            "{:10} {:>17} {:>10} {:24} {name}",
+            "{:12} {rows:>15} {:>10} {:24} {name}",
             record.kind.word(),
-            "",
-            render::bytes(record.size),
+            render::bytes(size),
             ""
         );
     };
@@ -155,7 +194,7 @@ fn insert_bytes(value: &mut Value, name: &str, bytes: &[u8]) {
     }
 }
 
-fn node(record: &EntryRecord) -> Value {
+fn node(record: &EntryRecord, tables: &Tables) -> Value {
     let path = ops::name_of(&record.key);
     let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or(&path);
     let mut value = json!({
@@ -166,6 +205,21 @@ fn node(record: &EntryRecord) -> Value {
         "path": path,
         "size": record.size,
     });
+    if let (Some((database, place)), Some(object)) =
+        (postgres::key::parse(&record.key), value.as_object_mut())
+    {
+        object.insert("name".into(), path.clone().into());
+        object.insert("database".into(), String::from_utf8_lossy(&database).into());
+        if let Place::Table(table) = place {
+            object.insert("schema".into(), String::from_utf8_lossy(&table.schema).into());
+            object.insert("table".into(), String::from_utf8_lossy(&table.table).into());
+        }
+        if let Some(line) = tables.of(&record.key) {
+            object.insert("rows".into(), line.rows.into());
+            object.insert("size".into(), line.bytes.into());
+        }
+        return value;
+    }
     insert_bytes(&mut value, "path_bytes", ops::path_of(&record.key));
     let files = record.key.starts_with(&crate::connector::files::PREFIX.into());
     if let (true, Ok(a), Some(object)) = (

@@ -1,5 +1,7 @@
 //! `holdall restore`.
 
+mod database;
+
 use super::{Filter, ls};
 use crate::cli::app::App;
 use crate::cli::environment;
@@ -32,7 +34,10 @@ enum Replace {
 #[command(after_long_help = "Examples:\n  \
     holdall restore latest --target /tmp/restored\n  \
     holdall restore latest:/srv/shop/uploads --target /srv/shop/uploads --delete --verify\n  \
-    holdall restore latest --target /tmp/x --include '*.pdf' --dry-run\n\n\
+    holdall restore latest --target /tmp/x --include '*.pdf' --dry-run\n  \
+    holdall restore latest --target postgres://postgres@localhost/shop_restored\n\n\
+    A database goes into an empty one; --include and --exclude then name tables, as SQL writes them, whose rows are wanted: all \
+    statements run in any case. What was written is read back and compared, unless --no-verify.\n\n\
     Without a path, files keep their whole path below the target; with one, that directory becomes the target. Streams are not \
     files: `holdall cat` writes them. An interrupted restore, begun again, continues. Exit code 3 means that something could not \
     be restored: what lies under damaged parts of the snapshot is named, and all the rest is restored; 5 that --verify found differences.")]
@@ -41,13 +46,13 @@ pub(in crate::cli) struct Args {
     /// The snapshot, and with :PATH what of it
     #[arg(value_name = "SNAPSHOT[:PATH]", value_parser = parse::snapshot())]
     snapshot: SnapshotSpec,
-    /// The directory to restore into; made if it is not there
-    #[arg(short, long, value_name = "DIR")]
+    /// The directory to restore into, made if it is not there; or an empty database
+    #[arg(short, long, value_name = "DIR|URL")]
     target: PathBuf,
-    /// Only what matches, as .gitignore lines do
+    /// Only what matches, as .gitignore lines do; of a database only the rows of this table
     #[arg(short, long, value_name = "PATTERN")]
     include: Vec<OsString>,
-    /// Not what matches
+    /// Not what matches; of a database not the rows of this table
     #[arg(short, long, value_name = "PATTERN")]
     exclude: Vec<OsString>,
     /// What happens to files that are there
@@ -68,11 +73,23 @@ pub(in crate::cli) struct Args {
     /// Restore owners by number, not by name
     #[arg(long)]
     numeric_owners: bool,
+    /// The database of the snapshot, if it has several
+    #[arg(long, value_name = "NAME")]
+    database: Option<String>,
+    /// Connections to the database's server that work at once; with 1 rows keep their order on disk
+    #[arg(short, long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
+    jobs: u8,
+    /// Do not read back and compare the rows of a database
+    #[arg(long)]
+    no_verify: bool,
     #[command(flatten)]
     filter: Filter,
 }
 
 pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
+    if let Some(url) = database::url(&args.target) {
+        return database::run(app, &args, url).await;
+    }
     let select = Select::new(&args.include, &args.exclude)?;
     let target = files::absolute(&environment::working_directory()?, &args.target)?;
     let snapshot = super::open_snapshot(app, &args.snapshot, &args.filter).await?;

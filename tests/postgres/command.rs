@@ -1,0 +1,204 @@
+//! Databases on the command line.
+
+use crate::{features, handmade};
+use holdall::connector::Source;
+use holdall::context::Context;
+use holdall::ops;
+use holdall::testkit::{PostgresServer, repo};
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// A repository that holds one snapshot, and the program that reads it.
+struct Repository {
+    dir: tempfile::TempDir,
+}
+
+impl Repository {
+    async fn of(server: &PostgresServer, database: &str) -> Self {
+        let snapshot = handmade::snapshot(server, database, "CREATE ROLE newcomer;\n").await;
+        let dir = tempfile::tempdir().unwrap();
+        let context = Context::deterministic(1).unwrap();
+        let store = repo::local(&dir.path().join("repo"), &context);
+        let repository = repo::init(&store, &context).await.unwrap();
+        let mut sources: Option<Vec<Box<dyn Source>>> = Some(vec![Box::new(handmade::Again(snapshot))]);
+        let mut open = || Ok(sources.take());
+        ops::snapshot(&context, &repository, &repo::request(), &mut open)
+            .await
+            .unwrap();
+        fs_err::write(dir.path().join("key"), [42; 32]).unwrap();
+        Self { dir }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let path = |name: &str| -> std::path::PathBuf { Path::new(self.dir.path()).join(name) };
+        let program = std::env::var_os("HOLDALL_TEST_BINARY");
+        let program = program.unwrap_or_else(|| env!("CARGO_BIN_EXE_holdall").into());
+        Command::new(program)
+            .args(arguments)
+            .env_clear()
+            .env("HOLDALL_REPOSITORY", path("repo"))
+            .env("HOLDALL_KEY_FILE", path("key"))
+            .env("HOME", path("home"))
+            .output()
+            .unwrap()
+    }
+
+    /// What a command prints that ends with this code.
+    fn text(&self, code: i32, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn json(&self, arguments: &[&str]) -> Vec<Value> {
+        let text = self.text(0, &[&["--json"], arguments].concat());
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+}
+
+const SHOP: &str = r#"CREATE TABLE orders (id int PRIMARY KEY, what text);
+    INSERT INTO orders SELECT n, E'tab\t' || n FROM generate_series(1, 120) n;
+    CREATE SCHEMA "a.b"; CREATE TABLE "a.b"."C d" (x int); INSERT INTO "a.b"."C d" VALUES (7);
+    CREATE TABLE logs (x int); INSERT INTO logs VALUES (1), (2);"#;
+
+#[tokio::test]
+async fn tables_are_listed_shown_and_restored_by_their_names() {
+    let server = PostgresServer::start(15, "").unwrap();
+    server.psql("postgres", "CREATE DATABASE shop").unwrap();
+    server.psql("shop", SHOP).unwrap();
+    let repository = Repository::of(&server, "shop").await;
+
+    let listed = repository.text(0, &["ls", "latest"]);
+    let lines: Vec<&str> = listed.lines().collect();
+    assert_eq!(lines[0], "shop");
+    assert!(lines.contains(&"\"a.b\".\"C d\"  1 row, 2 B"), "{listed}");
+    assert!(
+        lines.iter().any(|l| l.starts_with("public.orders  120 rows, ")),
+        "{listed}"
+    );
+    assert!(!listed.contains("block"));
+    let nodes = repository.json(&["ls", "latest"]);
+    let orders = nodes.iter().find(|node| node["path"] == "public.orders").unwrap();
+    let bytes = server.psql("shop", "COPY orders TO STDOUT").unwrap();
+    for (field, value) in [
+        ("type", Value::from("table")),
+        ("name", "public.orders".into()),
+        ("database", "shop".into()),
+        ("schema", "public".into()),
+        ("table", "orders".into()),
+        ("rows", 120.into()),
+        ("size", bytes.len().into()),
+    ] {
+        assert_eq!(orders[field], value, "{field} of {orders}");
+    }
+
+    assert_eq!(repository.text(0, &["cat", "latest", "public.orders"]), bytes);
+    assert_eq!(repository.text(0, &["cat", "latest", "ORDERS"]), bytes);
+    assert_eq!(repository.text(0, &["cat", "latest", "\"a.b\".\"C d\""]), "7\n");
+    assert!(
+        repository
+            .text(0, &["cat", "latest", "1-schema"])
+            .contains("CREATE TABLE public.orders")
+    );
+    repository.text(1, &["cat", "latest", "public.nothing"]);
+
+    server.psql("postgres", "CREATE DATABASE again").unwrap();
+    let url = server.url("again");
+    let plan = repository.text(0, &["restore", "latest", "--target", &url, "--dry-run"]);
+    assert!(plan.contains("public.orders  120 rows, "), "{plan}");
+    assert!(plan.contains("role newcomer, without a password"), "{plan}");
+    assert_eq!(
+        server
+            .psql("again", "SELECT count(*) FROM pg_class WHERE relname = 'orders'")
+            .unwrap(),
+        "0\n"
+    );
+    let lines = repository.json(&["restore", "latest", "--target", &url]);
+    let summary = lines.last().unwrap();
+    for (field, value) in [
+        ("message_type", Value::from("summary")),
+        ("database", "shop".into()),
+        ("target_database", "again".into()),
+        ("rows", 123.into()),
+        ("statements_refused", 0.into()),
+        ("failed", 0.into()),
+        ("tables_different", 0.into()),
+        ("verified", true.into()),
+        ("roles_created", vec!["newcomer"].into()),
+    ] {
+        assert_eq!(summary[field], value, "{field} of {summary}");
+    }
+    let same = |name| features::sorted(&features::dump(&server, name, &[]));
+    features::assert_same(&same("again"), &same("shop"));
+    // The target is not empty any more.
+    repository.text(14, &["restore", "latest", "--target", &url]);
+}
+
+#[tokio::test]
+async fn rows_are_chosen_by_table_and_what_is_refused_ends_with_3() {
+    let server = PostgresServer::start(15, "").unwrap();
+    server.psql("postgres", "CREATE DATABASE shop").unwrap();
+    server.psql("shop", SHOP).unwrap();
+    let repository = Repository::of(&server, "shop").await;
+    for name in ["one", "others"] {
+        server
+            .psql("postgres", &format!("CREATE DATABASE {name}"))
+            .unwrap();
+    }
+    let rows = "SELECT (SELECT count(*) FROM orders), (SELECT count(*) FROM logs), (SELECT count(*) FROM \"a.b\".\"C d\")";
+    let target = server.url("one");
+    repository.text(
+        0,
+        &[
+            "restore",
+            "latest",
+            "--target",
+            &target,
+            "--include",
+            "public.orders",
+        ],
+    );
+    assert_eq!(server.psql("one", rows).unwrap(), "120|0|0\n");
+    let target = server.url("others");
+    repository.text(
+        0,
+        &[
+            "restore",
+            "latest",
+            "--target",
+            &target,
+            "--exclude",
+            "orders",
+            "--jobs",
+            "1",
+        ],
+    );
+    assert_eq!(server.psql("others", rows).unwrap(), "0|2|1\n");
+    repository.text(
+        1,
+        &["restore", "latest", "--target", &target, "--include", "no.such"],
+    );
+    repository.text(2, &["restore", "latest", "--target", &target, "--delete"]);
+    repository.text(
+        1,
+        &["restore", "latest", "--target", &target, "--database", "other"],
+    );
+
+    server.psql("postgres", "CREATE ROLE limited LOGIN").unwrap();
+    server
+        .psql("postgres", "CREATE DATABASE theirs OWNER limited")
+        .unwrap();
+    let target = format!("postgres://limited@127.0.0.1:{}/theirs", server.port());
+    let output = repository.run(&["restore", "latest", "--target", &target]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(
+        said.contains("ALTER TABLE public.orders OWNER TO postgres;: 42501: "),
+        "{said}"
+    );
+    assert_eq!(server.psql("theirs", rows).unwrap(), "120|2|1\n");
+}
