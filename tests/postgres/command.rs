@@ -1,4 +1,8 @@
 //! Databases on the command line.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the test runs the program as its user does"
+)]
 
 use crate::{features, handmade};
 use holdall::connector::Source;

@@ -296,9 +296,10 @@ impl Source for Again {
     fn entries<'a>(&'a mut self, _: &'a Context, _: Arc<dyn Prior>) -> BoxStream<'a, Result<Item>> {
         let entries = std::mem::take(&mut self.0.entries);
         let items = entries.into_values().map(|Kept { head, pieces, .. }| {
-            let content = match pieces.is_empty() {
-                true => Content::None,
-                false => Content::Open(Box::new(Pieces(pieces))),
+            let content = if pieces.is_empty() {
+                Content::None
+            } else {
+                Content::Open(Box::new(Pieces(pieces)))
             };
             Ok(Item::Entry(Entry { head, content }))
         });
