@@ -351,3 +351,17 @@ async fn an_interrupt_ends_a_restore() {
     let error = snapshot.give(&context, &mut sink).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
 }
+
+#[tokio::test]
+async fn a_newer_server_takes_everything() {
+    let server = PostgresServer::start(15, "").unwrap();
+    server.psql("postgres", features::ROLES).unwrap();
+    features::fill(&server, "source");
+    let snapshot = handmade::snapshot(&server, "source", GLOBALS).await;
+    let other = PostgresServer::start(17, "").unwrap();
+    other.psql("postgres", "CREATE DATABASE target").unwrap();
+    let restored = restore(&snapshot, request(&other.url("target"))).await;
+    assert_eq!(restored.incidents, [""; 0]);
+    let report = restored.report.unwrap();
+    assert_eq!((report.failed, report.different), (0, 0));
+}
