@@ -2,13 +2,15 @@
 //! nothing may use it.
 //!
 //! Stores: [`FaultStore`] fails where it is told to, [`store_suite`] holds what every store must do, [`Throttle`] is a slow
-//! or broken line, [`SeaweedFs`] a real S3 server, [`PostgresServer`] a real database.
+//! or broken line, [`SeaweedFs`] a real S3 server, [`PostgresServer`] a real database,
+//! [`PgBouncer`] a pooler in front of it.
 
 pub mod arbitrary;
 pub mod collect;
 mod fault_store;
 pub mod fuzz;
 pub mod nodes;
+mod pgbouncer;
 mod postgres;
 pub mod repo;
 pub mod rounds;
@@ -18,6 +20,7 @@ mod throttle;
 pub mod trees;
 
 pub use fault_store::{Call, Failure, FaultStore, Op, Plan, When};
+pub use pgbouncer::PgBouncer;
 pub use postgres::PostgresServer;
 pub use seaweedfs::SeaweedFs;
 pub use throttle::{Throttle, ThrottleOptions};

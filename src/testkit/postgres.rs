@@ -3,6 +3,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "these children are the tests' own")]
 
+use crate::connector::postgres::connect::{Server, Surroundings};
 use crate::error::{Error, ErrorKind, Result};
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -335,6 +336,14 @@ impl PostgresServer {
     /// Where a database is, over TCP, for the superuser.
     pub fn url(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// A database of it, as the superuser.
+    ///
+    /// # Errors
+    /// Never in practice.
+    pub fn server(&self, database: &str) -> Result<Server> {
+        Server::parse(&self.url(database), &Surroundings::default())
     }
 
     /// Its port on 127.0.0.1.

@@ -30,7 +30,7 @@ struct Exported {
 }
 
 async fn export(context: &Context, server: &PostgresServer, database: &str) -> Exported {
-    let target = holdall::connector::postgres::connect::Server::parse(&server.url(database)).unwrap();
+    let target = server.server(database).unwrap();
     let connection = target.connect(context).await.unwrap();
     let client = connection.client();
     client
@@ -104,7 +104,7 @@ async fn the_statements_of_everything_make_it_again() {
 
     server.psql("source", "DROP TABLE too_late").unwrap();
     server.psql("postgres", "CREATE DATABASE again").unwrap();
-    let target = holdall::connector::postgres::connect::Server::parse(&server.url("again")).unwrap();
+    let target = server.server("again").unwrap();
     let connection = target.connect(&context).await.unwrap();
     for sql in sections {
         connection.client().batch_execute(&sql).await.unwrap();

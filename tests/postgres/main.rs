@@ -4,6 +4,7 @@
 mod catalog;
 mod command;
 mod connect;
+mod connect_tls;
 mod dump;
 mod features;
 mod handmade;

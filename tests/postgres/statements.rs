@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use futures::SinkExt;
-use holdall::connector::postgres::connect::Server;
 use holdall::connector::postgres::statement::{Kind, Scanner};
 use holdall::context::Context;
 use holdall::error::ErrorKind;
@@ -227,7 +226,7 @@ async fn a_dump_run_piece_by_piece_makes_what_psql_makes_of_it() {
         .unwrap();
 
     let context = Context::deterministic(1).unwrap();
-    let target = Server::parse(&server.url("pieces")).unwrap();
+    let target = server.server("pieces").unwrap();
     let connection = target.connect(&context).await.unwrap();
     let client = connection.client();
     let (pieces, _) = pieces_of(text.as_bytes(), || 1000);

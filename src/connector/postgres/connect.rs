@@ -1,61 +1,180 @@
-//! Connections to a server.
+//! Connections to a server: parameters as libpq means them, TLS on rustls, no pooler that breaks sessions.
+
+mod child;
+mod connection_string;
+mod failure;
+mod parameters;
+mod passfile;
+mod pooler;
+mod reach;
+mod service;
+mod settings;
+mod tls;
+mod validity;
+
+pub use parameters::{Surroundings, VARIABLES};
 
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
-use tokio_postgres::{Client, Config, NoTls};
+use parameters::Parameters;
+use settings::Settings;
+use std::ffi::OsString;
+use std::sync::Arc;
+use tokio_postgres::Client;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Where a database is, and who asks for it.
+/// The oldest server that is read, as `server_version_num`.
+pub const OLDEST: u32 = 120_000;
+/// From here on a server is newer than what this program was tested with.
+pub const UNTESTED: u32 = 190_000;
+
+/// Where a database is, and who asks for it. Holds a password, which no form of printing shows.
 #[derive(Clone)]
 pub struct Server {
-    config: Config,
+    settings: Arc<Settings>,
+    notes: Vec<String>,
+    password_in_text: bool,
+    /// A connection to this one place was made, and no pooler is between.
+    proved: bool,
 }
 
 /// A connection; closed when dropped.
 pub struct Connection {
     client: Client,
-    /// Moves the bytes; ends with the connection.
+    server: Server,
+    version: u32,
     _driver: AbortOnDropHandle<()>,
 }
 
+/// Ends what a connection's server does, from anywhere and also while the connection waits.
+#[derive(Clone)]
+pub struct CancelToken {
+    token: tokio_postgres::CancelToken,
+    settings: Arc<Settings>,
+}
+
 impl Server {
-    /// What a connection string names.
+    /// What a connection string names: a `postgres://` URL or `key=value` pairs, completed from `surroundings` as libpq does it
+    /// (service file, `PG*`, password file, defaults). An empty text leaves everything to the surroundings.
     ///
     /// # Errors
-    /// `Invalid` if it cannot be read; the message holds nothing of it.
-    pub fn parse(text: &str) -> Result<Self> {
-        let config = text.parse().map_err(|_| {
-            Error::new(ErrorKind::Invalid, "this is no connection string of PostgreSQL")
-                .hint("postgres://USER@HOST:PORT/DATABASE")
-        })?;
-        Ok(Self { config })
+    /// `Invalid` if it cannot be read or has values without meaning, `Unsupported` for parameters that are not done here, `NotFound`
+    /// for a service that is not defined, `Refused` for the address of a pooler in transaction mode. Messages name parameters and
+    /// hold no values.
+    pub fn parse(text: &str, surroundings: &Surroundings) -> Result<Self> {
+        let password_in_text = connection_string::parse(text)?.get("password").is_some();
+        let all = Parameters::gather(text, surroundings)?;
+        let (settings, notes) = Settings::new(&all, surroundings)?;
+        pooler::refuse_known(&settings)?;
+        Ok(Self {
+            settings: Arc::new(settings),
+            notes,
+            password_in_text,
+            proved: false,
+        })
     }
 
     /// The same server and role, another database.
     #[must_use]
     pub fn with_database(&self, name: &str) -> Self {
-        let mut config = self.config.clone();
-        config.dbname(name);
-        Self { config }
+        let mut settings = Settings::clone(&self.settings);
+        name.clone_into(&mut settings.database);
+        Self {
+            settings: Arc::new(settings),
+            ..self.clone()
+        }
     }
 
-    /// Opens a connection.
+    /// Hosts, ports and database, without secrets: `db.example.com:5432/app`.
+    pub fn description(&self) -> String {
+        let hosts: Vec<String> = self.settings.hosts.iter().map(ToString::to_string).collect();
+        format!("{}/{}", hosts.join(","), self.settings.database)
+    }
+
+    /// The name of the database.
+    pub fn database(&self) -> &str {
+        &self.settings.database
+    }
+
+    /// The role to connect as.
+    pub fn user(&self) -> &str {
+        &self.settings.user
+    }
+
+    /// Whether the connection string itself had a password. In the arguments of a program everyone on the machine can read it: the
+    /// user should be told.
+    pub fn has_password_in_text(&self) -> bool {
+        self.password_in_text
+    }
+
+    /// What the user should know, such as a password file that is not used because others may read it.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The same connection for programs of PostgreSQL's own: `PG*` variables, the password among them. Take them from
+    /// [`Connection::server`], so that the program reaches the very server that was reached.
+    pub fn child_environment(&self) -> Vec<(OsString, OsString)> {
+        child::environment(&self.settings)
+    }
+
+    /// Opens a connection: hosts in their order, every address of each, ten seconds for each unless `connect_timeout` says otherwise.
+    /// The first connection also proves that no pooler takes the session apart; those of its [`Connection::server`] need not.
     ///
     /// # Errors
-    /// `Source` if the server cannot be reached or refuses.
-    pub async fn connect(&self, _context: &Context) -> Result<Connection> {
-        let refused = |error: tokio_postgres::Error| {
-            Error::new(ErrorKind::Source, "cannot connect to PostgreSQL").because(error)
-        };
-        let (client, connection) = self.config.connect(NoTls).await.map_err(refused)?;
-        let driver = AbortOnDropHandle::new(tokio::spawn(async move {
-            // What ends it is told to whoever waits for an answer.
-            let _ended = connection.await;
-        }));
+    /// `Source` if no server can be reached or it refuses, `Invalid` if files of certificates cannot be used, `Refused` for a pooler in
+    /// transaction mode, `Unsupported` for a server older than 12, `Cancelled`.
+    pub async fn connect(&self, context: &Context) -> Result<Connection> {
+        let reached = reach::open(&self.settings, context).await?;
+        let version = reached.facts.version;
+        if version < OLDEST {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "this PostgreSQL server is too old: versions from 12 on can be read",
+            )
+            .with("server", &reached.host)
+            .with("version", words(version)));
+        }
+        // The next connection goes to the same place: exported snapshots are of one server, and a name may have several.
+        let mut settings = Settings::clone(&self.settings);
+        settings.hosts = vec![reached.host.clone()];
+        if !self.proved {
+            pooler::refuse_proved(&settings, context, &reached).await?;
+        }
+        let mut notes = self.notes.clone();
+        if version >= UNTESTED && !self.proved {
+            notes.push(format!(
+                "PostgreSQL {} is newer than what this version was tested with",
+                words(version)
+            ));
+        }
         Ok(Connection {
-            client,
-            _driver: driver,
+            client: reached.client,
+            server: Self {
+                settings: Arc::new(settings),
+                notes,
+                password_in_text: self.password_in_text,
+                proved: true,
+            },
+            version,
+            _driver: reached.driver,
         })
+    }
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Server").field(&self.description()).finish()
+    }
+}
+
+impl std::fmt::Debug for Surroundings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Surroundings")
+            .field("variables", &self.variables.keys())
+            .field("home", &self.home)
+            .field("user", &self.user)
+            .finish()
     }
 }
 
@@ -63,5 +182,50 @@ impl Connection {
     /// The client.
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// The one server that was reached, for further connections to it and for child processes. Its notes have what was learned.
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// The server's version as `server_version_num` has it: 150018 is 15.18.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// What ends the statement that runs.
+    pub fn cancel_token(&self) -> CancelToken {
+        CancelToken {
+            token: self.client.cancel_token(),
+            settings: Arc::clone(&self.server.settings),
+        }
+    }
+}
+
+impl CancelToken {
+    /// Asks the server to end the statement that the connection runs. It may have ended by then, and the server does not say.
+    ///
+    /// # Errors
+    /// `Source` if the server cannot be reached.
+    pub async fn cancel(&self) -> Result<()> {
+        let settings = &self.settings;
+        let Some(host) = settings.hosts.first() else {
+            return Err(Error::new(ErrorKind::Internal, "a connection without a host"));
+        };
+        reach::cancel(settings, host, &self.token)
+            .await
+            .map_err(|failure| {
+                failure::error(settings, vec![failure::Attempt::new(host, Some(host), failure)])
+            })
+    }
+}
+
+/// `server_version_num` as people say it.
+fn words(version: u32) -> String {
+    if version >= 100_000 {
+        format!("{}.{}", version / 10_000, version % 10_000)
+    } else {
+        format!("{}.{}.{}", version / 10_000, version / 100 % 100, version % 100)
     }
 }

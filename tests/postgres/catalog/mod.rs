@@ -10,7 +10,7 @@ mod tables;
 mod versions;
 
 use holdall::connector::postgres::catalog::{Filter, Table, Tables, tables as list};
-use holdall::connector::postgres::connect::{Connection, Server};
+use holdall::connector::postgres::connect::{Connection, Server, Surroundings};
 use holdall::context::Context;
 use holdall::error::Result;
 use holdall::testkit::PostgresServer;
@@ -18,7 +18,11 @@ use holdall::testkit::PostgresServer;
 /// A connection as a source has one: in a transaction with one snapshot, its settings pinned.
 pub(crate) async fn session(url: &str) -> Connection {
     let context = Context::deterministic(1).unwrap();
-    let connection = Server::parse(url).unwrap().connect(&context).await.unwrap();
+    let connection = Server::parse(url, &Surroundings::default())
+        .unwrap()
+        .connect(&context)
+        .await
+        .unwrap();
     begin(&connection).await;
     connection
 }
