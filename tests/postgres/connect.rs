@@ -226,6 +226,11 @@ async fn a_connection_that_cannot_be_made_says_what_to_do() {
             "ssl = on",
         ),
         (
+            url("app:hunter2@127.0.0.1:PORT/postgres?sslmode=allow"),
+            "does not take this password",
+            "%XX",
+        ),
+        (
             url("nobody:hunter2@127.0.0.1:PORT/postgres"),
             "does not let this role in",
             "pg_hba.conf",

@@ -162,7 +162,7 @@ async fn a_server_that_insists_gets_tls_from_allow_and_the_refusal_says_so() {
     );
     let refused = outcome(&url("sslmode=disable")).await;
     assert!(
-        refused.contains("wants TLS") && refused.contains("sslmode=require"),
+        refused.contains("without TLS") && refused.contains("sslmode=require"),
         "{refused}"
     );
     // With a wrong root, `prefer` falls back and is refused there: what is told is why TLS failed.

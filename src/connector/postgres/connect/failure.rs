@@ -57,6 +57,14 @@ impl Failure {
         }
     }
 
+    /// The server answered that it has no TLS.
+    pub(super) fn is_without_tls(&self) -> bool {
+        match self {
+            Self::Server(error) => cause(error).contains("does not support TLS"),
+            _ => false,
+        }
+    }
+
     /// As with libpq, no other host is asked when one refused the login: it would be asked with the same password.
     pub(super) fn is_final(&self) -> bool {
         self.said()
@@ -207,7 +215,7 @@ fn conversation(settings: &Settings, error: tokio_postgres::Error) -> Error {
         return handshake(settings, tls.clone());
     }
     let new = |what: &str| Error::new(ErrorKind::Source, what);
-    let cause = error.source().map(ToString::to_string).unwrap_or_default();
+    let cause = cause(&error);
     if cause == "password missing" {
         return new("the database server asks for a password, and there is none")
             .with("role", &settings.user)
@@ -234,11 +242,16 @@ fn conversation(settings: &Settings, error: tokio_postgres::Error) -> Error {
 fn refusal(settings: &Settings, said: &DbError) -> Error {
     let (role, database) = (&settings.user, &settings.database);
     let message = said.message();
-    let (what, hint) = if message.contains("no encryption") || message.contains("SSL connection is required")
-    {
+    let unencrypted = settings.tls.mode == SslMode::Disable && message.contains("no encryption");
+    let (what, hint) = if message.contains("SSL connection is required") {
         (
             "the database server wants TLS",
             "use sslmode=require, or better verify-full",
+        )
+    } else if unencrypted {
+        (
+            "the database server does not let this role in without TLS",
+            "use sslmode=require, or better verify-full; if that is refused too, its pg_hba.conf needs a line for this address",
         )
     } else if message.contains("Tenant or user not found") || message.contains("tenant/user") {
         (
@@ -328,6 +341,8 @@ fn handshake(settings: &Settings, error: rustls::Error) -> Error {
             | AlertDescription::BadCertificate
             | AlertDescription::UnknownCA
             | AlertDescription::CertificateUnknown
+            // Its signature is not of the authority whose name it bears.
+            | AlertDescription::DecryptError
             | AlertDescription::AccessDenied,
         ) => (
             "the database server does not take the client's certificate",
@@ -350,6 +365,10 @@ fn handshake(settings: &Settings, error: rustls::Error) -> Error {
         );
     }
     made.because(error)
+}
+
+fn cause(error: &tokio_postgres::Error) -> String {
+    error.source().map(ToString::to_string).unwrap_or_default()
 }
 
 /// rustls's own error, however deep in the chain.

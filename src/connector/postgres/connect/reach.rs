@@ -180,7 +180,7 @@ async fn attempt(
                     Way::Tls => false,
                 };
                 match first.take() {
-                    Some(earlier) if earlier.is_tls() => return Err(earlier),
+                    Some(earlier) if earlier.is_tls() || failure.is_without_tls() => return Err(earlier),
                     _ if !other => return Err(failure),
                     _ => first = Some(failure),
                 }
