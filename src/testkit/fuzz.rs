@@ -3,6 +3,7 @@
 
 use super::arbitrary::Gen;
 use crate::chunk::{ChunkParams, Chunker};
+use crate::connector::postgres::connect::{Server, Surroundings};
 use crate::connector::postgres::statement::{Kind, Piece, Scanner, classify, first_line};
 use crate::context::SeededRandom;
 use crate::crypto::{
@@ -29,6 +30,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("chunker", chunker),
     ("condemned", record::<collect::CondemnedRecord>),
     ("config", record::<repo_config::ConfigRecord>),
+    ("connection", connection),
     ("decision", record::<snapshot::Decision>),
     ("directory", directory),
     ("entry", entry_record),
@@ -71,6 +73,34 @@ fn record<R: Record>(input: &[u8]) {
         // Names are made from what records say; each must read back.
         let name = record.name(crate::format::id::ObjectId([1; 32]));
         assert_eq!(ObjectName::parse(&name.to_string()), Ok(name));
+    }
+}
+
+/// Connection strings: what was read tells a child program the same as it tells us, and no form of printing has the password.
+fn connection(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else {
+        return;
+    };
+    let surroundings = Surroundings {
+        user: Some("someone".to_owned()),
+        ..Surroundings::default()
+    };
+    let Ok(server) = Server::parse(text, &surroundings) else {
+        return;
+    };
+    let environment = server.child_environment();
+    let again = Surroundings {
+        variables: environment
+            .iter()
+            .filter_map(|(name, value)| {
+                let value = value.to_str()?.to_owned();
+                Some((name.to_str()?.to_owned(), value.into()))
+            })
+            .collect(),
+        ..Surroundings::default()
+    };
+    if let Ok(again) = Server::parse("", &again) {
+        assert_eq!(again.child_environment(), environment, "another connection");
     }
 }
 

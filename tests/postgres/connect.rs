@@ -193,13 +193,12 @@ pub(super) fn psql(
     }
 }
 
-#[tokio::test]
-async fn a_connection_that_cannot_be_made_says_what_to_do() {
-    let running = with_password();
-    let port = running.port();
-    let none = Surroundings::default();
+/// A connection string, what is said of it, and a word of the advice.
+type Failing = (String, &'static str, &'static str);
+
+fn failing(port: u16) -> Vec<Failing> {
     let url = |rest: &str| format!("postgres://{}", rest.replace("PORT", &port.to_string()));
-    for (text, what, hint) in [
+    vec![
         (
             url("app:hunter2@127.0.0.1:PORT/postgres"),
             "does not take this password",
@@ -255,7 +254,15 @@ async fn a_connection_that_cannot_be_made_says_what_to_do() {
             "it is no standby",
             "target",
         ),
-    ] {
+    ]
+}
+
+#[tokio::test]
+async fn a_connection_that_cannot_be_made_says_what_to_do() {
+    let running = with_password();
+    let port = running.port();
+    let none = Surroundings::default();
+    for (text, what, hint) in failing(port) {
         let error = connect(&text, &none).await.err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Source, "{text}");
         assert!(error.what().contains(what), "{text}: {}", told(&error));
@@ -263,6 +270,11 @@ async fn a_connection_that_cannot_be_made_says_what_to_do() {
         assert!(error.context("server").is_some(), "{text}: {}", told(&error));
         assert!(!told(&error).contains("hunter2"), "{}", told(&error));
     }
+}
+
+#[tokio::test]
+async fn what_a_connection_string_asks_for_in_vain_is_named() {
+    let none = Surroundings::default();
     let missing = connect("service=nothing", &none).await.err().unwrap();
     assert_eq!(missing.kind(), ErrorKind::NotFound);
     let wrong = connect("postgres://u@h/d?sslmode=maybe", &none)
@@ -271,6 +283,25 @@ async fn a_connection_that_cannot_be_made_says_what_to_do() {
         .unwrap();
     assert_eq!(wrong.context("parameter"), Some("sslmode"));
     assert!(wrong.advice().unwrap().contains("verify-full"));
+}
+
+proptest::proptest! {
+    /// What is read is read again to the same, and what is not says nothing of it.
+    #[test]
+    fn any_text_is_read_or_refused(text in "(postgres(ql)?://)?[a-z%@:/?#\\[\\],=& 0-9'\\\\\u{e4}]{0,60}") {
+        holdall::testkit::fuzz::run("connection", text.as_bytes());
+    }
+
+    #[test]
+    fn no_password_is_ever_shown(password in "[!-~\u{e4}]{8,20}", front in "[a-z:/?@=&%']{0,3}") {
+        let text = format!("postgres://{front}u:{password}@h:1/d");
+        let said = match Server::parse(&text, &Surroundings::default()) {
+            // A password with an @, a / or a % is cut elsewhere, as libpq cuts it.
+            Ok(_) => return Ok(()),
+            Err(error) => told(&error),
+        };
+        proptest::prop_assert!(!said.contains(&password), "{said}");
+    }
 }
 
 #[tokio::test]

@@ -4,7 +4,6 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
-use holdall::connector::postgres::connect::Server;
 use holdall::connector::postgres::dump::{PgDump, Run, Section, Selection};
 use holdall::connector::postgres::key::{self, Place, Segment, TableName};
 use holdall::connector::postgres::name::{literal, qualified, quote};
@@ -120,7 +119,7 @@ fn add(out: &mut Collected, name: &[u8], place: &Place, (kind, metadata, text): 
 async fn section(server: &PostgresServer, database: &str, section: Section) -> String {
     let context = Context::deterministic(1).unwrap();
     let dump = PgDump::find(&context, None, &[], 150_000).await.unwrap();
-    let target = Server::parse(&server.url(database)).unwrap();
+    let target = server.server(database).unwrap();
     let connection = target.connect(&context).await.unwrap();
     let client = connection.client();
     client

@@ -24,7 +24,11 @@ struct Restored {
 
 fn request(url: &str) -> RestoreRequest {
     RestoreRequest {
-        server: Server::parse(url).unwrap(),
+        server: Server::parse(
+            url,
+            &holdall::connector::postgres::connect::Surroundings::default(),
+        )
+        .unwrap(),
         jobs: 4,
         verify: true,
         dry_run: false,

@@ -3,6 +3,7 @@
 mod child;
 mod connection_string;
 mod failure;
+mod line;
 mod parameters;
 mod passfile;
 mod pooler;

@@ -1,6 +1,7 @@
 //! From settings to a connection that stands: hosts, addresses, TLS or not, in libpq's order.
 
 use super::failure::{self, Attempt};
+use super::line::Line;
 use super::settings::{Host, Place, Settings, SslMode, Target};
 use super::tls;
 use crate::context::Context;
@@ -10,18 +11,12 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio_postgres::config::{SslMode as Negotiated, SslNegotiation};
 use tokio_postgres::tls::{MakeTlsConnect, NoTls, TlsConnect};
 use tokio_postgres::{Client, Config, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::AbortOnDropHandle;
-
-/// Bytes to and from a server.
-pub(super) trait Line: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Line for T {}
-pub(super) type Stream = Box<dyn Line>;
 
 /// A connection that stands.
 pub(super) struct Reached {
@@ -55,13 +50,15 @@ enum Way {
 ///
 /// # Errors
 /// Of the last attempt, with the places that were tried.
-pub(super) async fn open(settings: &Settings, context: &Context) -> Result<Reached> {
-    context.check_cancelled()?;
-    tokio::select! {
-        biased;
-        () = context.cancel.cancelled() => Err(Error::new(ErrorKind::Cancelled, "interrupted")),
-        reached = search(settings, context) => reached,
-    }
+pub(super) fn open<'a>(settings: &'a Settings, context: &'a Context) -> BoxFuture<'a, Result<Reached>> {
+    Box::pin(async move {
+        context.check_cancelled()?;
+        tokio::select! {
+            biased;
+            () = context.cancel.cancelled() => Err(Error::new(ErrorKind::Cancelled, "interrupted")),
+            reached = search(settings, context) => reached,
+        }
+    })
 }
 
 async fn search(settings: &Settings, context: &Context) -> Result<Reached> {
@@ -125,7 +122,7 @@ async fn addresses(settings: &Settings, host: &Host) -> Result<Vec<Host>, failur
     let Place::Name(name) = &host.place else {
         return Ok(vec![host.clone()]);
     };
-    let looked_up = limited(settings, lookup_host((name.as_str(), host.port)));
+    let looked_up = limited(settings, lookup_host((name.clone(), host.port)));
     let found = looked_up.await?.map_err(failure::Failure::Name)?;
     let mut places: Vec<Host> = Vec::new();
     for address in found {
@@ -229,12 +226,12 @@ async fn drive<E>(connection: impl Future<Output = Result<(), E>>) {
 }
 
 /// Bytes to the place, with the limits that notice a lost line.
-pub(super) async fn dial(settings: &Settings, host: &Host) -> Result<Stream, failure::Failure> {
+pub(super) async fn dial(settings: &Settings, host: &Host) -> Result<Line, failure::Failure> {
     let address: IpAddr = match &host.place {
         Place::Socket(dir) => {
             let path = dir.join(format!(".s.PGSQL.{}", host.port));
             let stream = UnixStream::connect(path).await.map_err(failure::Failure::Line)?;
-            return Ok(Box::new(stream));
+            return Ok(Line::Socket(stream));
         }
         Place::Address(address, _) => *address,
         Place::Name(_) => {
@@ -247,7 +244,7 @@ pub(super) async fn dial(settings: &Settings, host: &Host) -> Result<Stream, fai
         .map_err(failure::Failure::Line)?;
     stream.set_nodelay(true).map_err(failure::Failure::Line)?;
     watch(settings, &stream).map_err(|error| failure::Failure::Line(error.into()))?;
-    Ok(Box::new(stream))
+    Ok(Line::Tcp(stream))
 }
 
 fn watch(settings: &Settings, stream: &TcpStream) -> rustix::io::Result<()> {
@@ -289,7 +286,7 @@ fn config(settings: &Settings, host: &Host, way: Way) -> Config {
     config
 }
 
-type Handshake = <MakeRustlsConnect as MakeTlsConnect<Stream>>::TlsConnect;
+type Handshake = <MakeRustlsConnect as MakeTlsConnect<Line>>::TlsConnect;
 
 /// TLS for the name that the place goes by.
 pub(super) fn handshake(connector: &MakeRustlsConnect, host: &Host) -> io::Result<Handshake> {
@@ -300,7 +297,7 @@ pub(super) fn handshake(connector: &MakeRustlsConnect, host: &Host) -> io::Resul
     };
     // A dot at the end is part of no certificate.
     let name = name.strip_suffix('.').unwrap_or(&name);
-    let made = MakeTlsConnect::<Stream>::make_tls_connect(&mut connector.clone(), name);
+    let made = MakeTlsConnect::<Line>::make_tls_connect(&mut connector.clone(), name);
     made.map_err(io::Error::other)
 }
 
@@ -310,12 +307,12 @@ struct Watched {
     used: Arc<AtomicBool>,
 }
 
-impl TlsConnect<Stream> for Watched {
-    type Stream = <Handshake as TlsConnect<Stream>>::Stream;
-    type Error = <Handshake as TlsConnect<Stream>>::Error;
-    type Future = <Handshake as TlsConnect<Stream>>::Future;
+impl TlsConnect<Line> for Watched {
+    type Stream = <Handshake as TlsConnect<Line>>::Stream;
+    type Error = <Handshake as TlsConnect<Line>>::Error;
+    type Future = <Handshake as TlsConnect<Line>>::Future;
 
-    fn connect(self, stream: Stream) -> Self::Future {
+    fn connect(self, stream: Line) -> Self::Future {
         self.used.store(true, Ordering::Relaxed);
         self.inner.connect(stream)
     }
