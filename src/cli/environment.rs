@@ -1,5 +1,6 @@
 //! What the process is given besides its arguments: variables, host name, directories. Read here and nowhere else.
 
+use crate::connector::postgres::connect::Surroundings;
 use crate::error::{Error, ErrorKind, Result};
 use std::ffi::OsString;
 use std::io::Read;
@@ -91,6 +92,14 @@ pub(super) fn host() -> Result<String> {
     let name = rustix::system::uname();
     let name = name.nodename().to_string_lossy().into_owned();
     Ok(if name.is_empty() { "localhost".into() } else { name })
+}
+
+/// What libpq takes from the environment to complete a connection string.
+///
+/// # Errors
+/// `Invalid` if a variable is not text; the message does not hold it.
+pub(super) fn surroundings() -> Result<Surroundings> {
+    Surroundings::gather(variable, std::env::home_dir())
 }
 
 /// Where caches are kept, if there is a place for them.

@@ -2,6 +2,7 @@
 
 use super::{Args, Replace, tell_partial};
 use crate::cli::app::App;
+use crate::cli::environment;
 use crate::cli::exit::{DIFFERS, DONE, Ended, INCOMPLETE, reported};
 use crate::cli::render;
 use crate::connector::postgres::connect::Server;
@@ -30,7 +31,7 @@ pub(super) async fn run(app: &App, args: &Args, url: &str) -> Ended {
         exclude: names(&args.exclude)?,
     };
     let whole = filter.include.is_empty() && filter.exclude.is_empty() && !args.dry_run;
-    let server = Server::parse(url)?;
+    let server = Server::parse(url, &environment::surroundings()?)?;
     let snapshot = super::super::open_snapshot(app, &args.snapshot, &args.filter).await?;
     tell_partial(app, args, &snapshot)?;
     let database = ops::database(&snapshot, args.database.as_deref()).await?;
