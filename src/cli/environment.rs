@@ -124,6 +124,15 @@ pub(super) fn working_directory() -> Result<PathBuf> {
         .map_err(|e| Error::new(ErrorKind::Source, "cannot tell the working directory").because(e))
 }
 
+/// The directories of PATH.
+pub(super) fn program_directories() -> Vec<PathBuf> {
+    let path = variable("PATH").unwrap_or_default();
+    // A relative one would name another program from another directory.
+    std::env::split_paths(&path)
+        .filter(|directory| directory.is_absolute())
+        .collect()
+}
+
 /// The directory for temporary files.
 pub(super) fn temporary_directory() -> PathBuf {
     std::env::temp_dir()

@@ -6,7 +6,7 @@ pub mod postgres;
 pub mod process;
 pub mod stdio;
 
-use crate::context::Context;
+use crate::context::{Context, Time};
 use crate::error::Result;
 use crate::snapshot::entry::{Entry, EntryHead, Item, Key, Prior};
 use futures::future::BoxFuture;
@@ -26,6 +26,11 @@ pub trait Source: Send {
     /// Called when the stream has ended well, before the commit: the last chance to find that what was read is not whole (a child
     /// process that failed, a server that was restarted). An error means that nothing is committed.
     fn finish(&mut self) -> BoxFuture<'_, Result<()>>;
+
+    /// The one moment that everything it yielded belongs to, if there is one; known when the stream has ended.
+    fn consistent_at(&self) -> Option<Time> {
+        None
+    }
 }
 
 /// What a source reads.

@@ -1,7 +1,7 @@
 //! Making a snapshot: sources → writer → commit.
 
 use crate::connector::Source;
-use crate::context::Context;
+use crate::context::{Context, Time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::format::id::SessionId;
@@ -208,7 +208,7 @@ async fn run(
         Ok(written) => written,
         Err(error) => return Err(end(context, session, error).await),
     };
-    let snapshot = assemble(request, session, records, parent.as_deref(), &written, context)?;
+    let snapshot = assemble(request, session, sources, parent.as_deref(), &written, context)?;
     let committed = match session.commit(context, written.durable, snapshot).await {
         Ok(committed) => committed,
         // Whether the commit is there or not: who creates the key decides, and this abort only does if nothing else did.
@@ -292,10 +292,17 @@ async fn abort(context: &Context, session: &Session, error: &Error) {
     }
 }
 
+/// The moment that all of the sources agree on.
+fn moment(sources: &[Box<dyn Source>]) -> Option<Time> {
+    let mut moments = sources.iter().map(|source| source.consistent_at());
+    let first = moments.next().flatten()?;
+    moments.all(|other| other == Some(first)).then_some(first)
+}
+
 fn assemble(
     request: &SnapshotRequest,
     session: &Session,
-    sources: Vec<SourceRecord>,
+    sources: &[Box<dyn Source>],
     parent: Option<&SnapshotRecord>,
     written: &Written,
     context: &Context,
@@ -306,13 +313,13 @@ fn assemble(
     Ok(SnapshotRecord {
         sid: session.sid(),
         started: session.started(),
-        // None of today's sources has one moment that all of it belongs to.
-        consistent_at: None,
+        consistent_at: moment(sources),
         ended: context.clock.now(),
         host: request.host.clone(),
         project: request.project.clone(),
         tags,
-        sources,
+        // Once more: a source may know the version of its system only now.
+        sources: source_records(sources),
         parent: parent.map(|parent| parent.sid),
         original: None,
         root: written.root,

@@ -2,8 +2,8 @@
 
 use crate::features;
 use futures::TryStreamExt;
-use holdall::connector::postgres::dump::{PgDump, Run, Section, Selection};
-use holdall::connector::postgres::key::TableName;
+use holdall::connector::postgres::catalog::Filter;
+use holdall::connector::postgres::dump::{PgDump, Run, Section};
 use holdall::connector::postgres::statement::{Class, classify};
 use holdall::context::Context;
 use holdall::error::{ErrorKind, Result};
@@ -47,12 +47,12 @@ async fn export(context: &Context, server: &PostgresServer, database: &str) -> E
     }
 }
 
-fn run(server: &PostgresServer, database: &str, exported: &Exported, selection: Selection) -> Run {
+fn run(server: &PostgresServer, database: &str, exported: &Exported, filter: Filter) -> Run {
     Run {
         environment: environment(server, database),
         snapshot: exported.id.clone(),
         lock_timeout: Duration::from_secs(10),
-        selection,
+        filter,
     }
 }
 
@@ -78,7 +78,7 @@ async fn the_statements_of_everything_make_it_again() {
     let found = PgDump::find(&context, None, &[], 150_000).await.unwrap();
     assert_eq!(found.version().major, 15);
     let exported = export(&context, &server, "source").await;
-    let run = run(&server, "source", &exported, Selection::default());
+    let run = run(&server, "source", &exported, Filter::default());
     // What is made now is not in the snapshot.
     server.psql("source", "CREATE TABLE too_late (a int)").unwrap();
 
@@ -114,7 +114,7 @@ async fn the_statements_of_everything_make_it_again() {
 }
 
 #[tokio::test]
-async fn names_in_a_selection_mean_themselves() {
+async fn quoted_names_in_a_filter_mean_themselves() {
     let server = PostgresServer::start(15, "").unwrap();
     let context = Context::deterministic(1).unwrap();
     let strange = "CREATE SCHEMA \"a*\"; CREATE SCHEMA ab; CREATE SCHEMA \"a\"\"b.c\";
@@ -122,34 +122,34 @@ async fn names_in_a_selection_mean_themselves() {
     server.psql("postgres", strange).unwrap();
     let found = PgDump::find(&context, None, &[], 150_000).await.unwrap();
     let exported = export(&context, &server, "postgres").await;
-    let tables = async |selection| {
-        let run = run(&server, "postgres", &exported, selection);
+    let tables = async |filter| {
+        let run = run(&server, "postgres", &exported, filter);
         let sql = text(&context, &found, &run, Section::Schema).await?;
         let lines = sql.lines().filter_map(|line| line.strip_prefix("CREATE TABLE "));
         Ok::<_, holdall::error::Error>(lines.map(str::to_owned).collect::<Vec<_>>())
     };
-    let only = Selection {
-        schemas: vec![b"a*".to_vec(), b"a\"b.c".to_vec()],
-        ..Selection::default()
+    let only = Filter {
+        schemas: vec![r#""a*""#.into(), r#""a""b.c""#.into()],
+        ..Filter::default()
     };
     assert_eq!(
         tables(only).await.unwrap(),
         ["\"a\"\"b.c\".\"T\" (", "\"a*\".\"t|u\" ("]
     );
-    let without = Selection {
-        exclude_schemas: vec![b"a*".to_vec()],
-        exclude_tables: vec![TableName::new("a\"b.c", "T")],
-        ..Selection::default()
+    let without = Filter {
+        exclude_schemas: vec![r#""a*""#.into()],
+        exclude_tables: vec![r#""a""b.c"."T""#.into()],
+        ..Filter::default()
     };
     assert_eq!(tables(without).await.unwrap(), ["ab.t ("]);
-    let one = Selection {
-        tables: vec![TableName::new("a*", "t|u")],
-        ..Selection::default()
+    let one = Filter {
+        tables: vec![r#""a*"."t|u""#.into()],
+        ..Filter::default()
     };
     assert_eq!(tables(one).await.unwrap(), ["\"a*\".\"t|u\" ("]);
-    let missing = Selection {
-        tables: vec![TableName::new("ab", "no")],
-        ..Selection::default()
+    let missing = Filter {
+        tables: vec!["ab.no".into()],
+        ..Filter::default()
     };
     assert_eq!(tables(missing).await.unwrap_err().kind(), ErrorKind::Source);
 }
@@ -160,7 +160,7 @@ async fn an_empty_section_is_none_and_a_failed_dump_an_error() {
     let context = Context::deterministic(1).unwrap();
     let found = PgDump::find(&context, None, &[], 150_000).await.unwrap();
     let exported = export(&context, &server, "postgres").await;
-    let mut run = run(&server, "postgres", &exported, Selection::default());
+    let mut run = run(&server, "postgres", &exported, Filter::default());
     for section in [Section::Schema, Section::Constraints, Section::Refresh] {
         assert!(found.statements(&context, &run, section).await.unwrap().is_none());
     }
@@ -194,7 +194,7 @@ async fn a_table_that_stays_locked_ends_the_dump() {
         .batch_execute("COMMIT; BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
         .await
         .unwrap();
-    let mut run = run(&server, "postgres", &exported, Selection::default());
+    let mut run = run(&server, "postgres", &exported, Filter::default());
     run.lock_timeout = Duration::from_millis(100);
     let error = found
         .statements(&context, &run, Section::Schema)

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
-use holdall::connector::postgres::dump::{PgDump, Run, Section, Selection};
+use holdall::connector::postgres::catalog::Filter;
+use holdall::connector::postgres::dump::{PgDump, Run, Section};
 use holdall::connector::postgres::key::{self, Place, Segment, TableName};
 use holdall::connector::postgres::name::{literal, qualified, quote};
 use holdall::connector::postgres::record::{
@@ -140,7 +141,7 @@ async fn section(server: &PostgresServer, database: &str, section: Section) -> S
         environment: pairs.map(|(name, value)| (name.into(), value.into())).to_vec(),
         snapshot: row.get(0),
         lock_timeout: Duration::from_secs(10),
-        selection: Selection::default(),
+        filter: Filter::default(),
     };
     let Some(mut stream) = dump.statements(&context, &run, section).await.unwrap() else {
         return String::new();
@@ -242,7 +243,6 @@ fn table(
         why: "made by hand".into(),
         ranges: 1,
         ranges_read: 1,
-        ranges_checked: 0,
     }
 }
 

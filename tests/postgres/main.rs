@@ -10,4 +10,8 @@ mod features;
 mod handmade;
 mod restore;
 mod servers;
+mod source;
+mod source_changes;
+mod source_failures;
+mod source_tables;
 mod statements;

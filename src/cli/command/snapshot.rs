@@ -1,5 +1,7 @@
 //! `holdall snapshot`.
 
+mod database;
+
 use crate::cli::app::App;
 use crate::cli::exit::{DONE, Ended, INCOMPLETE, reported};
 use crate::cli::render;
@@ -7,10 +9,12 @@ use crate::cli::repo::{self, Access};
 use crate::cli::{environment, parse, words};
 use crate::connector::Source;
 use crate::connector::files::{self, Excludes, FilesRequest, FilesSource};
+use crate::connector::postgres::{PostgresRequest, PostgresSource};
 use crate::connector::stdio::{Input, StdioSource, StreamRequest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ops::{self, SnapshotReport, SnapshotRequest};
 use crate::snapshot::{DeltaPolicy, SnapshotSpec};
+use database::DatabaseArgs;
 use serde_json::json;
 use std::ffi::OsString;
 use std::io::{IsTerminal, Read};
@@ -24,6 +28,8 @@ use tokio::io::{AsyncRead, ReadBuf};
 /// Arguments of `snapshot`.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:\n  \
+    holdall snapshot postgres://reader@db.example.com/shop\n  \
+    HOLDALL_DB_URL=postgres://… holdall snapshot --database --type schema\n  \
     holdall snapshot /srv/shop/uploads --exclude '*.tmp' --tag nightly\n  \
     pg_dump shop | holdall snapshot --stdin --stdin-filename shop.sql\n  \
     holdall snapshot --stdin-filename shop.sql --stdin-from-command -- pg_dump shop\n  \
@@ -33,8 +39,8 @@ use tokio::io::{AsyncRead, ReadBuf};
     whose reader cannot see that the writer failed. Exit code 3 means that the snapshot is there but lacks what could not be read.")]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(in crate::cli) struct Args {
-    /// Files and directories
-    #[arg(value_name = "PATH")]
+    /// Files and directories, and the postgres:// URL of a database
+    #[arg(value_name = "PATH|URL")]
     paths: Vec<PathBuf>,
     /// A label; repeat it, or separate labels by commas
     #[arg(long, value_name = "TAG")]
@@ -94,6 +100,8 @@ pub(in crate::cli) struct Args {
     /// shell sees it
     #[arg(long, value_name = "NAME=COMMAND", help_heading = "Streams")]
     stream: Vec<String>,
+    #[command(flatten)]
+    database: DatabaseArgs,
     /// The command for --stdin-from-command
     #[arg(last = true, value_name = "COMMAND", requires = "stdin_from_command")]
     command: Vec<OsString>,
@@ -110,6 +118,9 @@ fn deltas(app: &App, args: &Args) -> Result<DeltaPolicy> {
 
 pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
     let plan = Plan::new(&args)?;
+    for warning in &plan.warnings {
+        app.warning(warning);
+    }
     let request = SnapshotRequest {
         host: super::host(args.host.as_ref())?,
         project: args.project.clone(),
@@ -165,6 +176,8 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
 
 /// What is read, so that it can be opened once more.
 struct Plan {
+    databases: Vec<PostgresRequest>,
+    warnings: Vec<String>,
     files: Option<FilesRequest>,
     stdin: Option<String>,
     /// Bytes that came from standard input.
@@ -199,15 +212,29 @@ impl Plan {
         if args.stdin_from_command {
             commands.push((args.stdin_filename.clone(), args.command.clone()));
         }
+        let (addresses, paths): (Vec<PathBuf>, Vec<PathBuf>) = args
+            .paths
+            .iter()
+            .cloned()
+            .partition(|path| database::is_address(path));
+        let nothing_else =
+            paths.is_empty() && args.files_from.is_empty() && !args.stdin && commands.is_empty();
+        let databases = args.database.requests(&addresses, nothing_else, args.dry_run)?;
         let plan = Self {
-            files: file_request(args)?,
+            databases: databases.requests,
+            warnings: databases.warnings,
+            files: file_request(args, paths)?,
             stdin: args.stdin.then(|| args.stdin_filename.clone()),
             came: Arc::default(),
             commands,
         };
-        if plan.files.is_none() && plan.stdin.is_none() && plan.commands.is_empty() {
+        if plan.databases.is_empty()
+            && plan.files.is_none()
+            && plan.stdin.is_none()
+            && plan.commands.is_empty()
+        {
             return Err(Error::new(ErrorKind::Invalid, "nothing to keep is given")
-                .hint("give paths, --stdin, --stream NAME=COMMAND, or --stdin-from-command -- COMMAND"));
+                .hint("give paths, a postgres:// URL, --stdin, --stream NAME=COMMAND, or --stdin-from-command -- COMMAND"));
         }
         if plan.stdin.is_some() && std::io::stdin().is_terminal() {
             return Err(Error::new(
@@ -224,6 +251,9 @@ impl Plan {
             return Ok(None);
         }
         let mut sources: Vec<Box<dyn Source>> = Vec::new();
+        for request in &self.databases {
+            sources.push(Box::new(PostgresSource::new(request.clone())));
+        }
         if let Some(request) = &self.files {
             sources.push(Box::new(FilesSource::new(request.clone())?));
         }
@@ -266,8 +296,7 @@ impl AsyncRead for Counted {
     }
 }
 
-fn file_request(args: &Args) -> Result<Option<FilesRequest>> {
-    let mut given = args.paths.clone();
+fn file_request(args: &Args, mut given: Vec<PathBuf>) -> Result<Option<FilesRequest>> {
     for list in &args.files_from {
         let mut bytes = Vec::new();
         let read = if list.as_os_str() == "-" {

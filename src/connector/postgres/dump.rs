@@ -7,8 +7,7 @@ mod read;
 
 pub use find::{PgDump, Version};
 
-use super::key::TableName;
-use super::name;
+use super::catalog::Filter;
 use crate::connector::process::{self, Environment};
 use crate::context::Context;
 use crate::error::Result;
@@ -27,19 +26,6 @@ pub enum Section {
     Refresh,
 }
 
-/// Which objects are dumped; all, if every list is empty. Names are exact.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Selection {
-    /// Only these schemas.
-    pub schemas: Vec<Vec<u8>>,
-    /// Not these schemas.
-    pub exclude_schemas: Vec<Vec<u8>>,
-    /// Only these tables, without their schemas.
-    pub tables: Vec<TableName>,
-    /// Not these tables.
-    pub exclude_tables: Vec<TableName>,
-}
-
 /// What every run of one snapshot shares.
 #[derive(Clone, Debug)]
 pub struct Run {
@@ -50,7 +36,7 @@ pub struct Run {
     /// How long to wait for a lock on a table.
     pub lock_timeout: Duration,
     /// Which objects.
-    pub selection: Selection,
+    pub filter: Filter,
 }
 
 /// What libpq reads from the environment. A child gets those of [`Run::environment`] and no others: a service or a host from
@@ -110,7 +96,7 @@ impl PgDump {
     /// 64 KiB in memory, and ends with an error if `pg_dump` does not end well.
     ///
     /// # Errors
-    /// `Source` if it cannot be started or fails, `Cancelled`, `Unsupported` for a name that is not UTF-8 or a statement over 1 GiB.
+    /// `Source` if it cannot be started or fails, `Cancelled`, `Unsupported` for a statement over 1 GiB.
     pub async fn statements(
         &self,
         context: &Context,
@@ -121,12 +107,12 @@ impl PgDump {
             remove: &LIBPQ,
             set: &run.environment,
         };
-        let argv = self.argv(run, section)?;
+        let argv = self.argv(run, section);
         let child = process::start(context, &argv, &environment)?;
         read::statements(context, child, section).await
     }
 
-    fn argv(&self, run: &Run, section: Section) -> Result<Vec<OsString>> {
+    fn argv(&self, run: &Run, section: Section) -> Vec<OsString> {
         let mut argv: Vec<OsString> = vec![self.path().into()];
         let mut add = |text: String| argv.push(text.into());
         add("--format=plain".into());
@@ -149,19 +135,7 @@ impl PgDump {
             "--no-large-objects"
         };
         add(blobs.into());
-        // In quotes a pattern is a name.
-        for schema in &run.selection.schemas {
-            add(format!("--schema={}", name::quote(schema)?));
-        }
-        for schema in &run.selection.exclude_schemas {
-            add(format!("--exclude-schema={}", name::quote(schema)?));
-        }
-        for table in &run.selection.tables {
-            add(format!("--table={}", name::qualified(table)?));
-        }
-        for table in &run.selection.exclude_tables {
-            add(format!("--exclude-table={}", name::qualified(table)?));
-        }
-        Ok(argv)
+        argv.extend(run.filter.arguments().into_iter().map(OsString::from));
+        argv
     }
 }

@@ -3,10 +3,18 @@
 pub mod catalog;
 pub mod connect;
 pub mod dump;
+mod fingerprint;
+mod incarnation;
 pub mod key;
 pub mod name;
+pub mod plan;
 pub mod record;
+pub mod segment;
 pub mod session;
 pub mod sink;
+pub mod source;
 pub mod state;
 pub mod statement;
+
+pub use session::SessionOptions;
+pub use source::{PostgresRequest, PostgresSource};

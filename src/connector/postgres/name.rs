@@ -66,16 +66,15 @@ pub fn parse(text: &str) -> Result<Vec<Vec<u8>>> {
     let mut parts = Vec::new();
     let mut rest = text;
     loop {
-        let (part, after) = match rest.strip_prefix('"') {
-            Some(quoted) => unquote(quoted).ok_or_else(|| wrong("a quote is not closed"))?,
-            None => {
-                let end = rest.find('.').unwrap_or(rest.len());
-                let (part, after) = rest.split_at_checked(end).unwrap_or((rest, ""));
-                if part.contains('"') {
-                    return Err(wrong("a quote in the middle of a part"));
-                }
-                (part.to_ascii_lowercase(), after)
+        let (part, after) = if let Some(quoted) = rest.strip_prefix('"') {
+            unquote(quoted).ok_or_else(|| wrong("a quote is not closed"))?
+        } else {
+            let end = rest.find('.').unwrap_or(rest.len());
+            let (part, after) = rest.split_at_checked(end).unwrap_or((rest, ""));
+            if part.contains('"') {
+                return Err(wrong("a quote in the middle of a part"));
             }
+            (part.to_ascii_lowercase(), after)
         };
         if part.is_empty() || part.len() > NAME_MAX || part.contains('\0') {
             return Err(wrong("a part that is empty, too long, or holds a zero byte"));

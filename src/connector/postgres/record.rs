@@ -136,8 +136,6 @@ pub struct ReportLine {
     pub ranges: u64,
     /// Ranges that were read.
     pub ranges_read: u64,
-    /// Unchanged ranges that were read again as a check.
-    pub ranges_checked: u64,
 }
 
 /// How a table was read.
@@ -420,11 +418,11 @@ pub fn encode_report(lines: &[ReportLine]) -> Vec<u8> {
     let mut out = Encoder::new();
     out.array(lines.len());
     for line in lines {
-        out.array(10).bytes(&line.table.schema).bytes(&line.table.table);
+        out.array(9).bytes(&line.table.schema).bytes(&line.table.table);
         out.uint(line.rows).uint(line.bytes);
         out.bytes(&line.sum.0.to_le_bytes()).uint(line.how as u64);
         out.text(&line.why).uint(line.ranges);
-        out.uint(line.ranges_read).uint(line.ranges_checked);
+        out.uint(line.ranges_read);
     }
     out.finish()
 }
@@ -449,7 +447,7 @@ pub fn decode_report(content: &[u8]) -> Result<Vec<ReportLine>, DecodeError> {
 }
 
 fn decode_line(decoder: &mut Decoder<'_>) -> Result<ReportLine, DecodeError> {
-    decoder.array_of(10)?;
+    decoder.array_of(9)?;
     Ok(ReportLine {
         table: TableName {
             schema: name(decoder.bytes(NAME_MAX)?.to_vec(), REPORT)?,
@@ -467,7 +465,6 @@ fn decode_line(decoder: &mut Decoder<'_>) -> Result<ReportLine, DecodeError> {
         why: decoder.text(METADATA_MAX)?.to_owned(),
         ranges: decoder.uint()?,
         ranges_read: decoder.uint()?,
-        ranges_checked: decoder.uint()?,
     })
 }
 

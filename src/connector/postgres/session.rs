@@ -1,3 +1,315 @@
-//! Sessions with a server.
+//! One exported snapshot of a database: a coordinator holds it and the locks, workers read in it.
+//!
+//! Everything is locked before anything is read, so that what was dropped, truncated or altered between the snapshot and the lock is
+//! found while a new snapshot costs nothing. While the coordinator lives, a worker that is lost is replaced; without it nothing that
+//! was read is worth anything.
 
+mod lock;
 pub(crate) mod settings;
+
+use super::catalog::{self, ServerFacts};
+use super::connect::{Connection, Server};
+use crate::context::{Context, Time};
+use crate::error::{Error, ErrorKind, Result};
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
+
+pub(crate) use lock::{Locked, explain, locked};
+
+/// How long the server may take to make its log durable. One whose log stands just at the beginning of a page may not say so before
+/// it writes more.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How a session behaves.
+#[derive(Clone, Debug)]
+pub struct SessionOptions {
+    /// How long a lock is waited for.
+    pub lock_timeout: Duration,
+    /// The greatest age of the snapshot that is read: it keeps the server from cleaning up what was deleted since.
+    pub max_age: Duration,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        Self {
+            lock_timeout: Duration::from_secs(60),
+            max_age: Duration::from_secs(24 * 3600),
+        }
+    }
+}
+
+/// What is known of the server and the snapshot.
+#[derive(Clone, Debug)]
+pub(crate) struct Facts {
+    /// The server, as it was when the snapshot was taken.
+    pub(crate) server: ServerFacts,
+    /// The first transaction that had not begun; nothing before 13.
+    pub(crate) xmax: Option<u64>,
+    /// Bytes of a heap block.
+    pub(crate) block_size: u64,
+    /// The server's time at the snapshot.
+    pub(crate) moment: Option<Time>,
+}
+
+/// A snapshot that is held open.
+pub(crate) struct Session {
+    context: Context,
+    server: Server,
+    options: SessionOptions,
+    coordinator: Connection,
+    /// By which workers find it.
+    id: String,
+    begun: Instant,
+    pub(crate) facts: Facts,
+}
+
+impl Session {
+    /// Opens the coordinator, and takes and exports a snapshot.
+    ///
+    /// # Errors
+    /// `Source` if the server cannot be reached or asked.
+    pub(crate) async fn begin(context: &Context, server: &Server, options: &SessionOptions) -> Result<Self> {
+        let coordinator = server.connect(context).await?;
+        let client = coordinator.client();
+        settings::pin(client, millis(options.lock_timeout)).await?;
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        client
+            .batch_execute(begin)
+            .await
+            .map_err(|e| failed("cannot begin to read", e))?;
+        let export = "SELECT pg_catalog.pg_export_snapshot()";
+        let row = one(client, export, "the server does not export its snapshot").await?;
+        let id = text(&row, 0);
+        let facts = facts(client).await?;
+        Ok(Self {
+            context: context.clone(),
+            server: server.clone(),
+            options: options.clone(),
+            coordinator,
+            id,
+            begun: Instant::now(),
+            facts,
+        })
+    }
+
+    /// The coordinator.
+    pub(crate) fn client(&self) -> &Client {
+        self.coordinator.client()
+    }
+
+    /// By which `pg_dump` finds the snapshot.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// A further connection that sees the same snapshot.
+    ///
+    /// # Errors
+    /// `Source` if the server cannot be reached, or the snapshot is gone with the coordinator.
+    pub(crate) async fn worker(&self) -> Result<Connection> {
+        self.check()?;
+        let connection = self.server.connect(&self.context).await?;
+        let client = connection.client();
+        settings::pin(client, millis(self.options.lock_timeout)).await?;
+        let import = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
+            super::name::literal(&self.id)
+        );
+        client
+            .batch_execute(&import)
+            .await
+            .map_err(|e| failed("a worker cannot join the snapshot", e))?;
+        Ok(connection)
+    }
+
+    /// A further connection that sees what is there now.
+    ///
+    /// # Errors
+    /// As [`Self::worker`].
+    pub(crate) async fn bystander(&self) -> Result<Connection> {
+        let connection = self.server.connect(&self.context).await?;
+        settings::pin(connection.client(), millis(self.options.lock_timeout)).await?;
+        Ok(connection)
+    }
+
+    /// Whether the snapshot still stands, as far as this side knows.
+    ///
+    /// # Errors
+    /// `Source` if the coordinator is gone or the snapshot too old, `Cancelled`.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.context.check_cancelled()?;
+        if self.client().is_closed() {
+            return Err(self.lost());
+        }
+        if self.begun.elapsed() > self.options.max_age {
+            let hours = self.options.max_age.as_secs() / 3600;
+            return Err(Error::new(
+                ErrorKind::Source,
+                "the snapshot of the database has become too old",
+            )
+            .with("hours", hours)
+            .hint(
+                "run again: what was uploaded is not stored twice; or allow more with --max-snapshot-age",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Asks the coordinator for a sign of life; what lies between sees that the connection is used.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub(crate) async fn ping(&self) -> Result<()> {
+        self.check()?;
+        self.client()
+            .simple_query("SELECT 1")
+            .await
+            .map(drop)
+            .map_err(|e| self.lost().because(e))
+    }
+
+    fn lost(&self) -> Error {
+        Error::new(
+            ErrorKind::Source,
+            "the connection that holds the snapshot of the database is lost",
+        )
+        .with("server", self.server_name())
+        .hint("nothing was committed; run again, what was uploaded is not stored twice")
+    }
+
+    /// Where the database is, for people.
+    pub(crate) fn server_name(&self) -> String {
+        self.server.description()
+    }
+
+    /// Waits until all that the snapshot saw is durable on the server: after a crash another transaction could have the number of
+    /// one that was lost, and its rows would look unchanged. Gives the position, nothing if durability cannot be known.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub(crate) async fn flushed(&self) -> Result<Option<u64>> {
+        let Some(target) = self.facts.server.position.filter(|_| self.facts.server.fsync) else {
+            return Ok(None);
+        };
+        let patience = Instant::now() + FLUSH_PATIENCE;
+        while Instant::now() < patience {
+            self.check()?;
+            match catalog::flushed(self.client()).await? {
+                Some(flushed) if flushed >= target => return Ok(Some(flushed)),
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+        Ok(None)
+    }
+
+    /// Ends the snapshot well: the coordinator lived to the end, and the server is the one it was.
+    ///
+    /// # Errors
+    /// `Source` if it is not.
+    pub(crate) async fn end(&self) -> Result<()> {
+        self.check()?;
+        let now = catalog::server(self.client())
+            .await
+            .map_err(|e| self.lost().because(e))?;
+        let life = |facts: &ServerFacts| {
+            (
+                facts.system_identifier,
+                facts.timeline,
+                facts.started,
+                facts.in_recovery,
+            )
+        };
+        if life(&now) != life(&self.facts.server) {
+            return Err(Error::new(
+                ErrorKind::Source,
+                "the server was restarted or promoted while it was read",
+            )
+            .with("server", self.server_name())
+            .hint("nothing was committed; run again"));
+        }
+        self.client()
+            .batch_execute("COMMIT")
+            .await
+            .map_err(|e| self.lost().because(e))
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// An error of the server, or of the way to it. What it says is shown with the code by which manuals find it.
+pub(crate) fn failed(what: &str, error: tokio_postgres::Error) -> Error {
+    let failure = Error::new(ErrorKind::Source, what);
+    match error.code() {
+        Some(code) => failure.with("sqlstate", code.code()).because(error),
+        None => failure.because(error),
+    }
+}
+
+/// The one row of a query, as text.
+async fn one(client: &Client, sql: &str, what: &str) -> Result<SimpleQueryRow> {
+    let answer = client.simple_query(sql).await.map_err(|e| failed(what, e))?;
+    let row = answer.into_iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    row.ok_or_else(|| Error::new(ErrorKind::Source, format!("{what}: the server gave no answer")))
+}
+
+fn text(row: &SimpleQueryRow, index: usize) -> String {
+    row.get(index).unwrap_or_default().to_owned()
+}
+
+async fn facts(client: &Client) -> Result<Facts> {
+    let what = "cannot look at the snapshot";
+    let server = catalog::server(client).await?;
+    if server.version_num < 120_000 {
+        return Err(
+            Error::new(ErrorKind::Unsupported, "servers before version 12 cannot be read")
+                .with("version", server.version_num / 10_000)
+                .hint("keep the output of pg_dump: holdall snapshot --stream shop.sql='pg_dump shop'"),
+        );
+    }
+    let xmax = if server.version_num >= 130_000 {
+        "pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::pg_catalog.text"
+    } else {
+        "NULL"
+    };
+    let sql = format!(
+        "SELECT {xmax}, pg_catalog.current_setting('block_size'),
+            pg_catalog.date_part('epoch', pg_catalog.clock_timestamp())::pg_catalog.numeric::pg_catalog.text"
+    );
+    let row = one(client, &sql, what).await?;
+    let number = |index| row.get(index).and_then(|text: &str| text.parse::<u64>().ok());
+    Ok(Facts {
+        server,
+        xmax: number(0),
+        block_size: number(1).ok_or_else(|| Error::new(ErrorKind::Source, what))?,
+        moment: row.get(2).and_then(seconds),
+    })
+}
+
+/// A time in seconds with a fraction.
+fn seconds(text: &str) -> Option<Time> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
+    Some(Time {
+        seconds: whole.parse().ok()?,
+        nanos: digits.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_the_server_writes_them() {
+        let time = |seconds, nanos| Some(Time { seconds, nanos });
+        assert_eq!(seconds("1767225600.25"), time(1_767_225_600, 250_000_000));
+        assert_eq!(seconds("1767225600"), time(1_767_225_600, 0));
+        assert_eq!(seconds(""), None);
+    }
+}

@@ -221,6 +221,13 @@ impl Tables {
         rest.chain(self.ready.iter().map(of)).sum()
     }
 
+    /// The tables still to come, in order. Their columns, and what depends on those, are not looked up yet.
+    pub fn iter(&self) -> impl Iterator<Item = &Table> {
+        self.ready
+            .iter()
+            .chain(self.rest.iter().map(|listed| &listed.table))
+    }
+
     /// The tables still to come that the role cannot read, and why.
     pub fn unreadable(&self) -> impl Iterator<Item = (&TableName, &str)> {
         let all = self

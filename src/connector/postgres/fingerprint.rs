@@ -1,0 +1,151 @@
+//! Fingerprints of all ranges of a table in one statement: how many rows each holds, which ones by place and transaction, and whether
+//! any was written since the parent snapshot. The server reads the heap, not the long values beside it.
+
+use super::catalog::Table;
+use super::name;
+use super::session::{explain, failed};
+use crate::error::{Error, ErrorKind, Result};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use std::fmt::Write as _;
+use tokio_postgres::{Client, Row};
+
+/// One past the highest block number that a table can have.
+const BLOCK_END: u64 = u32::MAX as u64;
+
+/// The rows of a range that the snapshot sees; there is at least one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint {
+    /// The first block of the range.
+    pub block: u64,
+    /// How many they are.
+    pub rows: u32,
+    /// The sum of `hash_record_extended(ROW(ctid, xmin), 0)`.
+    pub sum: i128,
+    /// Whether one was written by a transaction that the parent snapshot did not see the end of.
+    pub written: bool,
+}
+
+/// Fingerprints the ranges of a table, ascending; those without rows are left out, and whoever reads them checks the order. `since` is the parent's oldest running transaction.
+///
+/// # Errors
+/// `Source` if the server cannot be asked; also within the stream.
+pub(crate) async fn fingerprints(
+    client: &Client,
+    table: &Table,
+    range_blocks: u32,
+    since: Option<u64>,
+) -> Result<BoxStream<'static, Result<Fingerprint>>> {
+    let sql = statement(table, range_blocks, since)?;
+    let rows = client
+        .query_typed_raw(&sql, std::iter::empty::<(i32, tokio_postgres::types::Type)>())
+        .await
+        .map_err(|e| explain(table, "cannot fingerprint a table", e))?;
+    let owner = table.name.clone();
+    let read = move |row: Result<Row, tokio_postgres::Error>| {
+        row.map_err(|e| failed("cannot fingerprint a table", e))
+            .and_then(|row| fingerprint(&row))
+            .map_err(|e| e.with("table", &owner))
+    };
+    Ok(rows.map(read).boxed())
+}
+
+/// The statement. Nothing is written without the alias that it belongs to: a column of the user's may have any name.
+fn statement(table: &Table, range_blocks: u32, since: Option<u64>) -> Result<String> {
+    let name = name::qualified(&table.name)?;
+    let oid = table.oid;
+    let written = match since {
+        // A transaction's number in a row has 32 bits; ages are counted in them, from now backwards.
+        Some(since) => format!(
+            "pg_catalog.count(*) FILTER (WHERE pg_catalog.age(a.xmin) BETWEEN 0 AND
+               (SELECT pg_catalog.age('{}'::pg_catalog.xid))) > 0",
+            since & u64::from(u32::MAX)
+        ),
+        None => "false".to_owned(),
+    };
+    Ok(format!(
+        "SELECT r.first, x.n, x.h::pg_catalog.text, x.w
+         FROM pg_catalog.generate_series(0::pg_catalog.int8,
+             pg_catalog.pg_relation_size({oid}::pg_catalog.oid)
+               / pg_catalog.current_setting('block_size')::pg_catalog.int8 - 1, {range_blocks}) r(first),
+         LATERAL (SELECT pg_catalog.count(*) n, pg_catalog.sum(pg_catalog.hash_record_extended(ROW(a.ctid, a.xmin), 0)) h,
+                    {written} w FROM ONLY {name} a
+                  WHERE a.ctid >= pg_catalog.format('(%s,0)', r.first)::pg_catalog.tid
+                    AND a.ctid < pg_catalog.format('(%s,0)', LEAST(r.first + {range_blocks}, {BLOCK_END}))::pg_catalog.tid
+                  OFFSET 0) x
+         WHERE x.n > 0"
+    ))
+}
+
+fn fingerprint(row: &Row) -> Result<Fingerprint> {
+    let strange = || Error::new(ErrorKind::Source, "a fingerprint has an unexpected form");
+    let read = || -> Option<Fingerprint> {
+        Some(Fingerprint {
+            block: u64::try_from(row.try_get::<_, i64>(0).ok()?).ok()?,
+            rows: u32::try_from(row.try_get::<_, i64>(1).ok()?).ok()?,
+            sum: row.try_get::<_, &str>(2).ok()?.parse().ok()?,
+            written: row.try_get(3).ok()?,
+        })
+    };
+    read().ok_or_else(strange)
+}
+
+/// SQL that reads ranges `[from, to)` of blocks, each row behind its `ctid`, for `COPY`.
+///
+/// # Errors
+/// `Unsupported` for a name that no statement can hold.
+pub(crate) fn copy_ranges(table: &Table, ranges: &[(u64, u64)]) -> Result<String> {
+    let name = name::qualified(&table.name)?;
+    let mut columns = String::from("a.ctid");
+    for column in &table.record.columns {
+        columns.push_str(", a.");
+        columns.push_str(&name::quote(&column.name)?);
+    }
+    let tid = |block: u64| format!("'({},0)'::pg_catalog.tid", block.min(BLOCK_END));
+    if let [(from, to)] = ranges {
+        let (from, to) = (tid(*from), tid(*to));
+        return Ok(format!(
+            "COPY (SELECT {columns} FROM ONLY {name} a WHERE a.ctid >= {from} AND a.ctid < {to}) TO STDOUT"
+        ));
+    }
+    let mut values = String::new();
+    for (from, to) in ranges {
+        let comma = if values.is_empty() { "" } else { ", " };
+        // Writing to a string cannot fail.
+        let _ = write!(values, "{comma}({}, {})", tid(*from), tid(*to));
+    }
+    Ok(format!(
+        "COPY (SELECT x.* FROM (VALUES {values}) r(low, high), LATERAL (SELECT {columns} FROM ONLY {name} a
+         WHERE a.ctid >= r.low AND a.ctid < r.high OFFSET 0) x) TO STDOUT"
+    ))
+}
+
+/// SQL that reads a whole table for `COPY`, each row behind its `ctid` if rows have a place.
+///
+/// # Errors
+/// `Unsupported` for a name or a condition that no statement can hold.
+pub(crate) fn copy_whole(table: &Table, with_place: bool) -> Result<String> {
+    let name = name::qualified(&table.name)?;
+    let mut columns: Vec<String> = Vec::new();
+    if with_place {
+        columns.push("ctid".to_owned());
+    }
+    for column in &table.record.columns {
+        columns.push(name::quote(&column.name)?);
+    }
+    let columns = columns.join(", ");
+    let condition = match &table.record.condition {
+        None => String::new(),
+        Some(condition) => {
+            let text = std::str::from_utf8(condition).map_err(|_| {
+                Error::new(ErrorKind::Unsupported, "an extension's condition is not UTF-8")
+                    .with("table", &table.name)
+            })?;
+            // An index may find the rows in another order than that of their places.
+            format!(" {text} ORDER BY ctid")
+        }
+    };
+    Ok(format!(
+        "COPY (SELECT {columns} FROM ONLY {name}{condition}) TO STDOUT"
+    ))
+}

@@ -1,0 +1,144 @@
+//! Locks, and what happened between the snapshot and them.
+
+use super::{Session, failed};
+use crate::connector::postgres::catalog::Table;
+use crate::connector::postgres::key::TableName;
+use crate::connector::postgres::name;
+use crate::error::{Error, ErrorKind, Result};
+use futures::FutureExt;
+use futures::future::{BoxFuture, join_all};
+use std::collections::HashMap;
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, error::SqlState};
+
+/// Locks that are asked for at once, without waiting for answers.
+const ON_THE_WAY: usize = 64;
+/// Tables that one statement looks at.
+const AT_ONCE: usize = 1000;
+
+/// Whether tables are still what the snapshot saw.
+pub(crate) enum Locked {
+    /// They are, and stay so.
+    Held,
+    /// This one was dropped, truncated, rewritten or altered meanwhile: a new snapshot is needed.
+    Changed(TableName),
+}
+
+/// Holds tables as the snapshot saw them: takes their locks with the coordinator, then compares what is there now.
+///
+/// # Errors
+/// `Source` naming the table that cannot be locked.
+pub(crate) async fn locked(session: &Session, tables: &[&Table]) -> Result<Locked> {
+    for some in tables.chunks(ON_THE_WAY) {
+        let asked: Vec<BoxFuture<'_, Result<Option<TableName>>>> =
+            some.iter().map(|table| lock(session, table).boxed()).collect();
+        // The first failure is what counts: those behind it only follow from it.
+        for answer in join_all(asked).await {
+            if let Some(gone) = answer? {
+                return Ok(Locked::Changed(gone));
+            }
+        }
+    }
+    if tables.is_empty() {
+        return Ok(Locked::Held);
+    }
+    let now = session.bystander().await?;
+    for some in tables.chunks(AT_ONCE) {
+        let before = shapes(session.client(), some).await?;
+        let after = shapes(now.client(), some).await?;
+        for table in some {
+            let same = |shape: &&Shape| before.get(&table.oid) == Some(*shape);
+            let kept = after
+                .get(&table.oid)
+                .filter(same)
+                .is_some_and(|shape| shape.filenode == Some(table.filenode));
+            if !kept {
+                return Ok(Locked::Changed(table.name.clone()));
+            }
+        }
+    }
+    Ok(Locked::Held)
+}
+
+/// Locks one table against changes of its form, not of its rows. Gives its name if it is not there any more.
+async fn lock(session: &Session, table: &Table) -> Result<Option<TableName>> {
+    let statement = format!(
+        "LOCK TABLE ONLY {} IN ACCESS SHARE MODE",
+        name::qualified(&table.name)?
+    );
+    match session.client().batch_execute(&statement).await {
+        Ok(()) => Ok(None),
+        Err(error) if gone(error.code()) => Ok(Some(table.name.clone())),
+        Err(error) => Err(explain(table, "cannot lock a table", error)),
+    }
+}
+
+fn gone(code: Option<&SqlState>) -> bool {
+    code.is_some_and(|code| {
+        [
+            SqlState::UNDEFINED_TABLE,
+            SqlState::UNDEFINED_SCHEMA,
+            SqlState::WRONG_OBJECT_TYPE,
+            SqlState::INVALID_SCHEMA_NAME,
+        ]
+        .contains(code)
+    })
+}
+
+/// An error while a table was locked or read, with what to do about it.
+pub(crate) fn explain(table: &Table, what: &str, error: tokio_postgres::Error) -> Error {
+    let code = error.code().cloned();
+    let error = failed(what, error).with("table", &table.name);
+    match code {
+        Some(code) if code == SqlState::INSUFFICIENT_PRIVILEGE => error.hint(format!(
+            "GRANT SELECT ON {} to the role that reads, and BYPASSRLS if row security is on; or leave it out with --exclude-table",
+            table.name
+        )),
+        Some(code) if code == SqlState::LOCK_NOT_AVAILABLE => error.hint(
+            "another session holds it exclusively, as a migration does: run again later, or allow more with --lock-timeout",
+        ),
+        Some(code) if code == SqlState::OUT_OF_MEMORY => {
+            error.hint("the server's max_locks_per_transaction is too small for so many tables")
+        }
+        _ => error,
+    }
+}
+
+/// What of a table must not change between the snapshot and the lock.
+#[derive(PartialEq, Eq)]
+struct Shape {
+    /// Its schema and the hash of its name.
+    name: (u32, i64),
+    /// Where its rows are, now: the function does not look through the snapshot.
+    filenode: Option<u32>,
+    /// Over its columns, as the session sees them.
+    columns: Option<String>,
+}
+
+async fn shapes(client: &Client, tables: &[&Table]) -> Result<HashMap<u32, Shape>> {
+    let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+    let sql = "SELECT c.oid, c.relnamespace, pg_catalog.hashtextextended(c.relname::text, 0), pg_catalog.pg_relation_filenode(c.oid),
+            (SELECT pg_catalog.sum(pg_catalog.hashtextextended(pg_catalog.concat_ws('|', a.attnum, a.attname, a.atttypid,
+                a.atttypmod, a.attisdropped, a.attgenerated, a.atthasmissing), 0))::pg_catalog.text
+             FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0)
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY ($1)";
+    let what = "cannot compare tables with the snapshot";
+    let rows = client
+        .query_typed(sql, &[(&oids, Type::OID_ARRAY)])
+        .await
+        .map_err(|e| failed(what, e))?;
+    let mut found = HashMap::new();
+    for row in rows {
+        let get = || -> Result<(u32, Shape), tokio_postgres::Error> {
+            let shape = Shape {
+                name: (row.try_get(1)?, row.try_get(2)?),
+                filenode: row.try_get(3)?,
+                columns: row.try_get(4)?,
+            };
+            Ok((row.try_get(0)?, shape))
+        };
+        let (oid, shape) = get().map_err(|e| Error::new(ErrorKind::Source, what).because(e))?;
+        found.insert(oid, shape);
+    }
+    Ok(found)
+}

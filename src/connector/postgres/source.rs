@@ -1,0 +1,193 @@
+//! The source: one or all databases of a server, each in a snapshot of its own, entries in the order of their keys.
+
+mod database;
+mod objects;
+mod prior;
+mod read;
+mod rows;
+mod statements;
+mod table;
+mod worker;
+
+use super::catalog::Filter;
+use super::connect::Server;
+use super::session::{Session, SessionOptions};
+use crate::connector::{Origin, Source};
+use crate::context::{Context, Time};
+use crate::error::{Error, ErrorKind, Result};
+use crate::snapshot::entry::{Item, Prior};
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, StreamExt};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use tokio::sync::mpsc;
+
+/// Connections that read at once, unless another number is asked for: poolers in session mode have few.
+pub const JOBS: usize = 4;
+
+/// What of a database is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Contents {
+    /// Statements without rows.
+    Schema,
+    /// Rows, large objects and sequences without statements.
+    Data,
+    /// Everything.
+    #[default]
+    Database,
+}
+
+/// What to read, and how.
+#[derive(Clone)]
+pub struct PostgresRequest {
+    /// Where the database is.
+    pub server: Server,
+    /// Connections that read at once, one at least; the one that holds the snapshot comes on top.
+    pub jobs: usize,
+    /// Which schemas and tables.
+    pub filter: Filter,
+    /// What of them.
+    pub contents: Contents,
+    /// Every database of the server that takes connections and is no template.
+    pub all_databases: bool,
+    /// The `pg_dump` to run.
+    pub pg_dump: Option<PathBuf>,
+    /// Directories to look for one in, before those where packages put it.
+    pub search: Vec<PathBuf>,
+    /// Locks and ages.
+    pub session: SessionOptions,
+    /// Look at what would be read, and read no rows.
+    pub dry_run: bool,
+}
+
+/// Reads databases.
+pub struct PostgresSource {
+    request: PostgresRequest,
+    /// What was found while entries were yielded.
+    found: Arc<Found>,
+}
+
+/// What the end of a snapshot needs to know.
+#[derive(Default)]
+struct Found {
+    /// The server's version.
+    version: Mutex<Option<String>>,
+    /// The moment of each database's snapshot.
+    moments: Mutex<Vec<Time>>,
+    /// The first failure of a content that was handed out: half of the statements are not a backup.
+    failure: Mutex<Option<Error>>,
+    /// Whether the last database was read to its end.
+    ended: Mutex<bool>,
+}
+
+/// What reading one database needs everywhere.
+struct Reading {
+    context: Context,
+    session: Arc<Session>,
+    workers: worker::Workers,
+    prior: Arc<dyn Prior>,
+    /// Its name.
+    database: Vec<u8>,
+    /// Why nothing of the server can be compared, if so.
+    obstacle: Option<&'static str>,
+    /// How far the server's log is durable.
+    flushed: Option<u64>,
+    /// What samples are drawn from.
+    seed: [u8; 32],
+    dry_run: bool,
+}
+
+impl Reading {
+    /// Whether one of so many draws falls on this range.
+    fn chooses(&self, table: u32, block: u64, of: u32) -> bool {
+        let mut draw = blake3::Hasher::new_keyed(&self.seed);
+        draw.update(&table.to_be_bytes()).update(&block.to_be_bytes());
+        let number = draw.finalize().as_bytes().first_chunk::<4>().copied();
+        number.is_some_and(|number| u32::from_be_bytes(number) < u32::MAX / of)
+    }
+}
+
+/// Where items go.
+struct Out(mpsc::Sender<Item>);
+
+impl Out {
+    async fn send(&mut self, item: Item) -> Result<()> {
+        // Whoever takes items is gone: the snapshot failed elsewhere, and nobody sees this.
+        let gone = |_| Error::new(ErrorKind::Cancelled, "nobody takes the entries");
+        self.0.send(item).await.map_err(gone)
+    }
+}
+
+impl PostgresSource {
+    /// A source of what `request` says. Nothing is connected to before entries are asked for.
+    pub fn new(request: PostgresRequest) -> Self {
+        Self {
+            request,
+            found: Arc::default(),
+        }
+    }
+}
+
+impl Source for PostgresSource {
+    fn origin(&self) -> Origin {
+        let description = self.request.server.description();
+        let description = match (self.request.all_databases, description.rsplit_once('/')) {
+            (true, Some((server, _))) => format!("{server}/*"),
+            _ => description,
+        };
+        Origin {
+            connector: "postgres".into(),
+            description,
+            version: self.found.version.lock().ok().and_then(|version| version.clone()),
+        }
+    }
+
+    fn entries<'a>(&'a mut self, context: &'a Context, prior: Arc<dyn Prior>) -> BoxStream<'a, Result<Item>> {
+        let (sender, mut receiver) = mpsc::channel(4);
+        let (request, found) = (&self.request, self.found.clone());
+        let reading = async move {
+            let mut out = Out(sender);
+            let read = database::read_all(context, request, &prior, &found, &mut out);
+            let failure = read.await.err();
+            if failure.is_none()
+                && let Ok(mut ended) = found.ended.lock()
+            {
+                *ended = true;
+            }
+            failure.map(Err)
+        };
+        let failure = stream::once(reading).filter_map(std::future::ready);
+        let items = stream::poll_fn(move |task| receiver.poll_recv(task)).map(Ok);
+        stream::select(items, failure).boxed()
+    }
+
+    fn finish(&mut self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            if let Some(failure) = self
+                .found
+                .failure
+                .lock()
+                .ok()
+                .and_then(|mut failure| failure.take())
+            {
+                return Err(failure);
+            }
+            if self.found.ended.lock().is_ok_and(|ended| *ended) {
+                return Ok(());
+            }
+            Err(Error::new(
+                ErrorKind::Internal,
+                "a database was not read to its end",
+            ))
+        })
+    }
+
+    fn consistent_at(&self) -> Option<Time> {
+        let moments = self.found.moments.lock().ok()?;
+        // Databases of one server are read one after the other, each as it was at a moment of its own.
+        match moments.as_slice() {
+            [moment] => Some(*moment),
+            _ => None,
+        }
+    }
+}

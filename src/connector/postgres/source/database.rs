@@ -1,0 +1,303 @@
+//! One database after the other: its snapshot, its locks, and its entries in the order of their keys.
+
+use super::statements::{Statements, send_text};
+use super::worker::Workers;
+use super::{Contents, Found, Out, PostgresRequest, Reading, objects, rows, table};
+use crate::connector::postgres::catalog::{self, Table, Tables};
+use crate::connector::postgres::connect::Server;
+use crate::connector::postgres::dump::{PgDump, Run, Section};
+use crate::connector::postgres::incarnation;
+use crate::connector::postgres::key::{self, Place, TableName};
+use crate::connector::postgres::record::{Belongs, DatabaseRecord, Persistence, ReportLine, encode_report};
+use crate::connector::postgres::session::{Locked, Session, failed, locked};
+use crate::context::Context;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
+use crate::snapshot::entry::{Content, Entry, EntryHead, EntryKind, Incident, Item, Prior};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use tokio_util::task::AbortOnDropHandle;
+
+/// How often a snapshot is taken anew because tables changed before they were locked.
+const TRIES: u32 = 5;
+/// Names that an error lists.
+const NAMED: usize = 20;
+
+/// Reads every database that is asked for.
+pub(super) async fn read_all(
+    context: &Context,
+    request: &PostgresRequest,
+    prior: &Arc<dyn Prior>,
+    found: &Arc<Found>,
+    out: &mut Out,
+) -> Result<()> {
+    if !request.all_databases {
+        return read(context, request, &request.server, prior, found, out).await;
+    }
+    for name in databases(context, &request.server).await? {
+        let server = request.server.with_database(&name);
+        read(context, request, &server, prior, found, out).await?;
+    }
+    Ok(())
+}
+
+/// The databases that take connections and are no templates, in the order of their keys.
+async fn databases(context: &Context, server: &Server) -> Result<Vec<String>> {
+    let what = "cannot list the databases of the server";
+    let connection = server.connect(context).await?;
+    let sql = "SELECT d.datname::pg_catalog.text FROM pg_catalog.pg_database d
+        WHERE d.datallowconn AND NOT d.datistemplate";
+    let rows = connection.client().query_typed(sql, &[]).await;
+    let rows = rows.map_err(|e| failed(what, e))?;
+    let name = |row: &tokio_postgres::Row| row.try_get::<_, String>(0);
+    let names: Result<Vec<String>, _> = rows.iter().map(name).collect();
+    let mut names = names.map_err(|e| failed(what, e))?;
+    names.sort_unstable();
+    Ok(names)
+}
+
+async fn read(
+    context: &Context,
+    request: &PostgresRequest,
+    server: &Server,
+    prior: &Arc<dyn Prior>,
+    found: &Arc<Found>,
+    out: &mut Out,
+) -> Result<()> {
+    let (session, tables) = open(context, request, server).await?;
+    let session = Arc::new(session);
+    let record = catalog::database(session.client()).await?;
+    if let (Ok(mut version), Ok(mut moments)) = (found.version.lock(), found.moments.lock()) {
+        *version = Some(record.server_version.clone());
+        moments.extend(session.facts.moment);
+    }
+    let flushed = session.flushed().await?;
+    let reading = Arc::new(Reading {
+        context: context.clone(),
+        workers: Workers::new(session.clone(), request.jobs),
+        prior: prior.clone(),
+        database: record.name.clone(),
+        obstacle: incarnation::obstacle(&session.facts, flushed),
+        flushed,
+        seed: context.random.bytes()?,
+        dry_run: request.dry_run,
+        session,
+    });
+    if let Some(obstacle) = reading.obstacle {
+        let text = format!("the next snapshot will read every table in full: {obstacle}");
+        out.send(Item::Note(text)).await?;
+    }
+    for note in &tables.notes {
+        out.send(Item::Note(note.clone())).await?;
+    }
+    let statements = statements(context, request, server, &reading).await?;
+    send_database(&reading, record, statements.as_ref(), out).await?;
+    if let Some(statements) = &statements {
+        let client = reading.session.client();
+        let globals = catalog::globals(client).await?;
+        send_text(&reading, &Place::Globals, globals.into(), out).await?;
+        statements.send(&reading, found, Section::Schema, out).await?;
+    }
+    if request.contents != Contents::Schema {
+        read_data(&reading, request, tables, statements.as_ref(), found, out).await?;
+    } else if let Some(statements) = &statements {
+        after_data(&reading, found, statements, out).await?;
+    }
+    reading.workers.end().await;
+    reading.session.end().await
+}
+
+/// Takes a snapshot and locks its tables: again, if one of them changed in between.
+async fn open(context: &Context, request: &PostgresRequest, server: &Server) -> Result<(Session, Tables)> {
+    let mut changed = None;
+    for _ in 0..TRIES {
+        let session = Session::begin(context, server, &request.session).await?;
+        let tables = catalog::tables(session.client(), &request.filter).await?;
+        if request.contents == Contents::Schema {
+            return Ok((session, tables));
+        }
+        readable(&tables)?;
+        let kept: Vec<&Table> = tables
+            .iter()
+            .filter(|table| reads(&session, table).is_ok())
+            .collect();
+        match locked(&session, &kept).await? {
+            Locked::Held => return Ok((session, tables)),
+            Locked::Changed(name) => changed = Some(name),
+        }
+    }
+    let error = Error::new(ErrorKind::Source, "a table changes its form all the time")
+        .hint("run again when no migration runs, or leave it out with --exclude-table");
+    Err(match changed {
+        Some(name) => error.with("table", name),
+        None => error,
+    })
+}
+
+/// Fails if a table cannot be read: half a database is no backup.
+fn readable(tables: &Tables) -> Result<()> {
+    let unreadable: Vec<(&TableName, &str)> = tables
+        .iter()
+        .filter(|table| table.record.belongs != Belongs::Extension)
+        .filter_map(|table| Some((&table.name, table.readable.as_ref().err()?.as_str())))
+        .collect();
+    let Some((first, why)) = unreadable.first() else {
+        return Ok(());
+    };
+    let names: Vec<String> = unreadable
+        .iter()
+        .take(NAMED)
+        .map(|(name, _)| name.to_string())
+        .collect();
+    Err(Error::new(ErrorKind::Source, "there are tables that the role cannot read")
+        .with("tables", names.join(" "))
+        .with("number", unreadable.len())
+        .with("why", format!("{first}: {why}"))
+        .hint(format!(
+            "GRANT USAGE ON SCHEMA {} and SELECT ON {first} to the role that reads, and BYPASSRLS if row security is on; \
+             or leave tables out with --exclude-table",
+            crate::connector::postgres::name::display(&first.schema)
+        )))
+}
+
+/// Why a table is passed over, if it is.
+fn reads(session: &Session, table: &Table) -> Result<(), String> {
+    if session.facts.server.in_recovery && table.record.persistence == Persistence::Unlogged {
+        return Err("unlogged tables have no rows on a standby".to_owned());
+    }
+    table.readable.clone()
+}
+
+/// Finds `pg_dump`, unless only rows are wanted.
+async fn statements(
+    context: &Context,
+    request: &PostgresRequest,
+    server: &Server,
+    reading: &Reading,
+) -> Result<Option<Statements>> {
+    if request.contents == Contents::Data {
+        return Ok(None);
+    }
+    let version = reading.session.facts.server.version_num;
+    let program = PgDump::find(context, request.pg_dump.as_deref(), &request.search, version).await?;
+    let run = Run {
+        environment: server.child_environment(),
+        snapshot: reading.session.id().to_owned(),
+        lock_timeout: request.session.lock_timeout,
+        filter: request.filter.clone(),
+    };
+    Ok(Some(Statements { program, run }))
+}
+
+async fn send_database(
+    reading: &Reading,
+    mut record: DatabaseRecord,
+    statements: Option<&Statements>,
+    out: &mut Out,
+) -> Result<()> {
+    record.pg_dump = statements.map(|statements| statements.program.version().text.clone());
+    let metadata = record.to_metadata().map_err(|error| {
+        Error::new(
+            ErrorKind::Unsupported,
+            "a database's description is more than an entry can say",
+        )
+        .because(error)
+    })?;
+    let head = EntryHead {
+        key: key::database(&reading.database),
+        kind: EntryKind::Database,
+        metadata,
+        state: Bytes::new(),
+        size: None,
+    };
+    let content = Content::None;
+    out.send(Item::Entry(Entry { head, content })).await
+}
+
+/// Everything from the rows on.
+async fn read_data(
+    reading: &Arc<Reading>,
+    request: &PostgresRequest,
+    tables: Tables,
+    statements: Option<&Statements>,
+    found: &Arc<Found>,
+    out: &mut Out,
+) -> Result<()> {
+    let report = read_tables(reading, request, tables, out).await?;
+    if !request.filter.chooses() {
+        objects::send(reading, found, out).await?;
+    }
+    reading.session.ping().await?;
+    let sequences = catalog::sequences(reading.session.client(), &request.filter).await?;
+    for name in sequences.dropped {
+        let text = format!("the sequence {name} was dropped while the database was read");
+        out.send(Item::Note(text)).await?;
+    }
+    send_text(reading, &Place::Sequences, sequences.statements.into(), out).await?;
+    if let Some(statements) = statements {
+        after_data(reading, found, statements, out).await?;
+    }
+    send_text(reading, &Place::Report, encode_report(&report).into(), out).await
+}
+
+async fn after_data(
+    reading: &Reading,
+    found: &Arc<Found>,
+    statements: &Statements,
+    out: &mut Out,
+) -> Result<()> {
+    statements.send(reading, found, Section::Constraints, out).await?;
+    statements.send(reading, found, Section::Refresh, out).await
+}
+
+/// Plans some tables ahead, and yields one after the other.
+async fn read_tables(
+    reading: &Arc<Reading>,
+    request: &PostgresRequest,
+    mut tables: Tables,
+    out: &mut Out,
+) -> Result<Vec<ReportLine>> {
+    let mut planned = VecDeque::new();
+    let mut report = Vec::new();
+    let mut checked = 0;
+    loop {
+        while planned.len() < request.jobs * 2
+            && let Some(table) = tables.next(reading.session.client()).await?
+        {
+            match reads(&reading.session, &table) {
+                Ok(()) => planned.push_back(AbortOnDropHandle::new(tokio::spawn(table::plan(
+                    reading.clone(),
+                    table,
+                )))),
+                Err(why) => pass_over(reading, &table, why, out).await?,
+            }
+        }
+        let Some(next) = planned.pop_front() else { break };
+        let plan = next
+            .await
+            .map_err(|e| Error::new(ErrorKind::Internal, "a planning task ended by itself").because(e))?;
+        let plan = plan?;
+        reading.session.check()?;
+        checked += plan.checked;
+        report.push(rows::send(reading, plan, out).await?);
+    }
+    if checked > 0 {
+        let text = format!("{checked} unchanged ranges were read again as a check, and were as expected");
+        reading.context.emit(&Event::Note { text });
+    }
+    Ok(report)
+}
+
+/// Tells of a table that is not kept.
+async fn pass_over(reading: &Reading, table: &Table, why: String, out: &mut Out) -> Result<()> {
+    if table.record.belongs == Belongs::Extension {
+        let text = format!(
+            "the rows of {}, a table of an extension, are not kept: {why}",
+            table.name
+        );
+        return out.send(Item::Note(text)).await;
+    }
+    let key = key::key(&reading.database, &Place::Table(table.name.clone()));
+    out.send(Item::Incident(Incident { key, why })).await
+}

@@ -1,0 +1,221 @@
+//! Reading rows: one `COPY` for each run of ranges, its parts handed on as they come.
+
+use super::Reading;
+use super::worker::{Hands, Seat};
+use crate::connector::postgres::catalog::Table;
+use crate::connector::postgres::fingerprint::{copy_ranges, copy_whole};
+use crate::connector::postgres::plan::{Range, Ranges};
+use crate::connector::postgres::record::SegmentRecord;
+use crate::connector::postgres::segment::{Cut, Cutter, Part};
+use crate::connector::postgres::session::explain;
+use crate::error::{Error, ErrorKind, Result};
+use futures::TryStreamExt;
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_postgres::Client;
+use tokio_util::task::AbortOnDropHandle;
+
+/// Parts that wait for whoever wants them, for each run: with a few MiB for each connection, memory stays bounded.
+const WAITING: usize = 2;
+
+/// What one statement reads.
+pub(super) struct Job {
+    table: Arc<Table>,
+    statement: String,
+    cut: Cut,
+    /// Rows that each range must have, where a fingerprint said so; every range of the run is here.
+    expected: Option<HashMap<u64, Option<u64>>>,
+}
+
+/// A job that runs.
+pub(super) struct Running {
+    job: Arc<Job>,
+    parts: mpsc::Receiver<Part>,
+    task: AbortOnDropHandle<Result<Outcome>>,
+}
+
+/// What became of a job.
+enum Outcome {
+    /// All parts were handed on.
+    Done,
+    /// Someone waits for an exclusive lock on the table, so that only the coordinator can read it; this is what was handed on before.
+    /// It is left to whoever takes the parts to say when: on one connection a job whose parts nobody takes would stop all others.
+    Blocked(Vec<Mark>),
+}
+
+/// A part that was handed on.
+type Mark = (u64, u32, SegmentRecord);
+
+impl Job {
+    /// Reads the ranges of a run.
+    pub(super) fn run(table: &Arc<Table>, ranges: &Ranges, run: &[Range]) -> Result<Self> {
+        let rows = |range: &Range| (range.block, range.state.map(|state| state.rows));
+        Ok(Self {
+            table: table.clone(),
+            statement: copy_ranges(table, &ranges.intervals(run))?,
+            cut: Cut::Blocks(ranges.range_blocks()),
+            expected: Some(run.iter().map(rows).collect()),
+        })
+    }
+
+    /// Reads a whole table in one stream.
+    pub(super) fn whole(table: &Arc<Table>, cut: Cut) -> Result<Self> {
+        Ok(Self {
+            table: table.clone(),
+            statement: copy_whole(table, cut != Cut::Hashes)?,
+            cut,
+            expected: None,
+        })
+    }
+
+    /// Begins to read, on a connection of its own.
+    pub(super) fn start(self, reading: &Arc<Reading>, seat: Seat) -> Running {
+        let (out, parts) = mpsc::channel(WAITING);
+        let (reading, job) = (reading.clone(), Arc::new(self));
+        let same = job.clone();
+        let task = AbortOnDropHandle::new(tokio::spawn(async move {
+            let result = same.work(&reading, &out).await;
+            drop(seat);
+            result
+        }));
+        Running { job, parts, task }
+    }
+
+    /// Reads, once more from the beginning when the connection is lost: the snapshot gives the same rows, and what was handed on is
+    /// compared and passed over.
+    async fn work(&self, reading: &Reading, out: &mpsc::Sender<Part>) -> Result<Outcome> {
+        let mut handed = Vec::new();
+        let mut tries = 0;
+        loop {
+            reading.session.check()?;
+            let (hands, failure) = match reading.workers.hands(&self.table).await {
+                Ok(Hands::Coordinator(_)) => return Ok(Outcome::Blocked(handed)),
+                Ok(hands) => match self.attempt(hands.client(), &mut handed, out).await {
+                    Ok(()) => {
+                        reading.workers.give_back(hands);
+                        return Ok(Outcome::Done);
+                    }
+                    Err(failure) => (Some(hands), failure),
+                },
+                Err(failure) => (None, failure),
+            };
+            tries += 1;
+            let recovered = reading.workers.recover(&reading.context, hands, tries, failure);
+            recovered.await?;
+        }
+    }
+
+    async fn attempt(&self, client: &Client, handed: &mut Vec<Mark>, out: &mpsc::Sender<Part>) -> Result<()> {
+        let wrong = |error| explain(&self.table, "cannot read a table", error);
+        let stream = client.copy_out(&self.statement).await.map_err(wrong)?;
+        let mut stream = std::pin::pin!(stream);
+        let mut cutter = Cutter::new(self.cut);
+        let (mut parts, mut seen) = (Vec::new(), Seen::default());
+        loop {
+            let bytes = stream.try_next().await.map_err(wrong)?;
+            let end = bytes.is_none();
+            match bytes {
+                Some(bytes) => cutter.data(&bytes, &mut parts),
+                None => std::mem::replace(&mut cutter, Cutter::new(self.cut)).end(&mut parts),
+            }
+            .map_err(|e| e.with("table", &self.table.name))?;
+            for part in parts.drain(..) {
+                self.hand_on(part, &mut seen, handed, out).await?;
+            }
+            if end {
+                return self.check(&seen);
+            }
+        }
+    }
+
+    async fn hand_on(
+        &self,
+        part: Part,
+        seen: &mut Seen,
+        handed: &mut Vec<Mark>,
+        out: &mpsc::Sender<Part>,
+    ) -> Result<()> {
+        let mark = (part.block, part.part, part.record);
+        if self.expected.is_some() {
+            *seen.rows.entry(part.block).or_default() += part.record.rows;
+        }
+        seen.parts += 1;
+        match handed.get(seen.parts - 1) {
+            Some(before) if *before == mark => return Ok(()),
+            Some(_) => return Err(self.differs("the same rows read twice are not the same")),
+            None => handed.push(mark),
+        }
+        // Nobody wants it any more: the snapshot failed elsewhere.
+        let gone = |_| Error::new(ErrorKind::Cancelled, "nobody takes the rows");
+        out.send(part).await.map_err(gone)
+    }
+
+    /// Whether every range had the rows that its fingerprint counted in the same snapshot.
+    fn check(&self, seen: &Seen) -> Result<()> {
+        let Some(expected) = &self.expected else {
+            return Ok(());
+        };
+        for block in seen.rows.keys() {
+            if !expected.contains_key(block) {
+                return Err(self
+                    .differs("rows came from a range that was not asked for")
+                    .with("block", block));
+            }
+        }
+        for (block, rows) in expected {
+            let came = seen.rows.get(block).copied().unwrap_or(0);
+            if rows.is_some_and(|rows| rows != came) {
+                return Err(self
+                    .differs("a range did not give as many rows as it was counted to have")
+                    .with("block", block));
+            }
+        }
+        Ok(())
+    }
+
+    fn differs(&self, what: &str) -> Error {
+        Error::new(ErrorKind::Differs, what)
+            .with("table", &self.table.name)
+            .hint("the server contradicts itself: look for broken memory or disks, and check the table with pg_amcheck")
+    }
+}
+
+/// What one attempt has seen.
+#[derive(Default)]
+struct Seen {
+    parts: usize,
+    rows: HashMap<u64, u64>,
+}
+
+impl Running {
+    /// The next part; nothing at the end, after which it is not asked again.
+    ///
+    /// # Errors
+    /// What ended the job, if it did not end well.
+    pub(super) async fn next(&mut self, reading: &Arc<Reading>) -> Result<Option<Part>> {
+        loop {
+            if let Some(part) = self.parts.recv().await {
+                return Ok(Some(part));
+            }
+            let ended = (&mut self.task).await.map_err(|error| {
+                Error::new(ErrorKind::Internal, "a reading task ended by itself").because(error)
+            })?;
+            match ended? {
+                Outcome::Done => return Ok(None),
+                Outcome::Blocked(handed) => self.go_on(reading, handed),
+            }
+        }
+    }
+
+    /// Has the coordinator do what is left.
+    fn go_on(&mut self, reading: &Arc<Reading>, mut handed: Vec<Mark>) {
+        let (out, parts) = mpsc::channel(WAITING);
+        let (job, session) = (self.job.clone(), reading.session.clone());
+        self.parts = parts;
+        self.task = AbortOnDropHandle::new(tokio::spawn(async move {
+            let done = job.attempt(session.client(), &mut handed, &out).await;
+            done.map(|()| Outcome::Done)
+        }));
+    }
+}

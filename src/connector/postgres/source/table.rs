@@ -1,0 +1,366 @@
+//! One table: compared with the parent, checked by samples, and planned, before the first of its entries is yielded.
+
+use super::Reading;
+use super::prior::PriorRanges;
+use super::read::{Job, Running};
+use super::worker::Hands;
+use crate::connector::postgres::catalog::Table;
+use crate::connector::postgres::fingerprint::{Fingerprint, fingerprints};
+use crate::connector::postgres::incarnation::incarnation;
+use crate::connector::postgres::key::{self, Place};
+use crate::connector::postgres::plan::{self, Approach, Present, Range, Ranges};
+use crate::connector::postgres::record::{How, SegmentRecord};
+use crate::connector::postgres::segment::{self, Cut};
+use crate::connector::postgres::session::failed;
+use crate::connector::postgres::state::{Comparison, TableState};
+use crate::error::{Error, ErrorKind, Result};
+use crate::snapshot::entry::{Content, Entry, EntryHead, EntryKind, Item, PriorEntry};
+use futures::{StreamExt, TryStreamExt};
+use std::sync::Arc;
+use tokio_postgres::types::Type;
+
+/// One of so many unchanged ranges is read again as a check.
+const CHECKED: u32 = 50;
+
+/// A table that is ready to be yielded.
+pub(super) struct Planned {
+    pub(super) table: Arc<Table>,
+    /// The group entry.
+    pub(super) group: Item,
+    pub(super) rows: Rows,
+    /// Whether ranges that are not read stand in the parent.
+    pub(super) takes_over: bool,
+    pub(super) how: How,
+    pub(super) why: String,
+    /// Unchanged ranges that were read again.
+    pub(super) checked: u64,
+    /// What people should know.
+    pub(super) note: Option<String>,
+    /// Its only run, begun already, and the number of the range behind it.
+    pub(super) begun: Option<(Running, usize)>,
+}
+
+/// How the rows come.
+pub(super) enum Rows {
+    /// By ranges of blocks.
+    Ranges(Ranges),
+    /// In one stream.
+    Stream(Cut),
+}
+
+/// A plan in the making.
+struct Draft {
+    rows: Rows,
+    /// What the next comparison rests on.
+    comparison: Option<Comparison>,
+    /// The parent's group entry, if nothing changed.
+    kept: Option<PriorEntry>,
+    takes_over: bool,
+    how: How,
+    why: String,
+    checked: u64,
+    note: Option<String>,
+}
+
+/// Plans a table, once more if the connection is lost. A table of one run is begun to be read, if others wait meanwhile.
+pub(super) async fn plan(reading: Arc<Reading>, table: Table) -> Result<Planned> {
+    let table = Arc::new(table);
+    let seat = reading.workers.seat().await?;
+    let mut tries = 0;
+    let draft = loop {
+        reading.session.check()?;
+        let (hands, failure) = match reading.workers.hands(&table).await {
+            Ok(hands) => match draft(&reading, &table, &hands).await {
+                Ok(draft) => {
+                    reading.workers.give_back(hands);
+                    break draft;
+                }
+                Err(failure) => (Some(hands), failure),
+            },
+            Err(failure) => (None, failure),
+        };
+        tries += 1;
+        let recovered = reading.workers.recover(&reading.context, hands, tries, failure);
+        recovered.await?;
+    };
+    // Samples are read on connections as any other rows.
+    drop(seat);
+    let draft = check(&reading, &table, draft).await?;
+    let mut planned = finish(&reading, table, draft)?;
+    if let Rows::Ranges(ranges) = &planned.rows
+        && !reading.dry_run
+        && let Some((run, next)) = ranges.run(0)
+        && ranges.run(next).is_none()
+        && let Some(ahead) = reading.workers.try_ahead()
+    {
+        let seat = reading.workers.seat().await?;
+        let running = Job::run(&planned.table, ranges, &run)?.start(&reading, seat.ahead(ahead));
+        planned.begun = Some((running, next));
+    }
+    Ok(planned)
+}
+
+/// Everything is read, and nothing recorded for the next time.
+fn in_full(rows: Rows, why: &str) -> Draft {
+    Draft {
+        rows,
+        comparison: None,
+        kept: None,
+        takes_over: false,
+        how: How::Full,
+        why: why.to_owned(),
+        checked: 0,
+        note: None,
+    }
+}
+
+async fn draft(reading: &Reading, table: &Table, hands: &Hands) -> Result<Draft> {
+    let facts = &reading.session.facts;
+    let obstacle = reading
+        .obstacle
+        .or(table.comparable.as_ref().err().map(String::as_str));
+    if table.access_method != "heap" {
+        let why = obstacle.unwrap_or("its rows have no blocks");
+        return Ok(in_full(Rows::Stream(Cut::Hashes), why));
+    }
+    let size = size(table, hands).await?;
+    let fitting = segment::range_blocks(size.bytes / size.blocks.max(1));
+    if facts.server.version_num < 140_000 || table.record.condition.is_some() {
+        let why = obstacle.unwrap_or("it is read by a condition");
+        return Ok(in_full(Rows::Stream(Cut::Blocks(fitting)), why));
+    }
+    let present = Present {
+        obstacle,
+        incarnation: incarnation(facts, table),
+        snapshot_xmin: facts.server.snapshot_xmin,
+        snapshot_xmax: facts.xmax.unwrap_or(0),
+        flushed: reading.flushed.unwrap_or(0),
+    };
+    let (group, prior) = PriorRanges::open(reading.prior.as_ref(), &reading.database, &table.name).await;
+    let state = group
+        .as_ref()
+        .and_then(|group| TableState::decode(group.state()).ok());
+    match plan::approach(state.as_ref(), &present) {
+        Approach::Unmarked(why) => {
+            let ranges = Ranges::unmarked(fitting, size.blocks);
+            Ok(in_full(Rows::Ranges(ranges), &why))
+        }
+        Approach::Full(why) => {
+            let ranges = mark(table, hands, fitting).await?;
+            Ok(Draft {
+                comparison: Some(comparison(&present, 0)),
+                ..in_full(Rows::Ranges(ranges), &why)
+            })
+        }
+        Approach::Compare { range_blocks, since } => {
+            let marks = fingerprints(hands.client(), table, range_blocks, Some(since)).await?;
+            let (ranges, vanished) = compare(table, marks, prior, range_blocks).await?;
+            let (all, read) = ranges.counts();
+            let changed = read + vanished;
+            let old = state.and_then(|state| state.comparison);
+            let serves = old.is_some_and(|old| plan::still_serves(&old, &present));
+            let (how, why) = if changed == 0 {
+                (How::TakenOver, "proven unchanged")
+            } else {
+                (How::Changes, "compared")
+            };
+            Ok(Draft {
+                comparison: Some(comparison(&present, plan::percent(changed, all + vanished))),
+                kept: group.filter(|_| changed == 0 && serves),
+                takes_over: true,
+                how,
+                ..in_full(Rows::Ranges(ranges), why)
+            })
+        }
+    }
+}
+
+/// What the next snapshot compares with.
+fn comparison(present: &Present<'_>, changed_percent: u32) -> Comparison {
+    Comparison {
+        snapshot_xmin: present.snapshot_xmin,
+        flushed: present.flushed,
+        incarnation: present.incarnation,
+        changed_percent,
+    }
+}
+
+/// Fingerprints for the next time; everything is read.
+async fn mark(table: &Table, hands: &Hands, range_blocks: u32) -> Result<Ranges> {
+    let mut ranges = Ranges::new(range_blocks);
+    let mut marks = fingerprints(hands.client(), table, range_blocks, None).await?;
+    let mut last = None;
+    while let Some(mark) = marks.try_next().await? {
+        ascending(table, &mut last, &mark)?;
+        ranges.push(&mark, true);
+    }
+    Ok(ranges)
+}
+
+/// Lays fingerprints beside the parent's ranges. Gives the verdicts, and how many ranges have no rows any more.
+async fn compare(
+    table: &Table,
+    marks: impl StreamExt<Item = Result<Fingerprint>>,
+    mut prior: PriorRanges,
+    range_blocks: u32,
+) -> Result<(Ranges, u64)> {
+    let mut ranges = Ranges::new(range_blocks);
+    let (mut next, mut vanished, mut last) = (prior.next().await, 0, None);
+    let mut marks = std::pin::pin!(marks);
+    while let Some(mark) = marks.next().await.transpose()? {
+        ascending(table, &mut last, &mark)?;
+        while next.as_ref().is_some_and(|next| next.range.block < mark.block) {
+            vanished += 1;
+            next = prior.next().await;
+        }
+        let before = next.take_if(|next| next.range.block == mark.block);
+        let unchanged = before.is_some_and(|before| plan::unchanged(&mark, &before.range));
+        ranges.push(&mark, !unchanged);
+        if next.is_none() {
+            next = prior.next().await;
+        }
+    }
+    while next.is_some() {
+        vanished += 1;
+        next = prior.next().await;
+    }
+    Ok((ranges, vanished))
+}
+
+fn ascending(table: &Table, last: &mut Option<u64>, mark: &Fingerprint) -> Result<()> {
+    if last.replace(mark.block).is_some_and(|last| last >= mark.block) {
+        return Err(
+            Error::new(ErrorKind::Source, "fingerprints come out of order").with("table", &table.name)
+        );
+    }
+    Ok(())
+}
+
+/// Reads a sample of the unchanged ranges again. If one is not what the parent has, the whole table is read.
+async fn check(reading: &Arc<Reading>, table: &Arc<Table>, mut draft: Draft) -> Result<Draft> {
+    let Rows::Ranges(ranges) = &mut draft.rows else {
+        return Ok(draft);
+    };
+    if !draft.takes_over || reading.dry_run {
+        return Ok(draft);
+    }
+    let chosen: Vec<Range> = ranges
+        .iter()
+        .filter(|range| {
+            range.state.is_some() && !range.read && reading.chooses(table.oid, range.block, CHECKED)
+        })
+        .collect();
+    if chosen.is_empty() {
+        return Ok(draft);
+    }
+    let (_, mut prior) = PriorRanges::open(reading.prior.as_ref(), &reading.database, &table.name).await;
+    for run in chosen.chunks(plan::RUN_RANGES) {
+        let seat = reading.workers.seat().await?;
+        let mut job = Job::run(table, ranges, run)?.start(reading, seat);
+        let mut found: Vec<(u64, SegmentRecord)> = Vec::new();
+        while let Some(part) = job.next(reading).await? {
+            match found.last_mut() {
+                Some((block, record)) if *block == part.block => {
+                    record.rows += part.record.rows;
+                    record.sum.add(part.record.sum);
+                }
+                _ => found.push((part.block, part.record)),
+            }
+        }
+        for (block, record) in found {
+            let mut before = prior.next().await;
+            while before.as_ref().is_some_and(|before| before.range.block < block) {
+                before = prior.next().await;
+            }
+            if before.is_none_or(|before| before.range.block != block || before.range.record != record) {
+                ranges.read_all();
+                let text = format!(
+                    "{}: the rows in the blocks from {block} on were judged unchanged and are not; the table was read in full. \
+                     Please report this, with the server's version and what was done to the table",
+                    table.name
+                );
+                draft.why = format!("a range judged unchanged was not: block {block}");
+                (draft.how, draft.takes_over, draft.kept) = (How::Full, false, None);
+                draft.note = Some(text);
+                return Ok(draft);
+            }
+        }
+        draft.checked += run.len() as u64;
+    }
+    Ok(draft)
+}
+
+fn finish(reading: &Reading, table: Arc<Table>, draft: Draft) -> Result<Planned> {
+    let metadata = table.record.to_metadata().map_err(|error| {
+        Error::new(
+            ErrorKind::Unsupported,
+            "a table's columns are more than an entry can say",
+        )
+        .with("table", &table.name)
+        .because(error)
+    })?;
+    let kept = draft.kept.filter(|kept| kept.record().metadata == metadata);
+    let range_blocks = match &draft.rows {
+        Rows::Ranges(ranges) => ranges.range_blocks(),
+        Rows::Stream(Cut::Blocks(blocks)) => *blocks,
+        Rows::Stream(Cut::Hashes) => 0,
+    };
+    let state = TableState {
+        range_blocks,
+        comparison: draft.comparison,
+    };
+    let group = match kept {
+        Some(kept) => Item::Unchanged(kept),
+        None => Item::Entry(Entry {
+            head: EntryHead {
+                key: key::key(&reading.database, &Place::Table(table.name.clone())),
+                kind: EntryKind::Table,
+                metadata,
+                state: state.encode(),
+                size: None,
+            },
+            content: Content::None,
+        }),
+    };
+    Ok(Planned {
+        table,
+        group,
+        rows: draft.rows,
+        takes_over: draft.takes_over,
+        how: draft.how,
+        why: draft.why,
+        checked: draft.checked,
+        note: draft.note,
+        begun: None,
+    })
+}
+
+/// How large a table is now.
+struct Size {
+    blocks: u64,
+    /// With the long values beside it.
+    bytes: u64,
+}
+
+async fn size(table: &Table, hands: &Hands) -> Result<Size> {
+    let sql = "SELECT pg_catalog.pg_relation_size($1), pg_catalog.pg_table_size($1),
+        pg_catalog.current_setting('block_size')::pg_catalog.int8";
+    let what = "cannot tell the size of a table";
+    let row = hands
+        .client()
+        .query_typed(sql, &[(&table.oid, Type::OID)])
+        .await
+        .map_err(|e| failed(what, e).with("table", &table.name))?;
+    let number = |index: usize| {
+        let value = row.first().and_then(|row| row.try_get::<_, i64>(index).ok());
+        value.and_then(|value| u64::try_from(value).ok())
+    };
+    let read = || {
+        let heap = number(0)?;
+        Some(Size {
+            blocks: heap.div_ceil(number(2)?.max(1)),
+            bytes: number(1)?.max(heap),
+        })
+    };
+    read().ok_or_else(|| Error::new(ErrorKind::Source, what).with("table", &table.name))
+}
