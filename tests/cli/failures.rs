@@ -96,16 +96,18 @@ fn damage_is_13_and_named() {
     assert!(ran.out.contains("not restore wholly"), "{}", ran.out);
 }
 
-#[test]
-fn a_restore_goes_on_behind_damaged_parts_of_the_tree_and_deletes_nothing_that_they_may_have_held() {
-    const FILES: usize = 1000;
+/// So many files in each of [`DIRECTORIES`], small enough to lie in the tree itself.
+const FILES: usize = 1000;
+const DIRECTORIES: [&str; 4] = ["a", "b", "c", "e"];
+
+/// A sandbox whose snapshot is restored to `whole`, with a file `mine` put into each directory there, and whose tree is damaged since:
+/// with the name of the damaged pack.
+fn with_a_damaged_tree() -> (Sandbox, String) {
     let sandbox = Sandbox::new();
-    let directories = ["a", "b", "c", "e"];
-    for (at, directory) in directories.iter().enumerate() {
+    for (at, directory) in DIRECTORIES.iter().enumerate() {
         let directory = sandbox.path("data").join(directory);
         std::fs::create_dir(&directory).unwrap();
         for i in 0..FILES {
-            // Small enough to lie in the tree itself.
             let content = noise(500, (at * FILES + i) as u64);
             std::fs::write(directory.join(format!("f{i:04}")), content).unwrap();
         }
@@ -113,7 +115,7 @@ fn a_restore_goes_on_behind_damaged_parts_of_the_tree_and_deletes_nothing_that_t
     sandbox.good(&["snapshot", "data"]);
     let what = format!("latest:{}", sandbox.data());
     sandbox.good(&["restore", &what, "--target", "whole"]);
-    for directory in directories {
+    for directory in DIRECTORIES {
         std::fs::write(sandbox.path("whole").join(directory).join("mine"), "mine").unwrap();
     }
     let packs = files_below(&sandbox.path("repo/packs")).into_iter();
@@ -124,8 +126,15 @@ fn a_restore_goes_on_behind_damaged_parts_of_the_tree_and_deletes_nothing_that_t
     bytes[middle] ^= 1;
     std::fs::remove_file(&nodes).unwrap();
     std::fs::write(&nodes, &bytes).unwrap();
+    (sandbox, name)
+}
 
-    let ran = sandbox.run(&["restore", &what, "--target", "out"]);
+#[test]
+fn a_restore_goes_on_behind_damaged_parts_of_the_tree_and_deletes_nothing_that_they_may_have_held() {
+    let (sandbox, name) = with_a_damaged_tree();
+    let what = format!("latest:{}", sandbox.data());
+    // The cache has the tree still: this is about what a machine without it can save.
+    let ran = sandbox.run(&["restore", &what, "--target", "out", "--no-cache"]);
     assert_eq!(ran.code, 3, "{} {}", ran.out, ran.err);
     assert!(
         ran.err.contains(&name) && ran.err.contains("nodes of the snapshot's tree"),
@@ -140,7 +149,7 @@ fn a_restore_goes_on_behind_damaged_parts_of_the_tree_and_deletes_nothing_that_t
     assert_eq!(ran.err.matches("warning: ").count(), 1, "one range: {}", ran.err);
     assert!(ran.out.contains("LOST"), "{}", ran.out);
     let mut missing = 0;
-    for directory in directories {
+    for directory in DIRECTORIES {
         for i in 0..FILES {
             let file = format!("{directory}/f{i:04}");
             match std::fs::read(sandbox.path("out").join(&file)) {
@@ -152,7 +161,15 @@ fn a_restore_goes_on_behind_damaged_parts_of_the_tree_and_deletes_nothing_that_t
     assert!((1..FILES * 3).contains(&missing), "{missing} are missing");
     assert!(sandbox.path("out/a/f0000").exists() && sandbox.path("out/link").exists());
 
-    let ran = sandbox.run(&["restore", &what, "--target", "whole", "--delete", "--json"]);
+    let ran = sandbox.run(&[
+        "restore",
+        &what,
+        "--target",
+        "whole",
+        "--delete",
+        "--json",
+        "--no-cache",
+    ]);
     assert_eq!(ran.code, 3, "{} {}", ran.out, ran.err);
     assert!(ran.json()["ranges_lost"].as_u64().unwrap() > 0);
     ran.has_error("nothing more was deleted");
