@@ -9,6 +9,7 @@ use crate::format::header::{HEADER_LEN, Header, ObjectType, Origin, TAG_LEN, pad
 use crate::format::id::{BlobId, ObjectId};
 use crate::format::index::{BlobKind, BlockRow, Codec, EntryRow, PackRow, Tables};
 use crate::format::limits;
+use bytes::Bytes;
 use std::cell::RefCell;
 use std::collections::HashMap;
 
@@ -354,6 +355,13 @@ pub(crate) fn open_pack<'a>(
     })
 }
 
+/// A delta out of a pack.
+pub(crate) struct StoredDelta {
+    pub(crate) row: EntryRow,
+    pub(crate) base: BlobId,
+    pub(crate) bytes: Bytes,
+}
+
 impl OpenedPack<'_> {
     /// The plaintext of a block.
     ///
@@ -372,6 +380,34 @@ impl OpenedPack<'_> {
             row.codec,
             row.plain,
         )
+    }
+
+    /// Its deltas, as they are stored.
+    ///
+    /// # Errors
+    /// Any class of [`DecodeError`].
+    pub(crate) fn deltas(&self) -> Result<Vec<StoredDelta>, DecodeError> {
+        let mut blocks: HashMap<u32, Bytes> = HashMap::new();
+        let mut deltas = Vec::with_capacity(self.tables.bases.len());
+        for (number, base) in &self.tables.bases {
+            let missing = DecodeError::Invalid("delta outside the directory");
+            let row = *self.tables.entries.get(*number as usize).ok_or(missing)?;
+            let block = match blocks.get(&row.block) {
+                Some(block) => block.clone(),
+                None => {
+                    let place = self.tables.blocks.get(row.block as usize);
+                    let plain = self.block(place.ok_or(DecodeError::Invalid("entry without a block"))?)?;
+                    blocks.entry(row.block).or_insert(plain.into()).clone()
+                }
+            };
+            let range = row.offset as usize..row.offset as usize + row.encoded as usize;
+            if range.end > block.len() {
+                return Err(DecodeError::Truncated);
+            }
+            let (base, bytes) = (*base, block.slice(range));
+            deltas.push(StoredDelta { row, base, bytes });
+        }
+        Ok(deltas)
     }
 
     /// Opens every block and checks every whole blob against its id; deltas are checked by whoever has their bases. Gives the

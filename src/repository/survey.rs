@@ -2,20 +2,18 @@
 //!
 //! What trees say is not known here; `ops::check` walks them over the same view.
 
+mod data;
 mod missing;
 
 use super::index::PackNumber;
 use super::log::Log;
-use super::pack::open_pack;
 use super::{Repository, ledger};
 use crate::context::Context;
 use crate::crypto::{open_record, open_run, read_slot_kind, slot_label};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Event;
 use crate::format::Record;
 use crate::format::collect::{CondemnedRecord, LedgerRecord, RefsRecord, SealRecord, StateRecord};
-use crate::format::error::DecodeError;
-use crate::format::header::{Origin, check_trailer};
+use crate::format::header::check_trailer;
 use crate::format::id::ObjectId;
 use crate::format::index::{BlobKind, Tables};
 use crate::format::layout::{ObjectName, Prefix};
@@ -303,7 +301,7 @@ impl<'a> Survey<'a> {
             }
         }
         wanted.sort_unstable();
-        self.read_packs(&wanted).await
+        self.read_packs(&wanted, read_data).await
     }
 
     fn is_chosen(&self, id: &ObjectId, read_data: ReadData) -> Result<bool> {
@@ -317,46 +315,6 @@ impl<'a> Survey<'a> {
                 u32::from_le_bytes(self.context.random.bytes()?) % 100 < u32::from(percent)
             }
         })
-    }
-
-    async fn read_packs(&mut self, wanted: &[ObjectId]) -> Result<()> {
-        // Each pack in flight is held whole, sealed and one block open: the budget says how many.
-        let at_once = usize::try_from(self.context.budget.total() / (48 << 20))
-            .unwrap_or(1)
-            .clamp(1, 8);
-        let (repository, context) = (self.repository.clone(), self.context.clone());
-        let reads = wanted.iter().map(|id| {
-            let (repository, context, id) = (repository.clone(), context.clone(), *id);
-            let expected = self.listed.get(&id).cloned();
-            async move { (id, read_pack(&repository, &context, id, expected).await) }
-        });
-        let reads: Vec<_> = reads.collect();
-        let mut reads = stream::iter(reads).buffered(at_once);
-        let mut verified = Vec::new();
-        while let Some((id, read)) = reads.next().await {
-            self.context.check_cancelled()?;
-            match read {
-                Ok((bytes, blobs)) => {
-                    self.report.packs_read += 1;
-                    self.report.bytes_read += bytes;
-                    self.report.blobs_verified += blobs;
-                    self.context.emit(&Event::Progress { bytes });
-                    verified.push((id, self.context.clock.now().seconds));
-                }
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    // A collector may have taken a pack that nothing lists.
-                    if self.listed.contains_key(&id) {
-                        self.report.error(ObjectName::Pack(id), "is missing");
-                    }
-                }
-                Err(error) if super::view::is_damage(&error) => {
-                    self.report.bad_packs.push(id);
-                    self.report.error(ObjectName::Pack(id), error);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        self.remember(verified).await
     }
 
     /// Writes into the ledger what was verified, and what was found damaged: writers rest on none of these, and store what
@@ -380,27 +338,4 @@ impl<'a> Survey<'a> {
             result => result,
         }
     }
-}
-
-async fn read_pack(
-    repository: &Repository,
-    context: &Context,
-    id: ObjectId,
-    expected: Option<Arc<Tables>>,
-) -> Result<(u64, u64)> {
-    let bytes = repository.store().get(&ObjectName::Pack(id)).await?;
-    let keyring = repository.shared_keyring();
-    let len = bytes.len() as u64;
-    let work = move || -> Result<u64, DecodeError> {
-        let pack = open_pack(&keyring, &id, &bytes)?;
-        if expected.is_some_and(|expected| *expected != pack.tables) {
-            return Err(DecodeError::Invalid("directory differs from the index"));
-        }
-        if pack.origin == Origin::None {
-            return Err(DecodeError::Invalid("pack without an origin"));
-        }
-        pack.verify(&keyring)
-    };
-    let blobs = context.cpu.run(work).await??;
-    Ok((len, blobs))
 }

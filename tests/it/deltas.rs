@@ -6,8 +6,10 @@ use holdall::connector::stdio::{Input, StdioSource, StreamRequest};
 use holdall::context::Context;
 use holdall::error::Result;
 use holdall::event::Silent;
+use holdall::format::entry::ContentRecord;
+use holdall::format::index::BlobKind;
 use holdall::ops::{self, SnapshotRequest};
-use holdall::repository::Repository;
+use holdall::repository::{Delta, Repository, Session};
 use holdall::snapshot::DeltaPolicy;
 use holdall::snapshot::entry::{Content, Piece};
 use holdall::testkit::{repo, trees};
@@ -167,4 +169,51 @@ async fn small_files_and_files_changed_in_place_are_deltas_too() {
         trees::describe(source.path()).unwrap(),
         trees::describe(target.path()).unwrap()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_of_the_data_finds_a_delta_that_gives_something_else() {
+    let context = context();
+    let store = repo::memory(&context);
+    let repository = repo::init(&store, &context).await.unwrap();
+    snapshot(&context, &repository, &rows(2_000, 0), DeltaPolicy::Off).await;
+    let reader = repo::reader(&context, &repository, "latest").await.unwrap();
+    let entry = reader.records("streams/".into()).next().await.unwrap().unwrap();
+    let ContentRecord::Refs { refs, .. } = &entry.content else {
+        panic!("no chunks")
+    };
+    let base = repository
+        .reader(&context, &repository.view(&context).await.unwrap())
+        .get(BlobKind::Data, &refs[0].id)
+        .await
+        .unwrap();
+    for (claimed, found) in [("what it says", false), ("what it does not say", true)] {
+        let plain = b"what it says".repeat(100);
+        let frame = zstd::bulk::Compressor::with_dictionary(3, &base)
+            .unwrap()
+            .compress(&plain)
+            .unwrap();
+        let delta = Delta {
+            base: refs[0].id,
+            bytes: frame.into(),
+        };
+        let id = repository
+            .namer()
+            .name(BlobKind::Data, &claimed.as_bytes().repeat(100));
+        let session = Session::begin(&repository, &context, "test", None).await.unwrap();
+        let mut writer = session.writer(&context);
+        let held = context.budget.reserve(4096).await;
+        writer
+            .put_delta(BlobKind::Data, (id, 1200), &delta, held)
+            .await
+            .unwrap();
+        let _durable = writer.finish().await.unwrap();
+        session.abort(&context, "only a test").await.unwrap();
+        let report = repo::check_all(&context, &repository).await.unwrap();
+        let told = report
+            .findings
+            .iter()
+            .any(|f| f.is_error && f.what.contains("does not give its blob"));
+        assert_eq!(told, found, "{claimed}: {:?}", report.findings);
+    }
 }
