@@ -188,7 +188,11 @@ async fn run(
         .clone()
         .map(|parent| SnapshotReader::new(parent, blobs.clone(), budget));
     let prior: Arc<dyn Prior> = match &reader {
-        Some(reader) if !request.force_read => Arc::new(ParentPrior::new(reader.clone(), blobs)),
+        Some(reader) if !request.force_read => Arc::new(ParentPrior::new(
+            reader.clone(),
+            blobs.clone(),
+            repository.bases(session.view()),
+        )),
         _ => Arc::new(NoPrior),
     };
     let mut writer = SnapshotWriter::new(
@@ -198,7 +202,7 @@ async fn run(
         reader.as_ref().map(SnapshotReader::tree),
     );
     if parent.is_some() {
-        writer.use_deltas(repository.reader(context, session.view()), request.deltas);
+        writer.use_deltas(blobs, request.deltas);
     }
     if let Err(error) = read_sources(context, repository, sources, &prior, &mut writer).await {
         give_up(context, session, &mut writer, &error).await;
@@ -349,7 +353,9 @@ async fn dry_run(
         .clone()
         .map(|parent| SnapshotReader::new(parent, blobs.clone(), context.budget.total()));
     let prior: Arc<dyn Prior> = match reader {
-        Some(reader) if !request.force_read => Arc::new(ParentPrior::new(reader, blobs)),
+        Some(reader) if !request.force_read => {
+            Arc::new(ParentPrior::new(reader, blobs, repository.bases(&view)))
+        }
         _ => Arc::new(NoPrior),
     };
     let mut snapshot =

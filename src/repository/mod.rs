@@ -113,6 +113,11 @@ impl Repository {
         BlobReader::new(self.clone(), context.clone(), view, true)
     }
 
+    /// What a session that began with `view` may rest on without a claim.
+    pub fn bases(&self, view: &View) -> Bases {
+        Bases::new(self, view.index.clone(), Arc::default())
+    }
+
     /// A reader that believes the store only, never the local cache: for what looks for damage there.
     pub fn reader_of_store(&self, context: &Context, view: &View) -> BlobReader {
         BlobReader::new(self.clone(), context.clone(), view, false)

@@ -7,17 +7,19 @@ use super::content::Named;
 use super::entry::EntryRecord;
 use super::tree::content_refs;
 use crate::context::Context;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::event::Event;
 use crate::format::entry::BlobRef;
 use crate::format::id::BlobId;
 use crate::format::index::BlobKind;
 use crate::repository::{Bases, BlobReader, Delta, make_delta};
+use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tokio::sync::Semaphore;
 
 /// References of the parent's content that are looked at around a chunk.
 const WINDOW: usize = 64;
@@ -47,10 +49,23 @@ impl Default for DeltaPolicy {
 pub(super) struct Deltas {
     context: Context,
     bases: Bases,
-    /// Reads nothing but bases, so that its count of bytes is theirs.
     blobs: BlobReader,
     policy: DeltaPolicy,
+    /// Bytes of bases that were asked for.
+    planned: Arc<AtomicU64>,
+    /// A base and the codec's tables take memory outside the budget: so many at once, over all contents in work.
+    jobs: Arc<Semaphore>,
+    /// Set when the store does not give bases: it is not asked for each chunk again.
+    off: Arc<AtomicBool>,
     told: Arc<AtomicBool>,
+}
+
+/// A chunk that may become a delta.
+pub(super) struct Wanted {
+    chunk: usize,
+    base: BlobId,
+    plain: Bytes,
+    room: usize,
 }
 
 impl Deltas {
@@ -61,77 +76,97 @@ impl Deltas {
             bases,
             blobs,
             policy,
+            planned: Arc::default(),
+            jobs: Arc::new(Semaphore::new(context.cpu.threads() + 1)),
+            off: Arc::default(),
             told: Arc::default(),
         }
     }
 
-    fn may_fetch(&self) -> bool {
-        let fetched = self.blobs.bytes_fetched();
-        match self.policy {
-            DeltaPolicy::Off => false,
-            DeltaPolicy::FetchUpTo(max) => fetched < max,
-            DeltaPolicy::FetchAsUploaded => fetched <= self.bases.bytes_uploaded(),
+    /// Whether the policy allows a base of so many bytes more.
+    fn may_fetch(&self, bytes: u64) -> bool {
+        let planned = self.planned.load(Ordering::Relaxed);
+        let allowed = match self.policy {
+            DeltaPolicy::Off => return false,
+            DeltaPolicy::FetchUpTo(max) => planned.saturating_add(bytes) <= max,
+            DeltaPolicy::FetchAsUploaded => planned <= self.bases.bytes_uploaded(),
+        };
+        if allowed {
+            self.planned.fetch_add(bytes, Ordering::Relaxed);
         }
+        allowed && !self.off.load(Ordering::Relaxed)
     }
 
     /// What the parent has under the key of an entry.
     pub(super) fn before(&self, record: &EntryRecord) -> Before {
-        Before {
-            refs: content_refs(Arc::new(self.blobs.clone()), record),
-            window: VecDeque::new(),
-            read_to: 0,
-            at: 0,
-            moved_by: 0,
-            misses: 0,
-            pause: 0,
-        }
+        Before::new(content_refs(Arc::new(self.blobs.clone()), record))
     }
 
-    /// Makes deltas of the next chunks of an entry's content, where they are worth it. What fails is stored whole.
-    pub(super) async fn encode(&self, chunks: &mut [Named], before: &mut Before) {
+    /// Chooses a base for each of the next chunks of an entry's content for which it is worth it.
+    pub(super) async fn plan(&self, chunks: &[Named], before: &mut Before) -> Vec<Wanted> {
         let mut wanted = Vec::new();
         for (number, chunk) in chunks.iter().enumerate() {
-            let (id, plain) = (chunk.id, chunk.bytes.len());
-            let base = before.base_of(&id, plain as u64).await;
+            let base = before.base_of(&chunk.id, chunk.bytes.len() as u64).await;
             if before.pause > 0 {
                 before.pause -= 1;
                 continue;
             }
-            let Some(base) = base.filter(|_| !self.bases.has(&id)) else {
+            let Some(base) = base.filter(|_| !self.bases.has(&chunk.id)) else {
                 continue;
             };
-            if let Some(room) = self.bases.room(&id, plain, &base) {
-                wanted.push((number, base, chunk.bytes.clone(), room));
+            let room = self.bases.room(&chunk.id, chunk.bytes.len(), &base.id);
+            if let Some(room) = room.filter(|_| self.may_fetch(base.len)) {
+                wanted.push(Wanted {
+                    chunk: number,
+                    base: base.id,
+                    plain: chunk.bytes.clone(),
+                    room,
+                });
             }
         }
-        if wanted.is_empty() || !self.may_fetch() {
-            return;
+        wanted
+    }
+
+    /// Makes the deltas that were planned, in order: for each its chunk's number, and nothing where it is stored whole after all.
+    pub(super) async fn make(&self, wanted: Vec<Wanted>) -> Vec<(usize, Option<Delta>)> {
+        if wanted.is_empty() {
+            return Vec::new();
         }
-        let ids: Vec<BlobId> = wanted.iter().map(|(_, base, ..)| *base).collect();
+        let ids: Vec<BlobId> = wanted.iter().map(|one| one.base).collect();
         // Errors come back where each base is read.
         let _asked = self.blobs.prefetch(&ids);
-        let jobs = stream::iter(wanted).map(|(number, base, plain, room)| async move {
-            let delta = self.delta(base, plain, room).await.unwrap_or_else(|error| {
+        let jobs = stream::iter(wanted).map(|one| async move {
+            let chunk = one.chunk;
+            (chunk, self.try_one(one).await)
+        });
+        jobs.buffered(self.context.cpu.threads() + 1).collect().await
+    }
+
+    async fn try_one(&self, one: Wanted) -> Option<Delta> {
+        let _permit = self.jobs.acquire().await.ok()?;
+        if self.off.load(Ordering::Relaxed) {
+            return None;
+        }
+        match self.delta(one).await {
+            Ok(delta) => delta,
+            Err(error) => {
+                if !matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Internal) {
+                    self.off.store(true, Ordering::Relaxed);
+                }
                 if !self.told.swap(true, Ordering::Relaxed) {
-                    let text = format!(
-                        "part of the parent snapshot cannot be read ({error}); what changed there is stored whole; `holdall check` tells more"
-                    );
+                    let text =
+                        format!("changed content is stored whole where no delta could be made: {error}");
                     self.context.emit(&Event::Note { text });
                 }
                 None
-            });
-            (number, delta)
-        });
-        let mut done = jobs.buffered(self.context.cpu.threads() + 1);
-        while let Some((number, delta)) = done.next().await {
-            before.learn(delta.is_some());
-            if let Some(chunk) = chunks.get_mut(number) {
-                chunk.delta = delta;
             }
         }
     }
 
-    async fn delta(&self, base: BlobId, plain: bytes::Bytes, room: usize) -> Result<Option<Delta>> {
+    async fn delta(&self, one: Wanted) -> Result<Option<Delta>> {
+        let Wanted {
+            base, plain, room, ..
+        } = one;
         let content = self.blobs.get(BlobKind::Data, &base).await?;
         let make = move || make_delta(&plain, &content, room);
         let delta = self.context.cpu.run(make).await??;
@@ -158,23 +193,42 @@ pub(super) struct Before {
 }
 
 impl Before {
+    fn new(refs: BoxStream<'static, Result<BlobRef>>) -> Self {
+        Self {
+            refs,
+            window: VecDeque::new(),
+            read_to: 0,
+            at: 0,
+            moved_by: 0,
+            misses: 0,
+            pause: 0,
+        }
+    }
+
+    /// Passes over a hole in the new content.
+    pub(super) fn skip(&mut self, bytes: u64) {
+        self.at = self.at.saturating_add(bytes);
+    }
+
     /// The parent's chunk that lies where the next chunk of the new content does; nothing if the parent has the chunk itself.
-    async fn base_of(&mut self, id: &BlobId, len: u64) -> Option<BlobId> {
+    async fn base_of(&mut self, id: &BlobId, len: u64) -> Option<BlobRef> {
         let start = self.at.saturating_add_signed(self.moved_by);
-        self.at += len;
-        self.read_until(start + len).await;
+        let (now, wanted_end) = (self.at, start.saturating_add(len));
+        self.at = self.at.saturating_add(len);
+        self.read_until(wanted_end).await;
         if let Some((offset, _)) = self.window.iter().find(|(_, r)| r.id == *id) {
-            self.moved_by = offset.cast_signed() - (self.at - len).cast_signed();
+            // Lengths in a parent may be anything; a wrong distance costs deltas, nothing else.
+            self.moved_by = offset.cast_signed().wrapping_sub(now.cast_signed());
             return None;
         }
         let overlap = |(offset, r): &&(u64, BlobRef)| {
-            let end = (start + len).min(offset + r.len);
+            let end = wanted_end.min(offset.saturating_add(r.len));
             end.saturating_sub(start.max(*offset))
         };
         let chunks = self.window.iter().filter(|(_, r)| !r.is_hole());
         // Beyond the end of the parent's content its last chunk is as near as any.
         let best = chunks.max_by_key(|part| (overlap(part), part.0))?;
-        Some(best.1.id)
+        Some(best.1)
     }
 
     /// Moves the window on until it covers `offset`, and half of itself beyond.
@@ -189,14 +243,15 @@ impl Before {
                 return;
             };
             self.window.push_back((self.read_to, reference));
-            self.read_to += reference.len;
+            self.read_to = self.read_to.saturating_add(reference.len);
             if self.window.len() > WINDOW {
                 self.window.pop_front();
             }
         }
     }
 
-    fn learn(&mut self, found: bool) {
+    /// Takes note of whether a chunk became a delta.
+    pub(super) fn learn(&mut self, found: bool) {
         if found {
             self.misses = 0;
             return;
@@ -213,15 +268,7 @@ mod tests {
     use super::*;
 
     fn before(refs: Vec<BlobRef>) -> Before {
-        Before {
-            refs: stream::iter(refs.into_iter().map(Ok)).boxed(),
-            window: VecDeque::new(),
-            read_to: 0,
-            at: 0,
-            moved_by: 0,
-            misses: 0,
-            pause: 0,
-        }
+        Before::new(stream::iter(refs.into_iter().map(Ok)).boxed())
     }
 
     fn reference(n: u32, len: u64) -> BlobRef {
@@ -236,7 +283,7 @@ mod tests {
         let other = reference(9_999_999, 1).id;
         for n in 0..1000 {
             let base = parent.base_of(&other, if n % 2 == 0 { 99 } else { 101 }).await;
-            assert_eq!(base, Some(reference(n, 100).id), "chunk {n}");
+            assert_eq!(base, Some(reference(n, 100)), "chunk {n}");
         }
     }
 
@@ -252,7 +299,7 @@ mod tests {
             parent.base_of(&other, 100).await;
         }
         assert_eq!(parent.base_of(&reference(5, 100).id, 100).await, None);
-        assert_eq!(parent.base_of(&other, 100).await, Some(reference(6, 100).id));
+        assert_eq!(parent.base_of(&other, 100).await, Some(reference(6, 100)));
     }
 
     #[test]

@@ -2,13 +2,17 @@
 
 use super::entry::{Key, Prior, PriorEntry};
 use super::reader::SnapshotReader;
-use super::tree::content_refs;
+use super::tree::{NodeSource, content_refs};
 use crate::context::Time;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::entry::{ContentRecord, EntryRecord};
+use crate::format::id::BlobId;
 use crate::format::snapshot::{SnapshotRecord, SourceRecord};
-use crate::repository::BlobReader;
+use crate::repository::{Bases, BlobReader};
+use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
+use futures::{FutureExt, future};
 use std::sync::Arc;
 
 /// The newest snapshot of the same host, project and sources.
@@ -37,13 +41,39 @@ pub fn choose_parent<'a>(
 /// next snapshot is whole again.
 pub struct ParentPrior {
     reader: SnapshotReader,
+    lists: Arc<CommittedLists>,
+}
+
+/// Reads lists that committed snapshots hold; others count as lost.
+struct CommittedLists {
     blobs: BlobReader,
+    bases: Bases,
 }
 
 impl ParentPrior {
-    /// The parent that `reader` reads; `blobs` knows what the writing session may rest on.
-    pub fn new(reader: SnapshotReader, blobs: BlobReader) -> Self {
-        Self { reader, blobs }
+    /// The parent that `reader` reads, its content by `blobs`; `bases` knows what a session may rest on without a claim. What lies only in
+    /// packs of a session that was never committed is not shown: it would be carried over, and go with that session.
+    pub fn new(reader: SnapshotReader, blobs: BlobReader, bases: Bases) -> Self {
+        let lists = Arc::new(CommittedLists { blobs, bases });
+        Self { reader, lists }
+    }
+}
+
+impl NodeSource for CommittedLists {
+    fn node(&self, id: BlobId) -> BoxFuture<'_, Result<Bytes>> {
+        NodeSource::node(&self.blobs, id)
+    }
+
+    fn list(&self, id: BlobId) -> BoxFuture<'_, Result<Bytes>> {
+        if self.bases.has(&id) {
+            NodeSource::list(&self.blobs, id)
+        } else {
+            future::ready(Err(Error::new(
+                ErrorKind::Damaged,
+                "no committed pack holds a list",
+            )))
+            .boxed()
+        }
     }
 }
 
@@ -53,25 +83,25 @@ impl Prior for ParentPrior {
     }
 
     fn entries(&self, prefix: Key) -> BoxStream<'static, Result<PriorEntry>> {
-        let blobs = self.blobs.clone();
+        let lists = self.lists.clone();
         let whole = self
             .reader
             .records(prefix)
-            .try_filter(move |record| is_whole(blobs.clone(), record.clone()));
+            .try_filter(move |record| is_whole(lists.clone(), record.clone()));
         whole.map_ok(PriorEntry::new).boxed()
     }
 }
 
-/// Whether every blob that an entry's content needs can be read, those that its lists name included: else a source must not take the
-/// entry over. Lists that cannot be read count as lost.
-async fn is_whole(blobs: BlobReader, record: Arc<EntryRecord>) -> bool {
+/// Whether every blob that an entry's content needs is held by committed packs, those that its lists name included: else a source must
+/// not take the entry over. Lists that cannot be read count as lost.
+async fn is_whole(lists: Arc<CommittedLists>, record: Arc<EntryRecord>) -> bool {
     match &record.content {
         ContentRecord::None | ContentRecord::Inline(_) => true,
-        ContentRecord::Refs { level: 0, refs } => refs.iter().all(|r| blobs.has(&r.id)),
+        ContentRecord::Refs { level: 0, refs } => refs.iter().all(|r| lists.bases.has(&r.id)),
         ContentRecord::Refs { .. } => {
-            let mut refs = content_refs(Arc::new(blobs.clone()), &record);
+            let mut refs = content_refs(lists.clone(), &record);
             while let Some(reference) = refs.next().await {
-                if !reference.is_ok_and(|r| blobs.has(&r.id)) {
+                if !reference.is_ok_and(|r| lists.bases.has(&r.id)) {
                     return false;
                 }
             }

@@ -22,7 +22,11 @@ pub struct Bases {
 }
 
 impl Bases {
-    pub(super) fn new(repository: &Repository, view: Arc<Index>, uploaded: Arc<AtomicU64>) -> Self {
+    pub(in crate::repository) fn new(
+        repository: &Repository,
+        view: Arc<Index>,
+        uploaded: Arc<AtomicU64>,
+    ) -> Self {
         let rebase = Arc::new(repository.keyring().rebase_key());
         Self {
             view,
@@ -36,9 +40,9 @@ impl Bases {
         self.uploaded.load(Ordering::Relaxed)
     }
 
-    /// Whether the repository has a blob already: it needs no delta.
+    /// Whether packs of committed snapshots hold a blob.
     pub fn has(&self, id: &BlobId) -> bool {
-        self.view.chain(id, &|copy| self.is_committed(copy)).is_some()
+        *id == BlobId::HOLE || self.view.chain(id, &|copy| self.is_committed(copy)).is_some()
     }
 
     /// The most bytes that a delta of the blob `id`, of `plain` bytes, against `base` may have; nothing if it must be stored whole.

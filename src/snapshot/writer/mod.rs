@@ -226,7 +226,7 @@ impl SnapshotWriter {
         };
         let cut = self.context.cpu.run(work);
         let job = match &self.deltas {
-            Some(deltas) if was_there => with_deltas(deltas.clone(), cut).boxed(),
+            Some(deltas) if was_there => with_deltas(deltas.clone(), cut),
             _ => cut.boxed(),
         };
         self.pending.push_back(Pending::Chunked(job, held));
@@ -275,6 +275,18 @@ impl SnapshotWriter {
                     self.settle(&record, before).await?;
                 }
                 Ok(())
+            }
+        }
+    }
+
+    /// Waits for work that may have to read from the store; an interrupt is heard, and the session shows signs of life meanwhile.
+    async fn wait<T>(&mut self, mut work: BoxFuture<'_, T>) -> Result<T> {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.context.cancel.cancelled() => self.context.check_cancelled()?,
+                done = &mut work => return Ok(done),
+                () = tokio::time::sleep(TICK) => self.tree.sink_mut().blobs.heartbeat().await?,
             }
         }
     }
@@ -393,23 +405,35 @@ impl SnapshotWriter {
     }
 }
 
-/// Cuts, then makes deltas, whether or not anybody waits for it yet.
-async fn with_deltas(
+/// Begins to make deltas as soon as the contents are cut, whether or not anybody waits for it yet.
+fn with_deltas(
     deltas: Deltas,
     cut: impl Future<Output = Result<Vec<Chunked>>> + Send + 'static,
-) -> Result<Vec<Chunked>> {
+) -> BoxFuture<'static, Result<Vec<Chunked>>> {
     let job = AbortOnDropHandle::new(tokio::spawn(async move {
         let mut chunked = cut.await?;
-        for entry in &mut chunked {
-            if let Some(before) = &entry.before {
-                let mut before = deltas.before(before);
-                deltas.encode(&mut entry.content.named, &mut before).await;
+        let (mut owners, mut wanted) = (Vec::new(), Vec::new());
+        for (owner, entry) in chunked.iter().enumerate() {
+            let Some(before) = &entry.before else { continue };
+            let planned = deltas
+                .plan(&entry.content.named, &mut deltas.before(before))
+                .await;
+            owners.resize(owners.len() + planned.len(), owner);
+            wanted.extend(planned);
+        }
+        for (owner, (chunk, delta)) in owners.into_iter().zip(deltas.make(wanted).await) {
+            let entry = chunked.get_mut(owner);
+            if let Some(chunk) = entry.and_then(|entry| entry.content.named.get_mut(chunk)) {
+                chunk.delta = delta;
             }
         }
         Ok(chunked)
     }));
-    job.await
-        .map_err(|e| Error::new(ErrorKind::Internal, "a task that makes deltas failed").because(e))?
+    async move {
+        job.await
+            .map_err(|e| Error::new(ErrorKind::Internal, "a task that makes deltas failed").because(e))?
+    }
+    .boxed()
 }
 
 fn record(head: EntryHead, content: ContentRecord, len: Option<u64>, whole: Option<[u8; 32]>) -> EntryRecord {

@@ -1,6 +1,6 @@
 //! Long contents: cut window by window while the next one is read.
 
-use super::{Before, SnapshotWriter, TICK, describe, needs_whole, record};
+use super::{Before, SnapshotWriter, describe, needs_whole, record};
 use crate::context::Reservation;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
@@ -8,9 +8,9 @@ use crate::format::entry::BlobRef;
 use crate::format::id::BlobId;
 use crate::snapshot::content::{Named, cut_windows};
 use crate::snapshot::deltas as delta;
-use crate::snapshot::entry::{Content, ContentStream, EntryHead, Incident, Piece};
+use crate::snapshot::entry::{Content, EntryHead, Incident, Piece};
 use crate::snapshot::tree::ContentWriter;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 
 /// What is gathered of a long content.
 struct Gathered {
@@ -43,7 +43,7 @@ impl SnapshotWriter {
         let mut cutter = cut_windows(self.chunker.clone(), self.namer.clone(), self.context.clone());
         let mut len = 0u64;
         loop {
-            let piece = match self.next_piece(&mut pieces).await? {
+            let piece = match self.wait(pieces.next().boxed()).await? {
                 None => break,
                 Some(Ok(piece)) => piece,
                 Some(Err(error)) => {
@@ -67,6 +67,9 @@ impl SnapshotWriter {
                 }
                 Piece::Hole(bytes) => {
                     self.gather(cutter.hole(bytes).await?, &mut gathered).await?;
+                    if let Some(before) = &mut gathered.before {
+                        before.skip(bytes);
+                    }
                     if bytes > 0 {
                         let id = BlobId::HOLE;
                         let hole = BlobRef { id, len: bytes };
@@ -92,25 +95,22 @@ impl SnapshotWriter {
 
     /// Puts the next chunks.
     async fn gather(&mut self, mut chunks: Vec<Named>, gathered: &mut Gathered) -> Result<()> {
-        if let (Some(deltas), Some(before)) = (&self.deltas, &mut gathered.before) {
-            deltas.encode(&mut chunks, before).await;
+        if let (Some(deltas), Some(before)) = (self.deltas.clone(), &mut gathered.before) {
+            let make = async {
+                let wanted = deltas.plan(&chunks, before).await;
+                deltas.make(wanted).await
+            };
+            for (number, delta) in self.wait(make.boxed()).await? {
+                before.learn(delta.is_some());
+                if let Some(chunk) = chunks.get_mut(number) {
+                    chunk.delta = delta;
+                }
+            }
         }
         for chunk in chunks {
             self.put_chunk(chunk, &mut gathered.refs, &mut gathered.held)
                 .await?;
         }
         Ok(())
-    }
-
-    /// Waits for a piece; a silent content hears an interrupt, and the session shows signs of life meanwhile.
-    async fn next_piece(&mut self, pieces: &mut ContentStream) -> Result<Option<Result<Piece>>> {
-        loop {
-            tokio::select! {
-                biased;
-                () = self.context.cancel.cancelled() => self.context.check_cancelled()?,
-                piece = pieces.next() => return Ok(piece),
-                () = tokio::time::sleep(TICK) => self.tree.sink_mut().blobs.heartbeat().await?,
-            }
-        }
     }
 }
