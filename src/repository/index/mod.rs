@@ -1,4 +1,5 @@
-//! Which pack holds which blob: the entries of all valid index runs, in memory, at most 64 bytes resident for each blob.
+//! Which pack holds which blob: the entries of all valid index runs, in memory: 52 bytes resident for each copy of a blob, 64 if it is
+//! a delta.
 
 mod usable;
 
@@ -63,14 +64,18 @@ pub(crate) struct Index {
     blocks: Vec<Block>,
     /// Ascending by id.
     copies: Vec<Copy>,
-    /// Of deltas, by block and offset.
-    bases: HashMap<(u32, u32), BlobId>,
+    /// Of deltas: block, offset, and the base as an index into `copies`, or behind their end into `foreign`; ascending.
+    bases: Vec<(u32, u32, u32)>,
+    /// Bases that no run lists: deltas that nothing rests on.
+    foreign: Vec<BlobId>,
 }
 
 /// Puts runs together.
 #[derive(Default)]
 pub(crate) struct IndexBuilder {
     index: Index,
+    /// Of deltas, by block and offset.
+    bases: Vec<(u32, u32, BlobId)>,
     numbers: HashMap<ObjectId, PackNumber>,
     excluded: HashSet<ObjectId>,
 }
@@ -116,7 +121,7 @@ impl IndexBuilder {
                 continue;
             };
             if let Some((_, base)) = base {
-                self.index.bases.insert((block, row.offset), *base);
+                self.bases.push((block, row.offset, *base));
             }
             if row.kind != BlobKind::Data
                 && let Some(block) = self.index.blocks.get_mut(block as usize)
@@ -157,6 +162,12 @@ impl IndexBuilder {
             .copies
             .sort_unstable_by_key(|copy| (copy.id, copy.block, copy.offset));
         self.index.copies.shrink_to_fit();
+        self.bases.sort_unstable();
+        self.index.bases = Vec::with_capacity(self.bases.len());
+        for (block, offset, base) in self.bases {
+            let number = self.index.number_of(&base);
+            self.index.bases.push((block, offset, number));
+        }
         self.index
     }
 }
@@ -182,7 +193,28 @@ impl Index {
 
     /// The base of a delta.
     pub(crate) fn base(&self, copy: &Copy) -> Option<BlobId> {
-        self.bases.get(&(copy.block, copy.offset)).copied()
+        let place = (copy.block, copy.offset);
+        let at = self
+            .bases
+            .binary_search_by_key(&place, |(block, offset, _)| (*block, *offset));
+        let (.., number) = self.bases.get(at.ok()?)?;
+        let number = *number as usize;
+        match self.copies.get(number) {
+            Some(base) => Some(base.id),
+            None => self.foreign.get(number - self.copies.len()).copied(),
+        }
+    }
+
+    /// The number that stands for a base.
+    fn number_of(&mut self, base: &BlobId) -> u32 {
+        let at = self.copies.partition_point(|copy| copy.id < *base);
+        let number = if self.copies.get(at).is_some_and(|copy| copy.id == *base) {
+            at
+        } else {
+            self.foreign.push(*base);
+            self.copies.len() + self.foreign.len() - 1
+        };
+        u32::try_from(number).unwrap_or(u32::MAX)
     }
 
     /// A pack by its number.
