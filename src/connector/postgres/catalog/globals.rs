@@ -369,7 +369,7 @@ mod tests {
         ));
         assert_eq!(
             out.0,
-            "DO 'BEGIN EXECUTE pg_catalog.format(''COMMENT ON DATABASE %I IS ''''50 %% of ''''''''it'''''''''''', \
+            "DO 'BEGIN EXECUTE pg_catalog.format(''COMMENT ON DATABASE %I IS ''''50 %% of ''''''''it'''''''''''''', \
              pg_catalog.current_database()); END';\n"
         );
     }
