@@ -1,18 +1,17 @@
 //! Letting snapshots go. Nothing is removed here: what no snapshot needs any more, a later collection takes.
 
 use super::list::{ListedSnapshot, list};
+use super::minimum::Minimum;
 use super::retention::{Candidate, Policy};
 use crate::context::{Context, Time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::SessionId;
 use crate::format::session::ForgetRecord;
+use crate::format::snapshot::SnapshotRecord;
 use crate::repository::Repository;
 use crate::snapshot::{SnapshotFilter, SnapshotSpec};
 use jiff::tz::TimeZone;
-use std::collections::{BTreeMap, HashMap};
-
-/// A writer's clock that is off from the store's by more than this is not believed, in seconds.
-const CLOCKS_APART: f64 = 86_400.0;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// What to let go.
 #[derive(Clone, Debug)]
@@ -21,7 +20,7 @@ pub struct ForgetRequest {
     pub named: Vec<SnapshotSpec>,
     /// What else to keep of those that pass the filter.
     pub policy: Policy,
-    /// Which are considered.
+    /// Which are considered; of those that are named, which `latest` means.
     pub filter: SnapshotFilter,
     /// Which make a group, each with the policy for itself.
     pub group_by: GroupBy,
@@ -90,15 +89,23 @@ pub struct ForgetReport {
 /// Lets snapshots go, by name or by a policy.
 ///
 /// # Errors
-/// `Invalid` for an empty policy without names, or one that would keep nothing of a group; `Refused` for a protected snapshot that is
-/// named; `Damaged` if snapshots cannot be read, so that a policy cannot count them; or what the store says. What was let go before
-/// an error stays so.
+/// `Invalid` for an empty policy without names, or a name with a path behind it or of a snapshot that does not pass the filter;
+/// `Refused` for a policy that would keep nothing of a group, and for a snapshot that is named and that is protected or that the
+/// repository retains; `Damaged` if snapshots cannot be read, so that a policy cannot count them, or the notes of a snapshot that is
+/// named; or what the store says. What was let go before an error stays so.
 pub async fn forget(
     context: &Context,
     repository: &Repository,
     request: &ForgetRequest,
 ) -> Result<ForgetReport> {
     let listed = list(context, repository, &SnapshotFilter::default()).await?;
+    let now = context.clock.now();
+    let config = repository.config();
+    let minimum = Minimum {
+        last: config.retain_last,
+        age: config.retain_age,
+    };
+    let retained = minimum.kept(&listed.snapshots, now);
     let groups = if request.named.is_empty() {
         if let Some((name, why)) = listed.damaged.first() {
             return Err(Error::new(
@@ -109,9 +116,9 @@ pub async fn forget(
             .because(why.clone())
             .hint("run `holdall check`, or name the snapshots to forget"));
         }
-        by_policy(repository, listed.snapshots, request).await?
+        by_policy(listed.snapshots, request, &retained, now)?
     } else {
-        vec![by_name(listed.snapshots, &request.named)?]
+        vec![by_name(listed.snapshots, request, &retained)?]
     };
     let going = groups
         .iter()
@@ -144,21 +151,33 @@ pub async fn forget(
     })
 }
 
-fn by_name(all: Vec<ListedSnapshot>, named: &[SnapshotSpec]) -> Result<Group> {
+/// What the repository retains, and why.
+type Retained = HashMap<SessionId, String>;
+
+fn by_name(all: Vec<ListedSnapshot>, request: &ForgetRequest, retained: &Retained) -> Result<Group> {
     let records: Vec<_> = all.iter().map(|s| s.record.clone()).collect();
-    let mut sids = Vec::new();
-    for spec in named {
-        let found = spec.find(&records, &|_| true)?;
-        sids.push(found.sid);
+    let tags: HashMap<SessionId, &Vec<String>> = all.iter().map(|s| (s.record.sid, &s.tags)).collect();
+    let passes = |record: &SnapshotRecord| {
+        let tags = tags.get(&record.sid);
+        request.filter.passes(record, tags.unwrap_or(&&record.tags))
+    };
+    let mut sids = HashSet::new();
+    for spec in &request.named {
+        let found = spec.whole()?.find(&records, &passes)?;
+        if !passes(&found) {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                "a snapshot is named that the filter leaves out",
+            )
+            .with("snapshot", found.sid.short())
+            .hint("name it without --host, --project and --tag, or name another"));
+        }
+        sids.insert(found.sid);
     }
     let chosen = all.into_iter().filter(|s| sids.contains(&s.record.sid));
     let mut verdicts = Vec::new();
     for snapshot in chosen {
-        if snapshot.protected {
-            return Err(Error::new(ErrorKind::Refused, "this snapshot is protected")
-                .with("snapshot", snapshot.record.sid.short())
-                .hint("holdall unprotect it first"));
-        }
+        may_go(&snapshot, retained)?;
         verdicts.push(Verdict {
             snapshot,
             reasons: Vec::new(),
@@ -170,10 +189,41 @@ fn by_name(all: Vec<ListedSnapshot>, named: &[SnapshotSpec]) -> Result<Group> {
     })
 }
 
-async fn by_policy(
-    repository: &Repository,
+/// Whether a snapshot may go that is named.
+fn may_go(snapshot: &ListedSnapshot, retained: &Retained) -> Result<()> {
+    let sid = snapshot.record.sid;
+    if snapshot.protected {
+        return Err(Error::new(ErrorKind::Refused, "this snapshot is protected")
+            .with("snapshot", sid.short())
+            .hint("holdall unprotect it first"));
+    }
+    if let Some((note, why)) = &snapshot.protection_is_unknown {
+        return Err(Error::new(
+            ErrorKind::Damaged,
+            "a note about this snapshot cannot be read, and it may be protected",
+        )
+        .with("snapshot", sid.short())
+        .with("object", note)
+        .because(why.clone())
+        .hint("if it shall go, holdall unprotect it first: that is said anew"));
+    }
+    if let Some(why) = retained.get(&sid) {
+        return Err(Error::new(
+            ErrorKind::Refused,
+            "the repository keeps this snapshot, whoever names it",
+        )
+        .with("snapshot", sid.short())
+        .because(why.clone())
+        .hint("it can go when newer complete ones have taken its place, or it is old enough"));
+    }
+    Ok(())
+}
+
+fn by_policy(
     all: Vec<ListedSnapshot>,
     request: &ForgetRequest,
+    retained: &Retained,
+    now: Time,
 ) -> Result<Vec<Group>> {
     if request.policy.is_empty() {
         return Err(
@@ -181,44 +231,36 @@ async fn by_policy(
                 .hint("say what to keep, as --keep-daily 7 --keep-weekly 5, or name the snapshots to forget"),
         );
     }
-    let seen: HashMap<SessionId, Time> = repository
-        .notes()
-        .await?
-        .into_iter()
-        .filter_map(|(sid, note)| Some((sid, note.first_seen?)))
-        .collect();
-    let mut groups: BTreeMap<String, Vec<ListedSnapshot>> = BTreeMap::new();
+    let mut groups: BTreeMap<GroupKey, Vec<ListedSnapshot>> = BTreeMap::new();
     for snapshot in all {
         if request.filter.passes(&snapshot.record, &snapshot.tags) {
-            groups
-                .entry(request.group_by.name(&snapshot))
-                .or_default()
-                .push(snapshot);
+            let key = request.group_by.key(&snapshot);
+            groups.entry(key).or_default().push(snapshot);
         }
     }
     let mut out = Vec::new();
-    for (name, mut snapshots) in groups {
-        snapshots.sort_by_key(|s| std::cmp::Reverse((made(s, &seen), s.record.sid)));
+    for (key, mut snapshots) in groups {
+        snapshots.sort_by_key(|s| std::cmp::Reverse((s.made(), s.record.sid)));
         let candidates: Vec<Candidate> = snapshots
             .iter()
             .map(|s| Candidate {
-                time: made(s, &seen),
+                time: s.made(),
                 tags: s.tags.clone(),
                 partial: s.record.partial,
             })
             .collect();
-        let mut reasons = request.policy.reasons(&candidates, &request.zone)?;
-        keep_minimum(repository, &snapshots, &mut reasons);
+        let mut reasons = request.policy.reasons(&candidates, &request.zone, now)?;
+        keep_anyway(&snapshots, retained, &mut reasons);
         if reasons.iter().all(Vec::is_empty) {
             return Err(
                 Error::new(ErrorKind::Refused, "this policy keeps no snapshot of a group")
-                    .with("group", name)
+                    .with("group", key.name())
                     .hint("loosen it, or name the snapshots to forget"),
             );
         }
         let verdicts = snapshots.into_iter().zip(reasons);
         out.push(Group {
-            name,
+            name: key.name(),
             verdicts: verdicts
                 .map(|(snapshot, reasons)| Verdict { snapshot, reasons })
                 .collect(),
@@ -227,55 +269,64 @@ async fn by_policy(
     Ok(out)
 }
 
-/// Protection, and the least that the repository keeps of every source whatever a client wants.
-fn keep_minimum(repository: &Repository, snapshots: &[ListedSnapshot], reasons: &mut [Vec<String>]) {
-    let mut complete = 0;
+/// Adds what keeps snapshots whatever a policy says: protection, also one that cannot be ruled out, and the repository's minimum.
+fn keep_anyway(snapshots: &[ListedSnapshot], retained: &Retained, reasons: &mut [Vec<String>]) {
     for (snapshot, reasons) in snapshots.iter().zip(reasons) {
         if snapshot.protected {
             reasons.push("protected".into());
+        } else if snapshot.protection_is_unknown.is_some() {
+            reasons.push("its notes cannot be read".into());
         }
-        if !snapshot.record.partial {
-            complete += 1;
-            if complete <= repository.config().retain_last {
-                reasons.push("the repository retains it".into());
-            }
-        }
+        reasons.extend(retained.get(&snapshot.record.sid).cloned());
     }
 }
 
-/// When a snapshot was made: by its writer's clock, unless the store saw it at quite another time.
-fn made(snapshot: &ListedSnapshot, seen: &HashMap<SessionId, Time>) -> Time {
-    let record = &snapshot.record;
-    match seen.get(&record.sid) {
-        Some(seen)
-            if seen
-                .seconds_since(record.ended)
-                .max(record.ended.seconds_since(*seen))
-                > CLOCKS_APART =>
-        {
-            *seen
-        }
-        _ => record.started,
-    }
+/// What the snapshots of a group have in common; none for what they need not have.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct GroupKey {
+    host: Option<String>,
+    project: Option<String>,
+    /// Connectors and what they read, in order.
+    sources: Option<Vec<(String, String)>>,
+    tags: Option<Vec<String>>,
 }
 
 impl GroupBy {
-    fn name(self, snapshot: &ListedSnapshot) -> String {
+    fn key(self, snapshot: &ListedSnapshot) -> GroupKey {
         let record = &snapshot.record;
-        let mut parts = Vec::new();
-        if self.host {
-            parts.push(format!("host {}", record.host));
+        let sources = || {
+            let sources = record.sources.iter();
+            let mut sources: Vec<_> = sources
+                .map(|s| (s.connector.clone(), s.description.clone()))
+                .collect();
+            sources.sort_unstable();
+            sources
+        };
+        GroupKey {
+            host: self.host.then(|| record.host.clone()),
+            project: record.project.clone().filter(|_| self.project),
+            sources: self.sources.then(sources),
+            tags: self.tags.then(|| snapshot.tags.clone()),
         }
-        if let Some(project) = record.project.as_ref().filter(|_| self.project) {
+    }
+}
+
+impl GroupKey {
+    /// For people.
+    fn name(&self) -> String {
+        let mut parts = Vec::new();
+        if let Some(host) = &self.host {
+            parts.push(format!("host {host}"));
+        }
+        if let Some(project) = &self.project {
             parts.push(format!("project {project}"));
         }
-        if self.sources {
-            let mut sources: Vec<&str> = record.sources.iter().map(|s| s.description.as_str()).collect();
-            sources.sort_unstable();
+        if let Some(sources) = &self.sources {
+            let sources: Vec<&str> = sources.iter().map(|(_, what)| what.as_str()).collect();
             parts.push(sources.join(" "));
         }
-        if self.tags {
-            parts.push(format!("tags {}", snapshot.tags.join(",")));
+        if let Some(tags) = &self.tags {
+            parts.push(format!("tags {}", tags.join(",")));
         }
         parts.join(", ")
     }

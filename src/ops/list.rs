@@ -1,9 +1,10 @@
 //! Which snapshots there are, and opening the one that somebody means.
 
-use crate::context::Context;
+use crate::context::{Context, Time};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::layout::ObjectName;
 use crate::format::snapshot::SnapshotRecord;
-use crate::repository::Repository;
+use crate::repository::{Notes, Repository};
 use crate::snapshot::{SnapshotFilter, SnapshotReader, SnapshotSpec, age_key};
 use std::sync::Arc;
 
@@ -18,6 +19,10 @@ pub struct ListedSnapshot {
     pub protected: bool,
     /// What a person wrote about it.
     pub description: Option<String>,
+    /// When a collector first saw it, by the store's clock.
+    pub first_seen: Option<Time>,
+    /// A note that cannot be read and may be the one that protects the snapshot, and why it cannot be.
+    pub protection_is_unknown: Option<(String, String)>,
 }
 
 /// What there is.
@@ -27,6 +32,44 @@ pub struct ListReport {
     pub snapshots: Vec<ListedSnapshot>,
     /// Objects that cannot be read, and why: a snapshot may be missing from the list.
     pub damaged: Vec<(String, String)>,
+    /// Notes that cannot be read, and why; one for each snapshot that has any, also of those that do not pass the filter.
+    pub damaged_notes: Vec<(String, String)>,
+}
+
+/// Clocks that are further apart than this do not agree, in seconds.
+const CLOCKS_APART: u64 = 86_400;
+
+/// Whether a clock that was wrong wrote `time`, if `now` is right.
+pub(super) fn is_ahead(time: Time, now: Time) -> bool {
+    time > now && time.seconds.abs_diff(now.seconds) > CLOCKS_APART
+}
+
+impl ListedSnapshot {
+    /// When the snapshot was made: by its writer's clock, unless the store saw it at quite another time.
+    pub fn made(&self) -> Time {
+        let apart = |seen: &Time| seen.seconds.abs_diff(self.record.ended.seconds) > CLOCKS_APART;
+        self.first_seen.filter(apart).unwrap_or(self.record.started)
+    }
+
+    fn new(record: &Arc<SnapshotRecord>, notes: Option<&Notes>) -> Self {
+        let said = notes.map(|notes| &notes.said);
+        let damaged = notes.filter(|notes| notes.protection_is_unknown);
+        let damaged = damaged.and_then(|notes| notes.damaged.as_ref());
+        Self {
+            tags: said
+                .and_then(|said| said.tags.clone())
+                .unwrap_or_else(|| record.tags.clone()),
+            protected: said.and_then(|said| said.protected).unwrap_or(false),
+            description: said.and_then(|said| said.description.clone()),
+            first_seen: said.and_then(|said| said.first_seen),
+            protection_is_unknown: damaged.map(told),
+            record: record.clone(),
+        }
+    }
+}
+
+fn told((name, error): &(ObjectName, Error)) -> (String, String) {
+    (name.to_string(), error.to_string())
 }
 
 /// Lists snapshots.
@@ -38,26 +81,18 @@ pub async fn list(context: &Context, repository: &Repository, filter: &SnapshotF
     let notes = repository.notes().await?;
     let mut snapshots: Vec<ListedSnapshot> = view
         .snapshots()
-        .map(|record| {
-            let note = notes.get(&record.sid);
-            ListedSnapshot {
-                tags: note
-                    .and_then(|n| n.tags.clone())
-                    .unwrap_or_else(|| record.tags.clone()),
-                protected: note.and_then(|n| n.protected).unwrap_or(false),
-                description: note.and_then(|n| n.description.clone()),
-                record: record.clone(),
-            }
-        })
+        .map(|record| ListedSnapshot::new(record, notes.get(&record.sid)))
         .filter(|s| filter.passes(&s.record, &s.tags))
         .collect();
     snapshots.sort_by_key(|s| age_key(&s.record));
-    let damaged = view
-        .damaged
-        .iter()
-        .map(|(name, error)| (name.to_string(), error.to_string()))
-        .collect();
-    Ok(ListReport { snapshots, damaged })
+    let damaged_notes = view
+        .snapshots()
+        .filter_map(|record| notes.get(&record.sid)?.damaged.as_ref());
+    Ok(ListReport {
+        snapshots,
+        damaged: view.damaged.iter().map(told).collect(),
+        damaged_notes: damaged_notes.map(told).collect(),
+    })
 }
 
 /// Opens the snapshot that `spec` names; for `latest` only those that pass `filter` count.

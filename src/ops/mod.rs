@@ -7,6 +7,7 @@ mod forget;
 mod init;
 mod key;
 mod list;
+mod minimum;
 mod note;
 mod place;
 mod restore;

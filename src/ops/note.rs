@@ -1,6 +1,6 @@
 //! What people say of a snapshot after it was made: tags, protection.
 
-use super::list::list;
+use super::list::{ListedSnapshot, list};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::note::NoteRecord;
@@ -34,21 +34,21 @@ pub struct Noted {
 /// Changes tags. What is so already is left alone.
 ///
 /// # Errors
-/// `NotFound`, `Invalid` for a name that several share, or what the store says.
+/// `NotFound`, `Invalid` for a name that several share or that has a path behind it, or what the store says.
 pub async fn tag(
     context: &Context,
     repository: &Repository,
     specs: &[SnapshotSpec],
     change: &TagChange,
 ) -> Result<Vec<Noted>> {
-    let new = |noted: &Noted| {
-        let mut tags = change.set.clone().unwrap_or_else(|| noted.tags.clone());
+    let new = |snapshot: &ListedSnapshot| {
+        let mut tags = change.set.clone().unwrap_or_else(|| snapshot.tags.clone());
         tags.extend(change.add.iter().cloned());
         tags.retain(|tag| !change.remove.contains(tag));
         tags.sort_unstable();
         tags.dedup();
         NoteRecord {
-            tags: Some(tags).filter(|tags| *tags != noted.tags),
+            tags: Some(tags).filter(|tags| *tags != snapshot.tags),
             ..NoteRecord::default()
         }
     };
@@ -65,9 +65,13 @@ pub async fn protect(
     specs: &[SnapshotSpec],
     protected: bool,
 ) -> Result<Vec<Noted>> {
-    let new = |noted: &Noted| NoteRecord {
-        protected: (noted.protected != protected).then_some(protected),
-        ..NoteRecord::default()
+    let new = |snapshot: &ListedSnapshot| {
+        // Said anew where a note that cannot be read may say the opposite.
+        let news = snapshot.protected != protected || snapshot.protection_is_unknown.is_some();
+        NoteRecord {
+            protected: news.then_some(protected),
+            ..NoteRecord::default()
+        }
     };
     let noted = note(context, repository, specs, &new).await?;
     // A forget that came between the look and the note is older than the protection, and counts.
@@ -88,7 +92,7 @@ async fn note(
     context: &Context,
     repository: &Repository,
     specs: &[SnapshotSpec],
-    new: &(dyn Fn(&Noted) -> NoteRecord + Sync),
+    new: &(dyn Fn(&ListedSnapshot) -> NoteRecord + Sync),
 ) -> Result<Vec<Noted>> {
     let listed = list(context, repository, &SnapshotFilter::default())
         .await?
@@ -97,17 +101,17 @@ async fn note(
     // All are found before any is changed.
     let mut sids = Vec::new();
     for spec in specs {
-        sids.push(spec.find(&records, &|_| true)?.sid);
+        sids.push(spec.whole()?.find(&records, &|_| true)?.sid);
     }
     let mut out = Vec::new();
     for snapshot in listed.into_iter().filter(|s| sids.contains(&s.record.sid)) {
+        let record = new(&snapshot);
         let mut noted = Noted {
             name: snapshot.record.sid.name(),
             tags: snapshot.tags,
             protected: snapshot.protected,
             changed: false,
         };
-        let record = new(&noted);
         if record != NoteRecord::default() {
             repository
                 .put_note(context, snapshot.record.sid, record.clone())

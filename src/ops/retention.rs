@@ -1,5 +1,6 @@
 //! Which snapshots a policy keeps, and why. Pure: snapshots, a policy and a time zone in, reasons out.
 
+use super::list::is_ahead;
 use crate::context::Time;
 use crate::error::{Error, ErrorKind, Result};
 use jiff::tz::TimeZone;
@@ -12,9 +13,9 @@ pub struct Policy {
     pub last: Option<u32>,
     /// For each period the newest snapshot of so many periods that have one.
     pub periods: Vec<(Period, u32)>,
-    /// Everything that is younger than the newest by at most so much.
+    /// Everything that is at most so much older than the newest that counts, [`Policy::reasons`] tells which.
     pub within: Option<Span>,
-    /// For each period its newest snapshot, as far back from the newest of all.
+    /// For each period its newest snapshot, as far back from the same one.
     pub periods_within: Vec<(Period, Span)>,
     /// Snapshots with all tags of one of these groups.
     pub tags: Vec<Vec<String>>,
@@ -59,12 +60,13 @@ impl Policy {
     /// For each snapshot of a group, **newest first**, why it is kept; no reason means that it goes.
     ///
     /// Counting rules count complete snapshots. A partial one is kept by them only while no newer one is complete: it may be all that
-    /// there is of its days. Lengths of time run back from the newest snapshot, not from now: a clock that is wrong, or a machine
-    /// that was off for a year, costs nothing.
+    /// there is of its days. Lengths of time run back from the newest complete snapshot that is at most a day ahead of `now`, not
+    /// from now: neither a snapshot stamped by a clock that is wrong, nor a machine that was off for a year, costs another. Where
+    /// there is no such snapshot, none is too old.
     ///
     /// # Errors
     /// `Invalid` for a length of time that reaches over the ends of the calendar.
-    pub fn reasons(&self, snapshots: &[Candidate], zone: &TimeZone) -> Result<Vec<Vec<String>>> {
+    pub fn reasons(&self, snapshots: &[Candidate], zone: &TimeZone, now: Time) -> Result<Vec<Vec<String>>> {
         let times: Vec<Zoned> = snapshots.iter().map(|s| zoned(s.time, zone)).collect();
         let mut reasons = vec![Vec::new(); snapshots.len()];
         let mut keep = |index: usize, why: String| {
@@ -72,6 +74,8 @@ impl Policy {
                 reasons.push(why);
             }
         };
+        let newest = |s: &Candidate| !s.partial && !is_ahead(s.time, now);
+        let newest = snapshots.iter().position(newest).and_then(|at| times.get(at));
         let first_complete = snapshots.iter().position(|s| !s.partial);
         let counted = snapshots.iter().enumerate().filter(|(_, s)| !s.partial);
         let complete: Vec<usize> = counted.map(|(index, _)| index).collect();
@@ -86,21 +90,17 @@ impl Policy {
             }
         }
         for (period, span) in &self.periods_within {
-            let limit = back_from_newest(&times, *span)?;
+            let limit = back(newest, *span)?;
             for index in newest_of_each(*period, &complete, &times) {
-                if limit
-                    .as_ref()
-                    .zip(times.get(index))
-                    .is_some_and(|(limit, time)| time >= limit)
-                {
+                if times.get(index) >= limit.as_ref() {
                     keep(index, format!("{} within {span:#}", period.word()));
                 }
             }
         }
         if let Some(span) = self.within {
-            let limit = back_from_newest(&times, span)?;
+            let limit = back(newest, span)?;
             for (index, time) in times.iter().enumerate() {
-                if limit.as_ref().is_some_and(|limit| time >= limit) {
+                if Some(time) >= limit.as_ref() {
                     keep(index, format!("within {span:#}"));
                 }
             }
@@ -160,14 +160,10 @@ fn newest_of_each<'a>(
     })
 }
 
-fn back_from_newest(times: &[Zoned], span: Span) -> Result<Option<Zoned>> {
-    let Some(newest) = times.first() else {
-        return Ok(None);
-    };
-    let limit = newest
-        .checked_sub(span)
-        .map_err(|error| Error::new(ErrorKind::Invalid, "a length of time is too long").because(error))?;
-    Ok(Some(limit))
+/// The moment so long before the newest; none if there is none, and every moment is later than that.
+fn back(newest: Option<&Zoned>, span: Span) -> Result<Option<Zoned>> {
+    let limit = newest.map(|newest| newest.checked_sub(span)).transpose();
+    limit.map_err(|error| Error::new(ErrorKind::Invalid, "a length of time is too long").because(error))
 }
 
 /// A moment outside the calendar is at its nearer end: what a wrong clock wrote must not stop a policy.
@@ -187,6 +183,12 @@ mod tests {
     use jiff::ToSpan;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
+
+    /// Later than every snapshot here that has a time of this world.
+    const NOW: Time = Time {
+        seconds: 4_000_000_000,
+        nanos: 0,
+    };
 
     fn at(seconds: i64, partial: bool) -> Candidate {
         Candidate {
@@ -209,7 +211,7 @@ mod tests {
             periods: vec![(Period::Day, 7), (Period::Week, 4), (Period::Month, 12)],
             ..Policy::default()
         };
-        let reasons = policy.reasons(&nights, &TimeZone::UTC).unwrap();
+        let reasons = policy.reasons(&nights, &TimeZone::UTC, NOW).unwrap();
         let kept: Vec<usize> = (0..400).filter(|n| !reasons[*n].is_empty()).collect();
         assert_eq!(kept[..7], [0, 1, 2, 3, 4, 5, 6]);
         assert!((18..=22).contains(&kept.len()), "{}", kept.len());
@@ -223,7 +225,7 @@ mod tests {
             last: Some(1),
             ..Policy::default()
         };
-        let reasons = policy.reasons(&snapshots, &TimeZone::UTC).unwrap();
+        let reasons = policy.reasons(&snapshots, &TimeZone::UTC, NOW).unwrap();
         let kept: Vec<bool> = reasons.iter().map(|r| !r.is_empty()).collect();
         assert_eq!(kept, [true, true, false, false]);
     }
@@ -236,8 +238,41 @@ mod tests {
             within: Some(3.days()),
             ..Policy::default()
         };
-        let reasons = policy.reasons(&snapshots, &TimeZone::UTC).unwrap();
+        let reasons = policy.reasons(&snapshots, &TimeZone::UTC, NOW).unwrap();
         assert_eq!(reasons.iter().filter(|r| !r.is_empty()).count(), 4);
+    }
+
+    #[test]
+    fn lengths_of_time_do_not_run_back_from_a_partial_snapshot_nor_from_one_of_the_future() {
+        let day = 86_400;
+        let mut all: Vec<Candidate> = (0..10).map(|n| at(n * day, false)).collect();
+        all.extend([at(100 * day, true), at(40_000 * day, false)]);
+        let snapshots = group(all);
+        let now = Time {
+            seconds: 101 * day,
+            nanos: 0,
+        };
+        let kept = |policy: Policy, now: Time| -> Vec<usize> {
+            let reasons = policy.reasons(&snapshots, &TimeZone::UTC, now).unwrap();
+            (0..12).filter(|n| !reasons[*n].is_empty()).collect()
+        };
+        let within = || Policy {
+            within: Some(3.days()),
+            ..Policy::default()
+        };
+        assert_eq!(kept(within(), now), [0, 1, 2, 3, 4, 5]);
+        let daily = || Policy {
+            periods_within: vec![(Period::Day, 3.days())],
+            ..Policy::default()
+        };
+        assert_eq!(kept(daily(), now), [0, 2, 3, 4, 5]);
+        // By a clock that stands before all of them none is too old.
+        let before = Time {
+            seconds: -9 * day,
+            nanos: 0,
+        };
+        assert_eq!(kept(within(), before).len(), 12);
+        assert_eq!(kept(daily(), before).len(), 11);
     }
 
     #[test]
@@ -248,7 +283,7 @@ mod tests {
             periods: vec![(Period::Year, 1)],
             ..Policy::default()
         };
-        assert_eq!(policy.reasons(&snapshots, &TimeZone::UTC).unwrap().len(), 3);
+        assert_eq!(policy.reasons(&snapshots, &TimeZone::UTC, NOW).unwrap().len(), 3);
     }
 
     proptest! {
@@ -267,7 +302,7 @@ mod tests {
                 periods: vec![(Period::Day, daily), (Period::Month, monthly)],
                 ..Policy::default()
             };
-            let reasons = policy.reasons(&snapshots, &TimeZone::UTC).unwrap();
+            let reasons = policy.reasons(&snapshots, &TimeZone::UTC, NOW).unwrap();
             let day = |s: &Candidate| s.time.seconds / 86_400;
             let month = |s: &Candidate| zoned(s.time, &TimeZone::UTC).strftime("%Y-%m").to_string();
             for (snapshot, reasons) in snapshots.iter().zip(&reasons) {

@@ -22,6 +22,7 @@ pub use cache::Cache;
 pub use delta::Delta;
 pub(crate) use delta::make_delta;
 pub use keys::KeySlotInfo;
+pub use notes::Notes;
 pub use open::{InitOptions, Initialized};
 pub use read::BlobReader;
 pub use session::{Commit, Session};

@@ -6,7 +6,19 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::SessionId;
 use crate::format::layout::{ObjectName, Prefix};
 use crate::format::note::{NoteRecord, StampedNote};
+use futures::stream::{self, StreamExt};
 use std::collections::{BTreeMap, HashMap};
+
+/// What the notes say of one snapshot.
+#[derive(Debug, Default)]
+pub struct Notes {
+    /// Of every field, what the highest number says that can be read.
+    pub said: NoteRecord,
+    /// The lowest note that cannot be read, and why.
+    pub damaged: Option<(ObjectName, Error)>,
+    /// Whether a note that cannot be read may be the one that protects the snapshot: none above it says whether it is protected.
+    pub protection_is_unknown: bool,
+}
 
 impl Repository {
     /// Puts a note about a snapshot and gives its number.
@@ -45,26 +57,54 @@ impl Repository {
         )
     }
 
-    /// What the notes say of each snapshot: of every field, the highest number wins. Damaged notes are for `check` to name.
+    /// What the notes say of each snapshot that has any. Damaged ones, and those of a newer version, are told with the rest.
     ///
     /// # Errors
     /// What the store says.
-    pub async fn notes(&self) -> Result<HashMap<SessionId, NoteRecord>> {
-        let mut all: BTreeMap<(SessionId, u32), NoteRecord> = BTreeMap::new();
-        for name in self.list(Prefix::Notes).await? {
+    pub async fn notes(&self) -> Result<HashMap<SessionId, Notes>> {
+        let names = self.list(Prefix::Notes).await?.into_iter();
+        let loads = names.map(|name| async move { (name, self.load::<StampedNote>(name).await) });
+        let mut loads = stream::iter(loads).buffered(self.concurrency());
+        let mut all: BTreeMap<(SessionId, u32), Result<NoteRecord>> = BTreeMap::new();
+        while let Some((name, loaded)) = loads.next().await {
             let ObjectName::Note(sid, number) = name else {
                 continue;
             };
-            match self.load::<StampedNote>(name).await {
-                Ok(stamped) => drop(all.insert((sid, number), stamped.note)),
-                Err(error) if error.kind() == ErrorKind::NotFound || super::view::is_damage(&error) => {}
+            match loaded {
+                Ok(stamped) => drop(all.insert((sid, number), Ok(stamped.note))),
+                // Swept with its snapshot between list and get.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) if super::view::is_damage(&error) => {
+                    drop(all.insert((sid, number), Err(error)));
+                }
                 Err(error) => return Err(error),
             }
         }
-        let mut notes: HashMap<SessionId, NoteRecord> = HashMap::new();
-        for ((sid, _), note) in all {
-            notes.entry(sid).or_default().overlay(note);
+        let mut notes: HashMap<SessionId, Notes> = HashMap::new();
+        for ((sid, number), note) in all {
+            notes
+                .entry(sid)
+                .or_default()
+                .overlay(ObjectName::Note(sid, number), note);
         }
         Ok(notes)
+    }
+}
+
+impl Notes {
+    /// Adds the note of the next higher number.
+    fn overlay(&mut self, name: ObjectName, note: Result<NoteRecord>) {
+        match note {
+            Ok(note) => {
+                if note.protected.is_some() {
+                    self.protection_is_unknown = false;
+                }
+                self.said.overlay(note);
+            }
+            Err(error) => {
+                self.protection_is_unknown = true;
+                self.damaged.get_or_insert((name, error));
+            }
+        }
     }
 }

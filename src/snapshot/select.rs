@@ -145,6 +145,22 @@ impl SnapshotSpec {
         }
     }
 
+    /// This, for what is done to whole snapshots.
+    ///
+    /// # Errors
+    /// `Invalid` if it names a place inside a snapshot.
+    pub fn whole(&self) -> Result<&Self> {
+        match &self.path {
+            None => Ok(self),
+            Some(path) => Err(Error::new(
+                ErrorKind::Invalid,
+                "this is done to whole snapshots, and a path inside one is given",
+            )
+            .with("path", path.display())
+            .hint("name the snapshot without a path")),
+        }
+    }
+
     /// Finds the snapshot among `snapshots`, which need no order. `filter` says which count for `latest` and `~`.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Letting snapshots go, and keeping them.
 
-use crate::Sandbox;
+use crate::{Sandbox, files_below};
 use serde_json::Value;
 
 fn names(sandbox: &Sandbox) -> Vec<String> {
@@ -101,4 +101,93 @@ fn tags_are_added_removed_and_set_and_policies_see_them() {
     assert_eq!(set[0]["tags"], serde_json::json!(["a"]));
     assert_eq!(set[0]["changed"], true);
     sandbox.bad(&["tag", &all[0]], 2);
+}
+
+#[test]
+fn latest_means_the_newest_that_the_filter_lets_pass() {
+    let sandbox = Sandbox::new();
+    for host in ["web2", "web2", "web1", "web1"] {
+        sandbox.good(&["snapshot", "data", "--host", host]);
+    }
+    let all = names(&sandbox);
+    assert_eq!(all.len(), 4);
+    sandbox.good(&["forget", "latest~1", "--host", "web2"]);
+    assert_eq!(names(&sandbox), all[1..]);
+    // One that is named by its id is not forgotten against the filter either.
+    let ran = sandbox.bad(&["forget", &all[2], "--host", "web2"], 2);
+    assert!(ran.err.contains("the filter leaves out"), "{}", ran.err);
+    assert_eq!(names(&sandbox), all[1..]);
+}
+
+#[test]
+fn a_path_inside_a_snapshot_is_refused_where_only_whole_snapshots_are_meant() {
+    let (sandbox, all) = with_snapshots(2);
+    let inside = format!("{}:/some/where", all[0]);
+    for arguments in [
+        &["forget", &inside][..],
+        &["tag", &inside, "--add", "x"],
+        &["protect", &inside],
+        &["unprotect", &inside],
+    ] {
+        let ran = sandbox.bad(arguments, 2);
+        assert!(ran.err.contains("/some/where"), "{}", ran.err);
+    }
+    assert_eq!(names(&sandbox), all);
+}
+
+#[test]
+fn what_the_repository_retains_is_kept_named_or_not_and_however_it_is_grouped() {
+    let sandbox = Sandbox::empty();
+    sandbox.good(&[
+        "init",
+        "--generate-key-file",
+        "key",
+        "--no-recovery-phrase",
+        "--retain-last",
+        "2",
+    ]);
+    for host in ["web1", "web1", "web1", "web2"] {
+        sandbox.good(&["snapshot", "data", "--host", host]);
+    }
+    let all = names(&sandbox);
+    let ran = sandbox.bad(&["forget", &all[1]], 14);
+    assert!(ran.err.contains("retains the newest 2"), "{}", ran.err);
+    // One group of all, but two sources.
+    let done = sandbox.good(&["forget", "--keep-last", "1", "--group-by", "tags", "--json"]);
+    assert_eq!(done.json()["forgotten"], 1);
+    assert_eq!(names(&sandbox), all[1..]);
+}
+
+#[test]
+fn a_snapshot_whose_notes_cannot_be_read_is_kept_as_if_it_were_protected() {
+    let (sandbox, all) = with_snapshots(3);
+    sandbox.good(&["protect", &all[0]]);
+    let notes = files_below(&sandbox.path("repo/notes"));
+    assert_eq!(notes.len(), 1);
+    let mut bytes = std::fs::read(&notes[0]).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::remove_file(&notes[0]).unwrap();
+    std::fs::write(&notes[0], &bytes).unwrap();
+    std::fs::remove_dir_all(sandbox.path("cache")).unwrap();
+
+    let name = format!("notes/{}/", all[0]);
+    let listed = sandbox.run(&["list"]);
+    assert_eq!(listed.code, 13, "{}", listed.err);
+    assert!(listed.err.contains(&name), "{}", listed.err);
+    let done = sandbox.good(&["forget", "--keep-last", "1", "--json"]).json();
+    assert_eq!(done["forgotten"], 1);
+    let oldest = &done["groups"][0]["snapshots"][2];
+    assert_eq!(oldest["reasons"], serde_json::json!(["its notes cannot be read"]));
+    let ran = sandbox.bad(&["forget", &all[0]], 13);
+    assert!(
+        ran.err.contains(&name) && ran.err.contains("unprotect"),
+        "{}",
+        ran.err
+    );
+    // What is said anew is above what cannot be read.
+    sandbox.good(&["unprotect", &all[0]]);
+    sandbox.good(&["forget", &all[0]]);
+    let left = sandbox.run(&["list", "--json"]).json();
+    assert_eq!(left.as_array().unwrap().len(), 1);
 }

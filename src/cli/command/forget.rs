@@ -21,7 +21,8 @@ use serde_json::{Value, json};
     holdall forget 4f2a91c0\n\n\
     A policy holds for each group by itself: the snapshots of one host, project and set of sources. Rules add up. Counting rules count \
     complete snapshots: a partial one never takes the place of a complete one. A snapshot that was let go is not listed any more, and \
-    cannot be brought back; the space that it takes stays taken until a collection.")]
+    cannot be brought back; the space that it takes stays taken until a collection. What the repository retains (`init --retain-last`, \
+    `--retain-age`) is kept whatever a policy says, and named or not.")]
 pub(in crate::cli) struct Args {
     /// Let these go, whatever a policy says
     #[arg(value_name = "SNAPSHOT", value_parser = parse::snapshot(), conflicts_with_all = ["keep_last", "keep_within", "keep_tag"])]

@@ -44,7 +44,13 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
             "{object} cannot be read, and a snapshot may be missing from this list: {why}"
         ));
     }
-    reported(if report.damaged.is_empty() { DONE } else { DAMAGED }, told)
+    for (object, why) in &report.damaged_notes {
+        app.warning(&format!(
+            "{object} cannot be read, and tags, a description or the protection of its snapshot may be missing from this list: {why}"
+        ));
+    }
+    let whole = report.damaged.is_empty() && report.damaged_notes.is_empty();
+    reported(if whole { DONE } else { DAMAGED }, told)
 }
 
 fn status(snapshot: &ListedSnapshot) -> &'static str {

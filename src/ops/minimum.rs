@@ -1,0 +1,151 @@
+//! What a repository keeps whatever a client wants: the newest complete snapshots of each source, and those that are young.
+
+use super::list::{ListedSnapshot, is_ahead};
+use crate::context::Time;
+use crate::format::id::SessionId;
+use crate::format::snapshot::SnapshotRecord;
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+/// The least that a repository keeps, from its configuration (`format-spec/12-config.md` section 2).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Minimum {
+    /// So many of the newest complete snapshots of each source.
+    pub(super) last: u32,
+    /// Those that were seen first less than so many seconds ago.
+    pub(super) age: u64,
+}
+
+impl Minimum {
+    /// Of `all` snapshots of the repository, in any order, those that it keeps, and why.
+    ///
+    /// A snapshot that no collector has seen counts from its end, by its writer's clock. One that is stamped more than a day ahead of
+    /// `now` takes the place of another only where there are not enough others.
+    pub(super) fn kept(self, all: &[ListedSnapshot], now: Time) -> HashMap<SessionId, String> {
+        let mut kept = HashMap::new();
+        for snapshot in all {
+            let since = snapshot.first_seen.unwrap_or(snapshot.record.ended);
+            let age = now.seconds.saturating_sub(since.seconds).max(0).unsigned_abs();
+            if age < self.age {
+                let why = format!("the repository retains what is younger than {} seconds", self.age);
+                kept.insert(snapshot.record.sid, why);
+            }
+        }
+        let mut newest: Vec<&ListedSnapshot> = all.iter().filter(|s| !s.record.partial).collect();
+        newest.sort_by_key(|s| (is_ahead(s.made(), now), Reverse((s.made(), s.record.sid))));
+        let mut counts: HashMap<SourceKey<'_>, u32> = HashMap::new();
+        for snapshot in newest {
+            let count = counts.entry(SourceKey::of(&snapshot.record)).or_default();
+            if *count < self.last {
+                *count += 1;
+                let why = format!("the repository retains the newest {} of a source", self.last);
+                kept.insert(snapshot.record.sid, why);
+            }
+        }
+        kept
+    }
+}
+
+/// Equal for snapshots of the same source.
+#[derive(PartialEq, Eq, Hash)]
+struct SourceKey<'a> {
+    host: &'a str,
+    project: Option<&'a str>,
+    /// Connectors and what they read, in order.
+    sources: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> SourceKey<'a> {
+    fn of(record: &'a SnapshotRecord) -> Self {
+        let sources = record.sources.iter();
+        let mut sources: Vec<_> = sources
+            .map(|s| (s.connector.as_str(), s.description.as_str()))
+            .collect();
+        sources.sort_unstable();
+        Self {
+            host: &record.host,
+            project: record.project.as_deref(),
+            sources,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::snapshot::SourceRecord;
+    use std::sync::Arc;
+
+    const DAY: i64 = 86_400;
+
+    fn at(seconds: i64) -> Time {
+        Time { seconds, nanos: 0 }
+    }
+
+    fn snapshot(number: u8, host: &str, connector: &str, day: i64) -> ListedSnapshot {
+        let source = SourceRecord {
+            connector: connector.into(),
+            description: "shop".into(),
+            version: None,
+        };
+        let mut record = SnapshotRecord::planned(host.into(), None, vec![source], at(day * DAY));
+        record.ended = at(day * DAY);
+        record.sid.random = [number; 16];
+        ListedSnapshot {
+            record: Arc::new(record),
+            tags: Vec::new(),
+            protected: false,
+            description: None,
+            first_seen: None,
+            protection_is_unknown: None,
+        }
+    }
+
+    fn kept(last: u32, age: u64, all: &[ListedSnapshot], now: i64) -> Vec<u8> {
+        let kept = Minimum { last, age }.kept(all, at(now * DAY));
+        let mut numbers: Vec<u8> = kept.keys().map(|sid| sid.random[0]).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    #[test]
+    fn the_newest_of_each_source_are_kept_and_a_source_is_host_connector_and_name() {
+        let all = [
+            snapshot(1, "a", "files", 1),
+            snapshot(2, "a", "files", 2),
+            snapshot(3, "a", "postgres", 1),
+            snapshot(4, "b", "files", 1),
+        ];
+        assert_eq!(kept(1, 0, &all, 9), [2, 3, 4]);
+        assert_eq!(kept(2, 0, &all, 9), [1, 2, 3, 4]);
+        assert_eq!(kept(0, 0, &all, 9), [0; 0]);
+    }
+
+    #[test]
+    fn a_snapshot_of_the_future_or_a_partial_one_takes_no_place() {
+        let mut all = [
+            snapshot(1, "a", "files", 1),
+            snapshot(2, "a", "files", 2),
+            snapshot(3, "a", "files", 40_000),
+            snapshot(4, "a", "files", 3),
+        ];
+        Arc::make_mut(&mut all[3].record).partial = true;
+        assert_eq!(kept(1, 0, &all, 9), [2]);
+        // With three places there is one for it.
+        assert_eq!(kept(3, 0, &all, 9), [1, 2, 3]);
+        // By a clock that stands before all of them they are as they say.
+        assert_eq!(kept(1, 0, &all, -9), [3]);
+    }
+
+    #[test]
+    fn what_is_young_by_its_first_sight_or_its_end_is_kept() {
+        let mut all = [
+            snapshot(1, "a", "files", 1),
+            snapshot(2, "a", "files", 8),
+            snapshot(3, "a", "files", 1),
+        ];
+        all[2].first_seen = Some(at(8 * DAY));
+        assert_eq!(kept(0, 2 * 86_400, &all, 9), [2, 3]);
+        assert_eq!(kept(0, u64::MAX, &all, 9), [1, 2, 3]);
+    }
+}
