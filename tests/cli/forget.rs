@@ -171,7 +171,7 @@ fn a_snapshot_whose_notes_cannot_be_read_is_kept_as_if_it_were_protected() {
     std::fs::write(&notes[0], &bytes).unwrap();
     std::fs::remove_dir_all(sandbox.path("cache")).unwrap();
 
-    let name = format!("notes/{}/", all[0]);
+    let name = format!("-{}/00000000", all[0]);
     let listed = sandbox.run(&["list"]);
     assert_eq!(listed.code, 13, "{}", listed.err);
     assert!(listed.err.contains(&name), "{}", listed.err);
