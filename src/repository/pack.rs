@@ -392,13 +392,12 @@ impl OpenedPack<'_> {
         for (number, base) in &self.tables.bases {
             let missing = DecodeError::Invalid("delta outside the directory");
             let row = *self.tables.entries.get(*number as usize).ok_or(missing)?;
-            let block = match blocks.get(&row.block) {
-                Some(block) => block.clone(),
-                None => {
-                    let place = self.tables.blocks.get(row.block as usize);
-                    let plain = self.block(place.ok_or(DecodeError::Invalid("entry without a block"))?)?;
-                    blocks.entry(row.block).or_insert(plain.into()).clone()
-                }
+            let block = if let Some(block) = blocks.get(&row.block) {
+                block.clone()
+            } else {
+                let place = self.tables.blocks.get(row.block as usize);
+                let plain = self.block(place.ok_or(DecodeError::Invalid("entry without a block"))?)?;
+                blocks.entry(row.block).or_insert(plain.into()).clone()
             };
             let range = row.offset as usize..row.offset as usize + row.encoded as usize;
             if range.end > block.len() {
