@@ -7,6 +7,7 @@ use holdall::connector::postgres::connect::{Server, Surroundings};
 use holdall::connector::postgres::key::{self, Place};
 use holdall::connector::postgres::record::How;
 use holdall::testkit::PostgresServer;
+use std::os::unix::fs::MetadataExt;
 
 /// What tells rows apart without reading them.
 fn versions(server: &PostgresServer, table: &str) -> String {
@@ -102,9 +103,14 @@ async fn a_server_set_back_in_time_is_read_anew() {
     );
 }
 
+/// Gives a file the owner of another.
+fn own(like: &std::path::Path, path: &std::path::Path) {
+    let like = fs_err::metadata(like).unwrap();
+    std::os::unix::fs::chown(path, Some(like.uid()), Some(like.gid())).unwrap();
+}
+
 /// Makes the files of one directory those of another, each with the owner it had.
 fn copy_directory(from: &std::path::Path, to: &std::path::Path) {
-    use std::os::unix::fs::MetadataExt;
     if to.exists() {
         fs_err::remove_dir_all(to).unwrap();
     }
@@ -122,10 +128,6 @@ fn copy_directory(from: &std::path::Path, to: &std::path::Path) {
     own(from, to);
     let mode = fs_err::metadata(from).unwrap().permissions();
     fs_err::set_permissions(to, mode).unwrap();
-    fn own(like: &std::path::Path, path: &std::path::Path) {
-        let like = fs_err::metadata(like).unwrap();
-        std::os::unix::fs::chown(path, Some(like.uid()), Some(like.gid())).unwrap();
-    }
 }
 
 /// H5: another cluster, made the same way, has the same numbers everywhere.

@@ -2,6 +2,12 @@
 //! seconds a version; hours by
 //! `HOLDALL_SOAK_SECONDS=7200 cargo test --test postgres soak -- --nocapture`, and `HOLDALL_SOAK_SEED` replays a seed.
 
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a seed that failed is to be seen"
+)]
+
 use crate::source::{Taken, assert_same_rows, content, request, take};
 use holdall::connector::postgres::key::{self, Place};
 use holdall::connector::postgres::record::How;
@@ -293,10 +299,7 @@ pub(crate) fn kill_a_process(server: &PostgresServer, last: &str) {
     let before = server.psql("postgres", checkpointer).unwrap();
     let kill = "COPY (SELECT 1) TO PROGRAM 'kill -9 $PPID'";
     let lost = server.psql("postgres", &format!("{last}{kill}"));
-    let lost = format!(
-        "{:?}",
-        lost.err().expect("the connection is lost with the process")
-    );
+    let lost = format!("{:?}", lost.unwrap_err());
     if lost.contains("lock timeout") {
         return kill_a_process(server, "");
     }
