@@ -132,7 +132,7 @@ pub(super) struct Globals {
 pub(super) enum Command {
     /// Make a new repository
     Init(init::Args),
-    /// Take a snapshot of files, standard input, or the output of commands
+    /// Take a snapshot of databases, files, standard input, or the output of commands
     #[command(visible_alias = "backup")]
     Snapshot(Box<snapshot::Args>),
     /// List snapshots
@@ -140,10 +140,10 @@ pub(super) enum Command {
     List(list::Args),
     /// List what a snapshot holds
     Ls(ls::Args),
-    /// Write a file or stream of a snapshot to standard output
+    /// Write a file, stream or table of a snapshot to standard output
     #[command(visible_alias = "dump")]
     Cat(cat::Args),
-    /// Restore files of a snapshot into a directory
+    /// Restore files of a snapshot into a directory, or a database into an empty one
     Restore(restore::Args),
     /// Prove that a repository is whole
     Check(check::Args),

@@ -4,7 +4,7 @@
     reason = "the test runs the program as its user does"
 )]
 
-use crate::{features, handmade};
+use crate::{features, handmade, source};
 use holdall::connector::Source;
 use holdall::context::Context;
 use holdall::ops;
@@ -34,7 +34,20 @@ impl Repository {
         Self { dir }
     }
 
+    /// A new one, made by the program itself.
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("key").display().to_string();
+        let repository = Self { dir };
+        repository.text(0, &["init", "--generate-key-file", &key]);
+        repository
+    }
+
     fn run(&self, arguments: &[&str]) -> Output {
+        self.run_with(arguments, &[])
+    }
+
+    fn run_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
         let path = |name: &str| -> std::path::PathBuf { Path::new(self.dir.path()).join(name) };
         let program = std::env::var_os("HOLDALL_TEST_BINARY");
         let program = program.unwrap_or_else(|| env!("CARGO_BIN_EXE_holdall").into());
@@ -44,6 +57,7 @@ impl Repository {
             .env("HOLDALL_REPOSITORY", path("repo"))
             .env("HOLDALL_KEY_FILE", path("key"))
             .env("HOME", path("home"))
+            .envs(variables.iter().copied())
             .output()
             .unwrap()
     }
@@ -205,4 +219,122 @@ async fn rows_are_chosen_by_table_and_what_is_refused_ends_with_3() {
         "{said}"
     );
     assert_eq!(server.psql("theirs", rows).unwrap(), "120|2|1\n");
+}
+
+const PROJECT: &str = "CREATE TABLE customers (id int PRIMARY KEY, name text NOT NULL);
+    CREATE TABLE orders (id serial PRIMARY KEY, customer int NOT NULL REFERENCES customers, note text);
+    CREATE TABLE events (at timestamptz, what jsonb) PARTITION BY RANGE (at);
+    CREATE TABLE events_2025 PARTITION OF events FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
+    CREATE MATERIALIZED VIEW busy AS SELECT customer, count(*) FROM orders GROUP BY customer;
+    INSERT INTO customers SELECT n, 'customer ' || n FROM generate_series(1, 2000) n;
+    INSERT INTO orders (customer, note) SELECT 1 + n % 2000, repeat(md5(n::text), 4) FROM generate_series(1, 60000) n;
+    INSERT INTO events SELECT '2025-03-01'::timestamptz + n * interval '1 minute', jsonb_build_object('n', n) FROM generate_series(1, 20000) n;";
+
+/// A hundredth of the orders, next to each other as what is new mostly is.
+const DAY: &str = "UPDATE orders SET note = 'sent' WHERE id > 59700;
+    INSERT INTO orders (customer, note) SELECT 1 + n, 'new' FROM generate_series(1, 300) n;
+    DELETE FROM customers WHERE id = 2000 AND NOT EXISTS (SELECT FROM orders WHERE customer = 2000);";
+
+#[tokio::test]
+async fn a_database_goes_through_snapshots_and_back_and_only_changes_are_read() {
+    let server = PostgresServer::start(15, source::DURABLE).unwrap();
+    let database = |name: &str| {
+        let sql = format!("CREATE DATABASE {name}");
+        server.psql("postgres", &sql).unwrap();
+        server.url(name)
+    };
+    let sorted = |name| features::sorted(&features::dump(&server, name, &[]));
+    let shop = database("shop");
+    server.psql("shop", PROJECT).unwrap();
+    let repository = Repository::new();
+    let take = || {
+        let lines = repository.json(&["snapshot", &shop, "--project", "shop"]);
+        let summary = lines.last().unwrap().clone();
+        assert_eq!(summary["status"], "complete", "{summary}");
+        assert_eq!(summary["incidents"], 0, "{summary}");
+        summary
+    };
+
+    let (first, then) = (take(), sorted("shop"));
+    server.psql("shop", DAY).unwrap();
+    let (second, now) = (take(), sorted("shop"));
+    let number = |summary: &Value, name: &str| summary[name].as_u64().unwrap();
+    let (all, changed) = (number(&first, "bytes_read"), number(&second, "bytes_read"));
+    assert!(all > 8_000_000, "{first}");
+    assert!(
+        changed > 0 && changed < all / 10,
+        "{changed} of {all} read: {second}"
+    );
+    assert!(number(&second, "data_added") < all / 10, "{second}");
+    assert_eq!(second["parent"], first["snapshot_id"]);
+
+    let nodes = repository.json(&["ls", "latest"]);
+    let node = |path: &str| nodes.iter().find(|node| node["path"] == path).unwrap();
+    let orders = node("public.orders");
+    assert_eq!(
+        (&orders["rows"], &orders["read"]),
+        (&60300.into(), &"changes".into())
+    );
+    assert!(
+        number(orders, "ranges_read") < number(orders, "ranges"),
+        "{orders}"
+    );
+    for same in ["public.customers", "public.events_2025"] {
+        assert_eq!(node(same)["read"], "taken over", "{}", node(same));
+    }
+    let long = repository.text(0, &["ls", "latest", "--long"]);
+    assert!(long.contains("taken over") && long.contains(" ranges"), "{long}");
+
+    let rows = |text: String| {
+        let mut rows: Vec<String> = text.lines().map(str::to_owned).collect();
+        rows.sort_unstable();
+        rows
+    };
+    let shown = repository.text(0, &["cat", "latest", "public.orders"]);
+    let copied = server.psql("shop", "COPY orders TO STDOUT").unwrap();
+    assert!(rows(shown) == rows(copied), "cat shows other rows");
+
+    repository.text(0, &["check", "--read-data"]);
+    for (snapshot, name, expected) in [("latest~1", "shop_then", &then), ("latest", "shop_now", &now)] {
+        let lines = repository.json(&["restore", snapshot, "--target", &database(name)]);
+        assert_eq!(lines.last().unwrap()["tables_different"], 0);
+        features::assert_same(&sorted(name), expected);
+    }
+}
+
+#[tokio::test]
+async fn the_environment_names_the_database_and_typed_passwords_are_warned_of() {
+    let server = PostgresServer::start(15, source::DURABLE).unwrap();
+    let repository = Repository::new();
+    let plain = server.url("postgres");
+    let secret = plain.replacen("postgres@", "postgres:s3cret@", 1);
+    assert_ne!(plain, secret);
+    let said = |output: Output| {
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{text}");
+        assert!(!text.contains("s3cret"), "{text}");
+        text
+    };
+    const WARNING: &str = "a password on the command line";
+    for name in ["HOLDALL_DB_URL", "SUPABASE_DB_URL"] {
+        let text = said(repository.run_with(&["snapshot"], &[(name, &secret)]));
+        assert!(!text.contains(WARNING), "{text}");
+    }
+    assert!(said(repository.run(&["snapshot", &secret])).contains(WARNING));
+    assert!(!said(repository.run(&["snapshot", &plain])).contains(WARNING));
+
+    // A file that others may read is not used, and that is told even if no password is needed.
+    let passfile = repository.dir.path().join("passfile");
+    fs_err::write(&passfile, "*:*:*:*:s3cret\n").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    fs_err::set_permissions(&passfile, mode).unwrap();
+    let passfile = passfile.display().to_string();
+    let variables = [("PGPASSFILE", passfile.as_str())];
+    let text = said(repository.run_with(&["snapshot", &plain], &variables));
+    assert!(text.contains("is not used"), "{text}");
+
+    server.psql("postgres", "CREATE DATABASE again").unwrap();
+    let target = server.url("again").replacen("postgres@", "postgres:s3cret@", 1);
+    let text = said(repository.run(&["restore", "latest", "--target", &target]));
+    assert!(text.contains(WARNING), "{text}");
 }

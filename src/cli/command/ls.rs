@@ -6,7 +6,7 @@ use crate::cli::exit::{DONE, Ended, Failure};
 use crate::cli::parse;
 use crate::cli::render;
 use crate::connector::files::Attributes;
-use crate::connector::postgres::{self, key::Place, record::ReportLine};
+use crate::connector::postgres::{self, key::Place, record::How, record::ReportLine};
 use crate::error::{Error, ErrorKind, escape};
 use crate::ops;
 use crate::snapshot::entry::{EntryKind, EntryRecord, Key};
@@ -32,7 +32,7 @@ pub(in crate::cli) struct Args {
     /// The place in it, if it is not given with the snapshot
     #[arg(value_name = "PATH")]
     path: Option<OsString>,
-    /// Show mode, owner, size and time
+    /// Show mode, owner, size and time; of tables rows, size and what of them was read
     #[arg(short, long)]
     long: bool,
     /// Show all that lies below
@@ -148,6 +148,15 @@ fn permissions(mode: u32) -> String {
     text
 }
 
+/// How the snapshot came to the rows of a table.
+fn how(line: &ReportLine) -> String {
+    match line.how {
+        How::Full => "read in full".to_owned(),
+        How::Changes => format!("read {} of {} ranges", line.ranges_read, line.ranges),
+        How::TakenOver => "taken over".to_owned(),
+    }
+}
+
 fn long(record: &EntryRecord, tables: &Tables) -> String {
     let name = ops::name_of(&record.key);
     let attributes = Attributes::from_metadata(&record.metadata).ok();
@@ -162,7 +171,7 @@ fn long(record: &EntryRecord, tables: &Tables) -> String {
             "{:12} {rows:>15} {:>10} {:24} {name}",
             record.kind.word(),
             render::bytes(size),
-            ""
+            tables.of(&record.key).map(how).unwrap_or_default(),
         );
     };
     let owner = |name: &Option<String>, id: u32| name.clone().unwrap_or_else(|| id.to_string());
@@ -217,6 +226,15 @@ fn node(record: &EntryRecord, tables: &Tables) -> Value {
         if let Some(line) = tables.of(&record.key) {
             object.insert("rows".into(), line.rows.into());
             object.insert("size".into(), line.bytes.into());
+            object.insert("ranges".into(), line.ranges.into());
+            object.insert("ranges_read".into(), line.ranges_read.into());
+            let read = match line.how {
+                How::Full => "full",
+                How::Changes => "changes",
+                How::TakenOver => "taken over",
+            };
+            object.insert("read".into(), read.into());
+            object.insert("why".into(), line.why.clone().into());
         }
         return value;
     }

@@ -17,6 +17,7 @@ pub use parameters::{Surroundings, VARIABLES};
 
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
 use parameters::Parameters;
 use settings::Settings;
 use std::ffi::OsString;
@@ -188,6 +189,13 @@ impl Connection {
     /// The one server that was reached, for further connections to it and for child processes. Its notes have what was learned.
     pub fn server(&self) -> &Server {
         &self.server
+    }
+
+    /// Tells what was learned by connecting beyond the notes of the server that was asked for.
+    pub(super) fn tell_learned(&self, asked: &Server, context: &Context) {
+        for text in self.server.notes.iter().skip(asked.notes.len()) {
+            context.emit(&Event::Note { text: text.clone() });
+        }
     }
 
     /// The server's version as `server_version_num` has it: 150018 is 15.18.

@@ -71,6 +71,7 @@ impl Session {
     /// `Source` if the server cannot be reached or asked.
     pub(crate) async fn begin(context: &Context, server: &Server, options: &SessionOptions) -> Result<Self> {
         let coordinator = server.connect(context).await?;
+        coordinator.tell_learned(server, context);
         let client = coordinator.client();
         settings::pin(client, millis(options.lock_timeout)).await?;
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
@@ -84,7 +85,8 @@ impl Session {
         let facts = facts(client).await?;
         Ok(Self {
             context: context.clone(),
-            server: server.clone(),
+            // A name may have several servers, and the exported snapshot is of the one that was reached.
+            server: coordinator.server().clone(),
             options: options.clone(),
             coordinator,
             id,

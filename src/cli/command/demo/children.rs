@@ -10,7 +10,7 @@ use std::process::Stdio;
 use tokio::process::Command;
 
 /// Variables that would lead a child elsewhere than to the demo's own server and repository.
-const FOREIGN: [&str; 22] = [
+const FOREIGN: [&str; 27] = [
     "PGDATABASE",
     "PGSERVICE",
     "PGSERVICEFILE",
@@ -21,6 +21,11 @@ const FOREIGN: [&str; 22] = [
     "PGSSLMODE",
     "PGDATA",
     "PGREQUIRESSL",
+    "PGREQUIREAUTH",
+    "PGREQUIREPEER",
+    "PGCHANNELBINDING",
+    "PGSSLNEGOTIATION",
+    "PGTARGETSESSIONATTRS",
     "PGCLIENTENCODING",
     "HOLDALL_REPOSITORY_FILE",
     "HOLDALL_PASSWORD",

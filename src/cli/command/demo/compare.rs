@@ -9,7 +9,8 @@ use std::path::Path;
 use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-/// The hash of a database's dump and its length. `\restrict` lines, which hold a new random word each time, do not count.
+/// The hash of a database's dump and its length. The rows of a table count in any order, for tables have none; `\restrict` lines,
+/// which hold a new random word each time, do not count.
 ///
 /// # Errors
 /// `Source` if `pg_dump` fails, `Cancelled`.
@@ -23,19 +24,51 @@ pub(super) async fn database(children: &Children, name: &str) -> Result<(blake3:
     let out = child.stdout.take();
     let out = out.ok_or_else(|| Error::new(ErrorKind::Internal, "a child without standard output"))?;
     let mut reader = BufReader::with_capacity(1 << 20, out);
-    let (mut hasher, mut length, mut line) = (blake3::Hasher::new(), 0, Vec::new());
+    let (mut text, mut line) = (DumpText::default(), Vec::new());
     while reader.read_until(b'\n', &mut line).await.map_err(failed)? > 0 {
-        if !line.starts_with(b"\\restrict ") && !line.starts_with(b"\\unrestrict ") {
-            hasher.update(&line);
-            length += line.len() as u64;
-        }
+        text.add(&line);
         line.clear();
     }
     let status = child.wait().await.map_err(failed)?;
     if !status.success() {
         return Err(Error::new(ErrorKind::Source, "pg_dump failed").with("database", name));
     }
-    Ok((hasher.finalize(), length))
+    Ok((text.statements.finalize(), text.length))
+}
+
+/// The text of a dump, line by line.
+#[derive(Default)]
+struct DumpText {
+    statements: blake3::Hasher,
+    length: u64,
+    /// The sum of the hashes of a table's rows, while they come.
+    rows: Option<u128>,
+}
+
+impl DumpText {
+    fn add(&mut self, line: &[u8]) {
+        if line.starts_with(b"\\restrict ") || line.starts_with(b"\\unrestrict ") {
+            return;
+        }
+        self.length += line.len() as u64;
+        match &mut self.rows {
+            Some(sum) if line != b"\\.\n" => {
+                let hash = blake3::hash(line);
+                let half = hash.as_bytes().first_chunk().copied().unwrap_or_default();
+                *sum = sum.wrapping_add(u128::from_le_bytes(half));
+            }
+            Some(sum) => {
+                self.statements.update(&sum.to_le_bytes());
+                self.rows = None;
+            }
+            None => {
+                self.statements.update(line);
+                if line.starts_with(b"COPY ") && line.ends_with(b" FROM stdin;\n") {
+                    self.rows = Some(0);
+                }
+            }
+        }
+    }
 }
 
 /// Everything of a directory: by path below it, what it is.
@@ -104,4 +137,33 @@ pub(super) fn difference(a: &Listing, b: &Listing) -> Option<String> {
     differing
         .next()
         .map(|name| String::from_utf8_lossy(name).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hash(text: &str) -> blake3::Hash {
+        let mut dump = DumpText::default();
+        for line in text.split_inclusive('\n') {
+            dump.add(line.as_bytes());
+        }
+        dump.statements.finalize()
+    }
+
+    #[test]
+    fn rows_count_in_any_order_and_statements_in_theirs() {
+        let dump = "SET a;\nCOPY t (x) FROM stdin;\n1\n2\n2\n\\.\nSELECT b;\n";
+        assert_eq!(
+            hash(dump),
+            hash("SET a;\nCOPY t (x) FROM stdin;\n2\n1\n2\n\\.\nSELECT b;\n")
+        );
+        for other in [
+            "SET a;\nCOPY t (x) FROM stdin;\n1\n1\n2\n\\.\nSELECT b;\n",
+            "SET a;\nCOPY t (x) FROM stdin;\n1\n2\n\\.\nSELECT b;\n",
+            "SELECT b;\nCOPY t (x) FROM stdin;\n1\n2\n2\n\\.\nSET a;\n",
+        ] {
+            assert_ne!(hash(dump), hash(other), "{other}");
+        }
+    }
 }

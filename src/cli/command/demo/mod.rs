@@ -21,8 +21,8 @@ use story::Story;
 #[command(after_long_help = "Example:\n  \
     holdall demo\n\n\
     Makes a PostgreSQL server of its own in a temporary directory (reached by a socket in it, never by the network), with more than \
-    200 MB of tables, and a directory of uploads; takes two snapshots, checks the repository, restores both and compares \
-    everything. Needs about 2 GB of space for a minute or two. Everything is removed at the end, also after Ctrl-C. Exit code 0 means \
+    200 MB of tables, and a directory of uploads; takes two snapshots of both, checks the repository, restores both into new databases and \
+    directories and compares everything. Needs about 2 GB of space for a minute or two. Everything is removed at the end, also after Ctrl-C. Exit code 0 means \
     that everything compared equal.")]
 pub(in crate::cli) struct Args {
     /// Where the programs of PostgreSQL are (initdb, pg_ctl, psql, pg_dump) [default: the newest of this machine]

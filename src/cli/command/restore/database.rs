@@ -32,6 +32,12 @@ pub(super) async fn run(app: &App, args: &Args, url: &str) -> Ended {
     };
     let whole = filter.include.is_empty() && filter.exclude.is_empty() && !args.dry_run;
     let server = Server::parse(url, &environment::surroundings()?)?;
+    if server.has_password_in_text() {
+        app.warning("a password on the command line is seen by everyone on this machine: give it in ~/.pgpass or PGPASSWORD");
+    }
+    for note in server.notes() {
+        app.warning(note);
+    }
     let snapshot = super::super::open_snapshot(app, &args.snapshot, &args.filter).await?;
     tell_partial(app, args, &snapshot)?;
     let database = ops::database(&snapshot, args.database.as_deref()).await?;

@@ -92,13 +92,7 @@ impl DatabaseArgs {
             .collect();
         given.extend(self.database.iter().filter(|url| !url.is_empty()).cloned());
         let mut warnings = Vec::new();
-        if given.iter().any(|url| has_password(url)) {
-            warnings.push(
-                "a password on the command line is seen by everyone on this machine: give the address in HOLDALL_DB_URL, or the \
-                 password in ~/.pgpass"
-                    .to_owned(),
-            );
-        }
+        let typed = given.len();
         let asked = self.database.as_ref().is_some_and(String::is_empty);
         if asked || (nothing_else && given.is_empty()) {
             match environment_url()? {
@@ -116,11 +110,20 @@ impl DatabaseArgs {
                     .hint("take a snapshot of each, or of all databases of a server by --all-databases"),
             );
         }
-        let requests = given.iter().map(|url| self.request(url, dry_run));
-        Ok(Databases {
-            requests: requests.collect::<Result<_>>()?,
-            warnings,
-        })
+        let mut requests = Vec::new();
+        for (position, url) in given.iter().enumerate() {
+            let request = self.request(url, dry_run)?;
+            if position < typed && request.server.has_password_in_text() {
+                warnings.push(
+                    "a password on the command line is seen by everyone on this machine: give the address in HOLDALL_DB_URL, or the \
+                     password in ~/.pgpass"
+                        .to_owned(),
+                );
+            }
+            warnings.extend_from_slice(request.server.notes());
+            requests.push(request);
+        }
+        Ok(Databases { requests, warnings })
     }
 
     fn request(&self, url: &str, dry_run: bool) -> Result<PostgresRequest> {
@@ -157,10 +160,4 @@ fn environment_url() -> Result<Option<String>> {
         return Ok(Some(url.to_string()));
     }
     environment::text("SUPABASE_DB_URL")
-}
-
-/// Whether an address holds a password.
-fn has_password(url: &str) -> bool {
-    url::Url::parse(url)
-        .is_ok_and(|url| url.password().is_some() || url.query_pairs().any(|(name, _)| name == "password"))
 }
