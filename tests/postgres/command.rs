@@ -230,9 +230,10 @@ const PROJECT: &str = "CREATE TABLE customers (id int PRIMARY KEY, name text NOT
     INSERT INTO orders (customer, note) SELECT 1 + n % 2000, repeat(md5(n::text), 4) FROM generate_series(1, 60000) n;
     INSERT INTO events SELECT '2025-03-01'::timestamptz + n * interval '1 minute', jsonb_build_object('n', n) FROM generate_series(1, 20000) n;";
 
-/// A hundredth of the orders, next to each other as what is new mostly is.
-const DAY: &str = "UPDATE orders SET note = 'sent' WHERE id > 59700;
-    INSERT INTO orders (customer, note) SELECT 1 + n, 'new' FROM generate_series(1, 300) n;
+/// A hundredth of the orders, next to each other as what is new mostly is. Rows keep their length: shorter ones would go
+/// wherever a page has some room left.
+const DAY: &str = "UPDATE orders SET note = repeat('sent', 32) WHERE id > 59700;
+    INSERT INTO orders (customer, note) SELECT 1 + n, repeat('new.', 32) FROM generate_series(1, 300) n;
     DELETE FROM customers WHERE id = 2000 AND NOT EXISTS (SELECT FROM orders WHERE customer = 2000);";
 
 #[tokio::test]

@@ -38,8 +38,8 @@ pub(super) fn environment(settings: &Settings) -> Vec<(OsString, OsString)> {
     if let Some(password) = settings.hosts.iter().find_map(|host| settings.password(host)) {
         all.set("PGPASSWORD", password.as_str());
     }
-    // What there was to read has been read.
-    all.set("PGPASSFILE", "/dev/null");
+    // What there was to read has been read. Nothing can be at this path; of /dev/null libpq warns that it is no plain file.
+    all.set("PGPASSFILE", "/dev/null/none");
     all.set("PGOPTIONS", settings.options.as_deref().unwrap_or_default());
     all.set("PGAPPNAME", &settings.application_name);
     all.set("PGCLIENTENCODING", "UTF8");
