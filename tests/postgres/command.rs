@@ -303,6 +303,8 @@ async fn a_database_goes_through_snapshots_and_back_and_only_changes_are_read() 
     }
 }
 
+const WARNING: &str = "a password on the command line";
+
 #[tokio::test]
 async fn the_environment_names_the_database_and_typed_passwords_are_warned_of() {
     let server = PostgresServer::start(15, source::DURABLE).unwrap();
@@ -316,7 +318,6 @@ async fn the_environment_names_the_database_and_typed_passwords_are_warned_of() 
         assert!(!text.contains("s3cret"), "{text}");
         text
     };
-    const WARNING: &str = "a password on the command line";
     for name in ["HOLDALL_DB_URL", "SUPABASE_DB_URL"] {
         let text = said(repository.run_with(&["snapshot"], &[(name, &secret)]));
         assert!(!text.contains(WARNING), "{text}");
