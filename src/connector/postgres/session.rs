@@ -7,10 +7,12 @@
 mod lock;
 pub(crate) mod settings;
 
-use super::catalog::{self, ServerFacts};
+use super::catalog::{self, ServerFacts, Table};
 use super::connect::{Connection, Server};
+use super::key::TableName;
 use crate::context::{Context, Time};
 use crate::error::{Error, ErrorKind, Result};
+use std::sync::Mutex;
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
@@ -61,6 +63,8 @@ pub(crate) struct Session {
     /// By which workers find it.
     id: String,
     begun: Instant,
+    /// What is locked and read.
+    held: Mutex<Vec<(u32, TableName)>>,
     pub(crate) facts: Facts,
 }
 
@@ -91,6 +95,7 @@ impl Session {
             coordinator,
             id,
             begun: Instant::now(),
+            held: Mutex::default(),
             facts,
         })
     }
@@ -240,10 +245,26 @@ impl Session {
             .with("server", self.server_name())
             .hint("nothing was committed; run again"));
         }
+        let held = self.held.lock().map(|mut held| std::mem::take(&mut *held));
+        if let Some(table) = lock::moved(self, &held.unwrap_or_default()).await? {
+            return Err(Error::new(
+                ErrorKind::Source,
+                "a table or its schema was renamed while it was read",
+            )
+            .with("table", table)
+            .hint("nothing was committed; run again"));
+        }
         self.client()
             .batch_execute("COMMIT")
             .await
             .map_err(|e| self.lost().because(e))
+    }
+
+    /// Takes note of tables that are locked, for the look at the end.
+    fn hold(&self, tables: &[&Table]) {
+        if let Ok(mut held) = self.held.lock() {
+            held.extend(tables.iter().map(|table| (table.oid, table.name.clone())));
+        }
     }
 }
 

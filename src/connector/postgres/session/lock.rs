@@ -43,9 +43,11 @@ pub(crate) async fn locked(session: &Session, tables: &[&Table]) -> Result<Locke
         return Ok(Locked::Held);
     }
     let now = session.bystander().await?;
+    session.hold(tables);
     for some in tables.chunks(AT_ONCE) {
-        let before = shapes(session.client(), some).await?;
-        let after = shapes(now.client(), some).await?;
+        let oids: Vec<u32> = some.iter().map(|table| table.oid).collect();
+        let before = shapes(session.client(), &oids).await?;
+        let after = shapes(now.client(), &oids).await?;
         for table in some {
             let same = |shape: &&Shape| before.get(&table.oid) == Some(*shape);
             let kept = after
@@ -58,6 +60,27 @@ pub(crate) async fn locked(session: &Session, tables: &[&Table]) -> Result<Locke
         }
     }
     Ok(Locked::Held)
+}
+
+/// Whether tables still have the names by which they were read: a lock on a table does not hold its schema, and after a schema was
+/// renamed, rows of another table come under the name. Gives the first that moved.
+///
+/// # Errors
+/// `Source` if the server cannot be asked.
+pub(super) async fn moved(session: &Session, tables: &[(u32, TableName)]) -> Result<Option<TableName>> {
+    if tables.is_empty() {
+        return Ok(None);
+    }
+    let now = session.bystander().await?;
+    for some in tables.chunks(AT_ONCE) {
+        let oids: Vec<u32> = some.iter().map(|(oid, _)| *oid).collect();
+        let before = shapes(session.client(), &oids).await?;
+        let after = shapes(now.client(), &oids).await?;
+        if let Some((_, name)) = some.iter().find(|(oid, _)| before.get(oid) != after.get(oid)) {
+            return Ok(Some(name.clone()));
+        }
+    }
+    Ok(None)
 }
 
 /// Locks one table against changes of its form, not of its rows. Gives its name if it is not there any more.
@@ -107,7 +130,7 @@ pub(crate) fn explain(table: &Table, what: &str, error: tokio_postgres::Error) -
 /// What of a table must not change between the snapshot and the lock.
 #[derive(PartialEq, Eq)]
 struct Shape {
-    /// Its schema and the hash of its name.
+    /// Its schema, and the hash of both names.
     name: (u32, i64),
     /// Where its rows are, now: the function does not look through the snapshot.
     filenode: Option<u32>,
@@ -115,9 +138,9 @@ struct Shape {
     columns: Option<String>,
 }
 
-async fn shapes(client: &Client, tables: &[&Table]) -> Result<HashMap<u32, Shape>> {
-    let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
-    let sql = "SELECT c.oid, c.relnamespace, pg_catalog.hashtextextended(c.relname::text, 0), pg_catalog.pg_relation_filenode(c.oid),
+async fn shapes(client: &Client, oids: &[u32]) -> Result<HashMap<u32, Shape>> {
+    let sql = "SELECT c.oid, c.relnamespace, pg_catalog.hashtextextended(pg_catalog.concat_ws('.', n.nspname, c.relname), 0),
+            pg_catalog.pg_relation_filenode(c.oid),
             (SELECT pg_catalog.sum(pg_catalog.hashtextextended(pg_catalog.concat_ws('|', a.attnum, a.attname, a.atttypid,
                 a.atttypmod, a.attisdropped, a.attgenerated, a.atthasmissing), 0))::pg_catalog.text
              FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0)

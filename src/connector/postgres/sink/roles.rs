@@ -36,7 +36,8 @@ pub(super) fn decide(sql: &str, there: &BTreeSet<String>, source: &str, target: 
     if is(0, "alter") && about_role {
         // Settings for one database belong to the database, which is new.
         let of_database = is(3, "in") && is(4, "database");
-        if known(2) && !of_database {
+        // `ALTER ROLE ALL SET …` is about every role of the target and every database.
+        if (known(2) || is(2, "all")) && !of_database {
             return Fate::Keep;
         }
         let sql = plain(sql, &found);
@@ -44,6 +45,17 @@ pub(super) fn decide(sql: &str, there: &BTreeSet<String>, source: &str, target: 
     }
     if is(0, "comment") && is(2, "role") && known(3) {
         return Fate::Keep;
+    }
+    // Labels of old roles, and what old roles or everyone may set in the whole cluster, are the target's own affair.
+    let at = |word: &str| found.iter().position(|w| w.is(word));
+    if is(0, "security") && at("role").is_some_and(|role| known(role + 1)) {
+        return Fate::Keep;
+    }
+    if at("parameter").is_some_and(|parameter| parameter > 0 && is(parameter - 1, "on")) {
+        let grantee = at("to").or_else(|| at("from")).map_or(usize::MAX, |at| at + 1);
+        if known(grantee) || is(grantee, "public") {
+            return Fate::Keep;
+        }
     }
     // GRANT role TO member: of two roles that were there, neither changes.
     if (is(0, "grant") || is(0, "revoke")) && (is(2, "to") || is(2, "from")) && known(1) && known(3) {
@@ -101,6 +113,10 @@ mod tests {
             "ALTER ROLE postgres WITH SUPERUSER;",
             "ALTER ROLE postgres SET work_mem TO '1MB';",
             "GRANT postgres TO \"A b\" WITH ADMIN OPTION;",
+            "ALTER ROLE ALL SET lock_timeout TO '10s';",
+            "SECURITY LABEL FOR 'p' ON ROLE postgres IS 'x';",
+            "GRANT SET ON PARAMETER work_mem TO postgres;",
+            "REVOKE SET ON PARAMETER work_mem FROM PUBLIC;",
         ] {
             assert_eq!(decide(kept), Fate::Keep, "{kept}");
         }
@@ -114,6 +130,8 @@ mod tests {
         );
         same("ALTER ROLE n SET search_path TO 'NOSUPERUSER';");
         same("GRANT n TO postgres;");
+        same("GRANT SET ON PARAMETER work_mem TO n;");
+        same("ALTER ROLE \"all\" SET work_mem TO '1MB';");
         assert_eq!(
             decide("ALTER ROLE postgres IN DATABASE shop SET a TO 'DATABASE shop';"),
             run("ALTER ROLE postgres IN DATABASE \"copy of shop\" SET a TO 'DATABASE shop';")

@@ -51,11 +51,21 @@ impl PostgresSink {
         // The script of an extension may have put in rows of its own; the snapshot's take their place.
         if failed.is_none() && record.belongs != Belongs::Schema && !self.request.dry_run {
             let condition = table.condition.as_deref().unwrap_or("WHERE true");
-            let sql = format!("DELETE FROM ONLY {} {condition}", table.name);
-            match self.control()?.run(context, &sql).await {
-                Ok(()) => {}
-                Err(Trouble::Lost(error)) => return Err(error),
-                Err(Trouble::Refused(refusal)) => failed = Some(refusal.to_string()),
+            let found = format!("SELECT 1 FROM ONLY {} {condition} LIMIT 1", table.name);
+            let found = self
+                .control()?
+                .ask(&found, "cannot look at an extension's table")
+                .await;
+            if self.target.extensions && found.is_ok_and(|rows| !rows.is_empty()) {
+                failed =
+                    Some("an extension that the target had before has rows there, and they were left".into());
+            } else {
+                let sql = format!("DELETE FROM ONLY {} {condition}", table.name);
+                match self.control()?.run(context, &sql).await {
+                    Ok(()) => {}
+                    Err(Trouble::Lost(error)) => return Err(error),
+                    Err(Trouble::Refused(refusal)) => failed = Some(refusal.to_string()),
+                }
             }
         }
         if let Some(why) = failed {

@@ -46,6 +46,8 @@ pub(super) struct Target {
     pub(super) replica: bool,
     /// Roles that are there.
     pub(super) roles: BTreeSet<String>,
+    /// Whether extensions are there besides the usual one: their tables may hold rows, which are not ours to remove.
+    pub(super) extensions: bool,
     /// Connections that may be opened besides the first.
     pub(super) free: usize,
 }
@@ -108,6 +110,8 @@ pub(super) async fn look(context: &Context, worker: &Worker) -> Result<Target> {
         .filter_map(|row| row.get(0))
         .map(str::to_owned)
         .collect();
+    let extensions = "SELECT 1 FROM pg_catalog.pg_extension WHERE extname <> 'plpgsql' LIMIT 1";
+    target.extensions = !worker.ask(extensions, failed).await?.is_empty();
     target.replica = replica(context, worker).await?;
     Ok(target)
 }

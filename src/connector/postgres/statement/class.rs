@@ -48,7 +48,8 @@ pub fn classify(statement: &[u8]) -> Class {
             if matches!(name.as_deref(), Some("session" | "local")) {
                 name = words.keyword();
             }
-            name.map(Class::Set)
+            // The statements behind it speak for another role: it is one of them, not a setting.
+            name.filter(|name| name != "authorization").map(Class::Set)
         }
         Some("select") => set_config(&mut words),
         Some("create") => create(&mut words),
@@ -168,14 +169,21 @@ pub(super) fn standard_strings(statement: &[u8]) -> Option<bool> {
     }
 }
 
-/// The beginning of a text for messages: its first words on one line.
+/// The beginning of a text for messages: its first words on one line. What stands in quotes may be a password, and is left out.
 pub fn first_line(statement: &[u8]) -> String {
     // A character has at most four bytes; white space shrinks.
     let head = statement
         .get(..statement.len().min(16 * QUOTED))
         .unwrap_or_default();
     let text = String::from_utf8_lossy(head);
-    let words: Vec<&str> = text.split_whitespace().collect();
+    let mut shown = String::new();
+    for (number, part) in text.split('\'').enumerate() {
+        shown.push_str(match number % 2 {
+            0 => part,
+            _ => "'…'",
+        });
+    }
+    let words: Vec<&str> = shown.split_whitespace().collect();
     let line = words.join(" ");
     let mut short: String = line.chars().take(QUOTED).collect();
     if short.len() < line.len() || head.len() < statement.len() {
