@@ -126,13 +126,17 @@ fn what_the_end_breaks_off_is_said() {
 #[test]
 fn a_statement_beyond_the_limit_and_sql_behind_a_copy_are_refused() {
     let mut scanner = Scanner::with_limit(100);
-    scanner.push(b"SELECT 1;\nSELECT 'secret-free beginning");
+    scanner.push(b"SELECT 1;\nSELECT 'a password");
     scanner.push(&[b'x'; 100]);
     assert_eq!(scanner.next().unwrap().unwrap().text, "SELECT 1;");
     assert_eq!(scanner.next().unwrap().unwrap().text, "\n");
     let error = scanner.next().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert!(error.to_string().contains("SELECT 'secret-free"), "{error}");
+    let said = error.to_string();
+    assert!(
+        said.contains("it begins SELECT '") && !said.contains("password"),
+        "{said}"
+    );
     let (_, whole) = pieces_of(b"COPY t FROM stdin; SELECT 1;\n1\n\\.\n", || 3);
     assert!(!whole);
 }
