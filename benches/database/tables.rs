@@ -63,7 +63,7 @@ macro_rules! table {
                 $name,
                 " SELECT ",
                 $rows,
-                " FROM generate_series(1, ",
+                " FROM generate_series(1::bigint, ",
                 $count,
                 ") n(id); ",
                 $index
