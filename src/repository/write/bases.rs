@@ -12,6 +12,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// No chain is rebased before it has so many deltas.
 const CHAIN_MIN: usize = 8;
 
+/// No chain is rebased before its deltas have so many sixteenths of what they may have at most.
+const SHARES_MIN: u64 = 10;
+const SHARES: u64 = 16;
+
+/// How long one chain may become.
+struct Limits {
+    /// Deltas on the whole copy.
+    deltas: usize,
+    /// Their bytes together, in sixteenths of half of the whole.
+    shares: u64,
+}
+
 /// The bases that a session may use: what its view has in packs of committed snapshots. W5 allows more (uploads of this session, the
 /// parent's content in a condemned pack); they are left out, because each of them can end with its session or round.
 #[derive(Clone)]
@@ -51,7 +63,8 @@ impl Bases {
     pub fn room(&self, id: &BlobId, plain: usize, base: &BlobId) -> Option<usize> {
         let chain = self.view.chain(base, &|copy| self.is_committed(copy))?;
         let (whole, deltas) = chain.split_last()?;
-        if *id == *base || deltas.len() >= self.longest(id) {
+        let limits = self.limits(&whole.id);
+        if *id == *base || deltas.len() >= limits.deltas {
             return None;
         }
         let block = self.view.block(whole)?;
@@ -60,16 +73,21 @@ impl Bases {
             Codec::Zstd => plain as u64 * u64::from(block.sealed) / u64::from(block.plain.max(1)),
         };
         let spent: u64 = deltas.iter().map(|copy| u64::from(copy.encoded)).sum();
-        usize::try_from((alone / 2).checked_sub(spent)?)
+        let most = alone / 2 / SHARES * limits.shares;
+        usize::try_from(most.checked_sub(spent)?)
             .ok()
             .filter(|room| *room > 0)
     }
 
-    /// Deltas that a chain to this blob may have before it: differs from blob to blob, so that no one snapshot pays for all.
-    fn longest(&self, id: &BlobId) -> usize {
-        let hash = blake3::keyed_hash(self.rebase.expose(), &id.0);
-        let [first, ..] = *hash.as_bytes();
-        CHAIN_MIN + usize::from(first) % (CHAIN_MAX - CHAIN_MIN)
+    /// Where the chain that grows on a whole copy ends: differs from copy to copy, so that no one snapshot pays for all, and stays the
+    /// same while the chain grows, so that chances do not add up to one step that pays for most.
+    fn limits(&self, whole: &BlobId) -> Limits {
+        let hash = blake3::keyed_hash(self.rebase.expose(), &whole.0);
+        let [count, share, ..] = *hash.as_bytes();
+        Limits {
+            deltas: CHAIN_MIN + usize::from(count) % (CHAIN_MAX - CHAIN_MIN + 1),
+            shares: SHARES_MIN + u64::from(share) % (SHARES - SHARES_MIN + 1),
+        }
     }
 
     fn is_committed(&self, copy: &Copy) -> bool {
