@@ -332,13 +332,14 @@ async fn rows_alone_or_statements_alone_are_restored_too() {
         &features::dump(&server, "schema_only", &["--schema-only"]),
         &features::dump(&server, "source", &["--schema-only"]),
     );
-    // Rows have no place without their tables: each is told once.
+    // Rows have no place without their tables: each is told once; and so is that nothing was compared.
     server.psql("postgres", "CREATE DATABASE rows_only").unwrap();
     let rows = keep(|place| matches!(place, Place::Database | Place::Table(_) | Place::Segment(..)));
     let restored = restore(&rows, request(&server.url("rows_only"))).await;
-    assert_eq!(restored.report.unwrap().failed, 2);
-    assert_eq!(restored.incidents.len(), 2, "{:?}", restored.incidents);
+    assert_eq!(restored.report.unwrap().failed, 3);
+    assert_eq!(restored.incidents.len(), 3, "{:?}", restored.incidents);
     assert!(restored.incidents[0].contains("42P01"));
+    assert!(restored.incidents[2].contains("no report of its tables"));
 }
 
 #[tokio::test]

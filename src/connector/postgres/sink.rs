@@ -67,6 +67,8 @@ pub struct Summary {
     pub tables: Vec<TableSummary>,
     /// Large objects.
     pub large_objects: u64,
+    /// Tables whose rows were read back and found to be the snapshot's.
+    pub compared: u64,
 }
 
 /// What became of a table's rows.
@@ -278,12 +280,13 @@ impl PostgresSink {
             return Ok(());
         }
         if self.request.verify && !self.verified && !self.tables.is_empty() {
-            let text =
-                "the snapshot has no report of its tables: what was written was not compared".to_owned();
-            context.emit(&Event::Note { text });
+            let why = "the snapshot has no report of its tables: what was written was not compared";
+            self.failed(context, "7-tables".into(), why.into());
         }
-        // The sessions did not wait for the disk; the log is written in order, so the last commit waits for all.
-        let sql = "SET synchronous_commit = on; SELECT pg_catalog.txid_current()";
+        // The sessions did not wait for the disk; the log is written in order, so the last commit waits for all. It must have written
+        // something itself: the server does not wait for a transaction that has nothing but a number.
+        let sql =
+            "SET synchronous_commit = on; SELECT pg_catalog.pg_logical_emit_message(true, 'holdall', '')";
         self.control()?.ask(sql, "cannot make the target durable").await?;
         if !self.summary.roles.is_empty() {
             let text = format!(

@@ -137,8 +137,9 @@ fn show(
             let _ = write!(text, "; {n} {what}");
         }
     }
-    if !args.no_verify && !args.dry_run && sink.different == 0 {
-        text.push_str("; compared with the snapshot");
+    if !args.no_verify && !args.dry_run {
+        let (compared, all) = (summary.compared, summary.tables.len());
+        let _ = write!(text, "; the rows of {compared} of {all} tables compared equal");
     }
     text.push('\n');
     render::print(&text)
@@ -166,7 +167,8 @@ fn summary_line(args: &Args, snapshot: &SnapshotReader, report: &RestoreReport, 
         "large_objects": summary.large_objects,
         "failed": sink.failed,
         "tables_different": sink.different,
-        "verified": !args.no_verify && !args.dry_run,
+        "tables_compared_equal": summary.compared,
+        "verified": !args.no_verify && !args.dry_run && summary.compared == summary.tables.len() as u64,
         "ranges_lost": report.lost,
         "total_duration": report.seconds,
     })

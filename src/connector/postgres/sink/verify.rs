@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::snapshot::entry::Content;
 use futures::StreamExt;
+use std::collections::HashSet;
 
 /// The largest report that is read, in bytes: room for a million tables.
 const REPORT_MAX: usize = 256 << 20;
@@ -48,6 +49,14 @@ impl PostgresSink {
     }
 
     async fn verify(&mut self, context: &Context, lines: Vec<ReportLine>) -> Result<()> {
+        let listed: HashSet<&TableName> = lines.iter().map(|line| &line.table).collect();
+        let written = self.tables.iter().filter(|(_, table)| !table.failed);
+        let unlisted = written.filter(|(name, _)| !listed.contains(name));
+        let unlisted: Vec<String> = unlisted.map(|(name, _)| name.to_string()).collect();
+        for name in unlisted {
+            let why = "the snapshot's report does not list it: its rows were not compared";
+            self.failed(context, name, why.into());
+        }
         for line in lines {
             let Some(table) = self.tables.get(&line.table) else {
                 if self.request.whole {
@@ -99,7 +108,7 @@ impl PostgresSink {
             return;
         };
         match found {
-            Ok(found) if found == (line.rows, line.sum) => {}
+            Ok(found) if found == (line.rows, line.sum) => self.summary.compared += 1,
             Ok((rows, _)) if rows == line.rows => {
                 self.different(context, &line.table, "its rows differ from the snapshot");
             }
