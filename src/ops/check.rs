@@ -63,6 +63,10 @@ pub async fn check(context: &Context, repository: &Repository, request: CheckReq
             for (name, error) in &view.damaged {
                 add(&mut findings, name.to_string(), error);
             }
+            findings.extend(
+                view.snapshots()
+                    .filter_map(|record| forget_without_effect(&view, record.sid)),
+            );
             walk_snapshots(context, repository, &view, &survey).await?
         }
         // Without the collector's log nobody can tell which snapshots count.
@@ -107,6 +111,16 @@ fn add(findings: &mut Vec<Finding>, object: String, error: &Error) {
             is_error: true,
         });
     }
+}
+
+/// Worth knowing: whoever put it wanted something else, and it takes effect when nothing stands against it any more.
+fn forget_without_effect(view: &View, sid: SessionId) -> Option<Finding> {
+    let why = view.kept_in_spite_of_forget(&sid)?;
+    Some(Finding {
+        object: format!("snapshot {}", sid.short()),
+        what: format!("somebody let it go, without an effect as long as this holds: {why}"),
+        is_error: false,
+    })
 }
 
 fn is_damage(kind: ErrorKind) -> bool {

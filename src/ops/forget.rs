@@ -1,14 +1,13 @@
 //! Letting snapshots go. Nothing is removed here: what no snapshot needs any more, a later collection takes.
 
 use super::list::{ListedSnapshot, list};
-use super::minimum::Minimum;
 use super::retention::{Candidate, Policy};
 use crate::context::{Context, Time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::SessionId;
 use crate::format::session::ForgetRecord;
 use crate::format::snapshot::SnapshotRecord;
-use crate::repository::Repository;
+use crate::repository::{Minimum, Repository};
 use crate::snapshot::{SnapshotFilter, SnapshotSpec};
 use jiff::tz::TimeZone;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -100,12 +99,8 @@ pub async fn forget(
 ) -> Result<ForgetReport> {
     let listed = list(context, repository, &SnapshotFilter::default()).await?;
     let now = context.clock.now();
-    let config = repository.config();
-    let minimum = Minimum {
-        last: config.retain_last,
-        age: config.retain_age,
-    };
-    let retained = minimum.kept(&listed.snapshots, now);
+    let known = listed.snapshots.iter().map(|s| (s.record.as_ref(), s.first_seen));
+    let retained = Minimum::of(repository.config()).kept(known, now);
     let groups = if request.named.is_empty() {
         if let Some((name, why)) = listed.damaged.first() {
             return Err(Error::new(

@@ -4,7 +4,7 @@ use crate::context::{Context, Time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::ObjectName;
 use crate::format::snapshot::SnapshotRecord;
-use crate::repository::{Notes, Repository};
+use crate::repository::{CLOCKS_APART, Notes, Repository, View};
 use crate::snapshot::{SnapshotFilter, SnapshotReader, SnapshotSpec, age_key};
 use std::sync::Arc;
 
@@ -23,6 +23,8 @@ pub struct ListedSnapshot {
     pub first_seen: Option<Time>,
     /// A note that cannot be read and may be the one that protects the snapshot, and why it cannot be.
     pub protection_is_unknown: Option<(String, String)>,
+    /// Somebody let it go, and why that has no effect.
+    pub forget_without_effect: Option<String>,
 }
 
 /// What there is.
@@ -36,14 +38,6 @@ pub struct ListReport {
     pub damaged_notes: Vec<(String, String)>,
 }
 
-/// Clocks that are further apart than this do not agree, in seconds.
-const CLOCKS_APART: u64 = 86_400;
-
-/// Whether a clock that was wrong wrote `time`, if `now` is right.
-pub(super) fn is_ahead(time: Time, now: Time) -> bool {
-    time > now && time.seconds.abs_diff(now.seconds) > CLOCKS_APART
-}
-
 impl ListedSnapshot {
     /// When the snapshot was made: by its writer's clock, unless the store saw it at quite another time.
     pub fn made(&self) -> Time {
@@ -51,7 +45,7 @@ impl ListedSnapshot {
         self.first_seen.filter(apart).unwrap_or(self.record.started)
     }
 
-    fn new(record: &Arc<SnapshotRecord>, notes: Option<&Notes>) -> Self {
+    fn new(view: &View, record: &Arc<SnapshotRecord>, notes: Option<&Notes>) -> Self {
         let said = notes.map(|notes| &notes.said);
         let damaged = notes.filter(|notes| notes.protection_is_unknown);
         let damaged = damaged.and_then(|notes| notes.damaged.as_ref());
@@ -63,6 +57,7 @@ impl ListedSnapshot {
             description: said.and_then(|said| said.description.clone()),
             first_seen: said.and_then(|said| said.first_seen),
             protection_is_unknown: damaged.map(told),
+            forget_without_effect: view.kept_in_spite_of_forget(&record.sid).map(str::to_owned),
             record: record.clone(),
         }
     }
@@ -81,7 +76,7 @@ pub async fn list(context: &Context, repository: &Repository, filter: &SnapshotF
     let notes = repository.notes().await?;
     let mut snapshots: Vec<ListedSnapshot> = view
         .snapshots()
-        .map(|record| ListedSnapshot::new(record, notes.get(&record.sid)))
+        .map(|record| ListedSnapshot::new(&view, record, notes.get(&record.sid)))
         .filter(|s| filter.passes(&s.record, &s.tags))
         .collect();
     snapshots.sort_by_key(|s| age_key(&s.record));

@@ -7,7 +7,6 @@ mod forget;
 mod init;
 mod key;
 mod list;
-mod minimum;
 mod note;
 mod place;
 mod restore;

@@ -3,6 +3,7 @@
 use super::list::{ListedSnapshot, list};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::id::SessionId;
 use crate::format::note::NoteRecord;
 use crate::repository::Repository;
 use crate::snapshot::{SnapshotFilter, SnapshotSpec};
@@ -21,6 +22,8 @@ pub struct TagChange {
 /// What a snapshot is said to be now.
 #[derive(Clone, Debug)]
 pub struct Noted {
+    /// Its id.
+    pub sid: SessionId,
     /// Its name.
     pub name: String,
     /// All its tags.
@@ -47,10 +50,10 @@ pub async fn tag(
         tags.retain(|tag| !change.remove.contains(tag));
         tags.sort_unstable();
         tags.dedup();
-        NoteRecord {
+        Ok(NoteRecord {
             tags: Some(tags).filter(|tags| *tags != snapshot.tags),
             ..NoteRecord::default()
-        }
+        })
     };
     note(context, repository, specs, &new).await
 }
@@ -58,7 +61,8 @@ pub async fn tag(
 /// Protects snapshots from being forgotten, or no longer.
 ///
 /// # Errors
-/// As [`tag`]; a snapshot that was let go is not found, and cannot be protected any more.
+/// As [`tag`]; a snapshot that was let go is not found. `Refused` for one that was let go without an effect: what stands against the
+/// forget may end, and a collector that has seen the forget would not see the protection. `Conflict` if it was let go meanwhile.
 pub async fn protect(
     context: &Context,
     repository: &Repository,
@@ -68,21 +72,35 @@ pub async fn protect(
     let new = |snapshot: &ListedSnapshot| {
         // Said anew where a note that cannot be read may say the opposite.
         let news = snapshot.protected != protected || snapshot.protection_is_unknown.is_some();
-        NoteRecord {
+        if let Some(why) = snapshot
+            .forget_without_effect
+            .as_ref()
+            .filter(|_| news && protected)
+        {
+            return Err(Error::new(
+                ErrorKind::Refused,
+                "somebody let this snapshot go, and it cannot be protected any more",
+            )
+            .with("snapshot", snapshot.record.sid.short())
+            .because(format!("it is still here because {why}"))
+            .hint("restore it, or take a new snapshot and protect that one"));
+        }
+        Ok(NoteRecord {
             protected: news.then_some(protected),
             ..NoteRecord::default()
-        }
+        })
     };
     let noted = note(context, repository, specs, &new).await?;
-    // A forget that came between the look and the note is older than the protection, and counts.
+    // Of a forget that came between the look and the note a collector may know that does not know the note.
     let still = repository.view(context).await?;
-    for one in &noted {
-        if protected && still.snapshots().all(|s| s.sid.name() != one.name) {
+    for one in noted.iter().filter(|one| protected && one.changed) {
+        if still.has_forget(&one.sid) {
             return Err(Error::new(
                 ErrorKind::Conflict,
                 "this snapshot was let go while it was being protected",
             )
-            .with("snapshot", &one.name));
+            .with("snapshot", &one.name)
+            .hint("a collection that is under way may still take it: restore it, or take a new snapshot"));
         }
     }
     Ok(noted)
@@ -92,30 +110,33 @@ async fn note(
     context: &Context,
     repository: &Repository,
     specs: &[SnapshotSpec],
-    new: &(dyn Fn(&ListedSnapshot) -> NoteRecord + Sync),
+    new: &(dyn Fn(&ListedSnapshot) -> Result<NoteRecord> + Sync),
 ) -> Result<Vec<Noted>> {
     let listed = list(context, repository, &SnapshotFilter::default())
         .await?
         .snapshots;
     let records: Vec<_> = listed.iter().map(|s| s.record.clone()).collect();
-    // All are found before any is changed.
+    // All are found, and none is refused, before any is changed.
     let mut sids = Vec::new();
     for spec in specs {
         sids.push(spec.whole()?.find(&records, &|_| true)?.sid);
     }
+    let chosen = listed.into_iter().filter(|s| sids.contains(&s.record.sid));
+    let chosen: Vec<_> = chosen
+        .map(|snapshot| Ok((new(&snapshot)?, snapshot)))
+        .collect::<Result<_>>()?;
     let mut out = Vec::new();
-    for snapshot in listed.into_iter().filter(|s| sids.contains(&s.record.sid)) {
-        let record = new(&snapshot);
+    for (record, snapshot) in chosen {
+        let sid = snapshot.record.sid;
         let mut noted = Noted {
-            name: snapshot.record.sid.name(),
+            sid,
+            name: sid.name(),
             tags: snapshot.tags,
             protected: snapshot.protected,
             changed: false,
         };
         if record != NoteRecord::default() {
-            repository
-                .put_note(context, snapshot.record.sid, record.clone())
-                .await?;
+            repository.put_note(context, sid, record.clone()).await?;
             noted.changed = true;
             noted.tags = record.tags.unwrap_or(noted.tags);
             noted.protected = record.protected.unwrap_or(noted.protected);

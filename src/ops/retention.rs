@@ -1,8 +1,8 @@
 //! Which snapshots a policy keeps, and why. Pure: snapshots, a policy and a time zone in, reasons out.
 
-use super::list::is_ahead;
 use crate::context::Time;
 use crate::error::{Error, ErrorKind, Result};
+use crate::repository::is_ahead;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp, Zoned};
 

@@ -346,8 +346,9 @@ async fn dry_run(
     let started = context.clock.now();
     let view = repository.view(context).await?;
     let records = source_records(sources);
-    let snapshots: Vec<_> = view.snapshots().cloned().collect();
-    let parent = find_parent(request, &snapshots, &records)?;
+    // As a session chooses, which goes by any forget.
+    let kept = view.snapshots().filter(|s| !view.has_forget(&s.sid));
+    let parent = find_parent(request, &kept.cloned().collect::<Vec<_>>(), &records)?;
     let blobs = repository.reader(context, &view);
     let reader = parent
         .clone()

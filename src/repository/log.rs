@@ -2,6 +2,7 @@
 //! has condemned.
 
 use super::Repository;
+use super::view::Purpose;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::collect::{CondemnedRecord, SealRecord, StateRecord};
 use crate::format::id::{ObjectId, SessionId};
@@ -123,10 +124,10 @@ impl Log {
     }
 
     /// Lists until no seal came between: `format-spec/85-sessions.md`, stable list.
-    pub(crate) async fn stable(repository: &Repository) -> Result<(Self, Listing)> {
+    pub(crate) async fn stable(repository: &Repository, purpose: Purpose) -> Result<(Self, Listing)> {
         for _ in 0..TRIES {
             let log = Self::read(repository).await?;
-            let listing = Listing::read(repository, &log).await?;
+            let listing = Listing::read(repository, &log, purpose).await?;
             if Self::newest_seal(repository).await? == log.newest {
                 return Ok((log, listing));
             }
@@ -162,35 +163,45 @@ pub(crate) struct Listing {
     pub(crate) decided: Vec<SessionId>,
     /// Sessions with a forget.
     pub(crate) forgets: HashSet<SessionId>,
+    /// Notes of snapshots with a forget; for writers none.
+    pub(crate) notes: Vec<ObjectName>,
 }
 
 impl Listing {
-    /// Session runs, then collector runs, then snapshots, then forgets: the order is part of the protocol.
-    async fn read(repository: &Repository, log: &Log) -> Result<Self> {
-        let mut runs = repository.list(Prefix::SessionRuns).await?;
-        runs.extend(repository.list(Prefix::CollectorRuns).await?);
-        runs.retain(|name| log.is_valid(name));
-        let decided = repository.list(Prefix::Snapshots).await?;
-        let decided = decided.into_iter().filter_map(|name| match name {
-            ObjectName::Snapshot(sid) if !log.is_void(&sid) => Some(sid),
-            _ => None,
-        });
-        let decided = decided.collect();
-        let forgets = repository.list(Prefix::Forgets).await?;
-        let forgets = forgets
-            .into_iter()
-            .filter_map(|n| {
-                if let ObjectName::Forget(sid) = n {
-                    Some(sid)
-                } else {
-                    None
-                }
-            })
-            .collect();
-        Ok(Self {
-            runs,
-            decided,
-            forgets,
-        })
+    /// The order is part of the protocol. A writer lists index runs first. A reader lists them last: a session that is committed while it
+    /// lists has then put its runs. Notes come after forgets: one that came before a forget is seen with it.
+    async fn read(repository: &Repository, log: &Log, purpose: Purpose) -> Result<Self> {
+        let mut listing = Self::default();
+        if purpose == Purpose::Write {
+            listing.list_runs(repository, log).await?;
+        }
+        for name in repository.list(Prefix::Snapshots).await? {
+            match name {
+                ObjectName::Snapshot(sid) if !log.is_void(&sid) => listing.decided.push(sid),
+                _ => {}
+            }
+        }
+        for name in repository.list(Prefix::Forgets).await? {
+            if let ObjectName::Forget(sid) = name {
+                listing.forgets.insert(sid);
+            }
+        }
+        if purpose == Purpose::Read {
+            if listing.decided.iter().any(|sid| listing.forgets.contains(sid)) {
+                let notes = repository.list(Prefix::Notes).await?.into_iter();
+                let of_forgotten = |name: &ObjectName| matches!(name, ObjectName::Note(sid, _) if listing.forgets.contains(sid));
+                listing.notes = notes.filter(of_forgotten).collect();
+            }
+            listing.list_runs(repository, log).await?;
+        }
+        Ok(listing)
+    }
+
+    async fn list_runs(&mut self, repository: &Repository, log: &Log) -> Result<()> {
+        for prefix in [Prefix::SessionRuns, Prefix::CollectorRuns] {
+            let names = repository.list(prefix).await?.into_iter();
+            self.runs.extend(names.filter(|name| log.is_valid(name)));
+        }
+        Ok(())
     }
 }

@@ -5,10 +5,12 @@
 
 mod cache;
 mod delta;
+mod forgets;
 mod index;
 mod keys;
 mod ledger;
 mod log;
+mod minimum;
 mod notes;
 mod open;
 mod pack;
@@ -22,6 +24,7 @@ pub use cache::Cache;
 pub use delta::Delta;
 pub(crate) use delta::make_delta;
 pub use keys::KeySlotInfo;
+pub(crate) use minimum::{CLOCKS_APART, Minimum, is_ahead};
 pub use notes::Notes;
 pub use open::{InitOptions, Initialized};
 pub use read::BlobReader;

@@ -62,8 +62,14 @@ impl Repository {
     /// # Errors
     /// What the store says.
     pub async fn notes(&self) -> Result<HashMap<SessionId, Notes>> {
-        let names = self.list(Prefix::Notes).await?.into_iter();
-        let loads = names.map(|name| async move { (name, self.load::<StampedNote>(name).await) });
+        self.load_notes(self.list(Prefix::Notes).await?).await
+    }
+
+    /// As [`Self::notes`], of the notes with these names.
+    pub(super) async fn load_notes(&self, names: Vec<ObjectName>) -> Result<HashMap<SessionId, Notes>> {
+        let loads = names
+            .into_iter()
+            .map(|name| async move { (name, self.load::<StampedNote>(name).await) });
         let mut loads = stream::iter(loads).buffered(self.concurrency());
         let mut all: BTreeMap<(SessionId, u32), Result<NoteRecord>> = BTreeMap::new();
         while let Some((name, loaded)) = loads.next().await {

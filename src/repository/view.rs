@@ -1,6 +1,7 @@
 //! A view: which snapshots there are and which blobs can be read, at one stable list.
 
 use super::Repository;
+use super::forgets::{Committed, Forgets};
 use super::index::{Index, IndexBuilder};
 use super::log::{Listing, Log};
 use crate::context::Context;
@@ -9,15 +10,15 @@ use crate::format::id::{ObjectId, SessionId};
 use crate::format::layout::ObjectName;
 use crate::format::snapshot::{Decision, SnapshotRecord};
 use futures::stream::{self, StreamExt};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Who looks: a writer may rest reuse on less than a reader may read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// Entries of all valid runs.
+    /// Entries of all valid runs, and snapshots without an effective forget.
     Read,
-    /// Entries of collector runs and of committed sessions, condemned packs left out; packs that only uncommitted sessions list may
+    /// Snapshots without any forget, and entries of collector runs and of committed sessions, condemned packs left out; packs that only uncommitted sessions list may
     /// be claimed.
     Write,
 }
@@ -25,10 +26,9 @@ pub(crate) enum Purpose {
 /// What was found at one stable list.
 pub struct View {
     pub(crate) log: Log,
-    /// Snapshots that are committed, not void and not forgotten.
-    pub(crate) snapshots: BTreeMap<SessionId, Arc<SnapshotRecord>>,
-    /// Sessions with a forget.
-    forgets: HashSet<SessionId>,
+    /// Snapshots that are committed, not void and not forgotten; for a writer any forgets key counts.
+    pub(crate) snapshots: Committed,
+    forgets: Forgets,
     pub(crate) index: Arc<Index>,
     /// Objects that do not decode; what they would have said is missing from the view.
     pub damaged: Vec<(ObjectName, Error)>,
@@ -37,26 +37,22 @@ pub struct View {
 impl View {
     /// Reads a view from the store, index runs and snapshots through the cache.
     pub(crate) async fn load(repository: &Repository, context: &Context, purpose: Purpose) -> Result<Self> {
-        let (log, listing) = Log::stable(repository).await?;
+        let (log, listing) = Log::stable(repository, purpose).await?;
         let (decisions, mut damaged) = load_decisions(repository, &listing).await?;
-        let committed: HashSet<SessionId> = decisions
-            .iter()
-            .filter(|(_, decision)| matches!(decision, Decision::Commit(_)))
-            .map(|(sid, _)| *sid)
+        let mut snapshots: Committed = decisions
+            .into_iter()
+            .filter_map(|(sid, decision)| match decision {
+                Decision::Commit(snapshot) => Some((sid, Arc::from(snapshot))),
+                _ => None,
+            })
             .collect();
+        let committed: HashSet<SessionId> = snapshots.keys().copied().collect();
+        let forgets = Forgets::read(repository, context, (&listing, purpose), &snapshots).await?;
+        snapshots.retain(|sid, _| !forgets.is_effective(sid));
         let excluded = excluded_packs(repository, &log, purpose).await?;
         let (index, damaged_runs) =
             load_index(repository, context, &listing, &committed, purpose, excluded).await?;
         damaged.extend(damaged_runs);
-        let snapshots = decisions
-            .into_iter()
-            .filter_map(|(sid, decision)| match decision {
-                Decision::Commit(snapshot) if !listing.forgets.contains(&sid) => {
-                    Some((sid, Arc::from(snapshot)))
-                }
-                _ => None,
-            })
-            .collect();
         repository.cache().note_seen(&listing.runs);
         repository.cache().note_seen(
             &listing
@@ -68,15 +64,20 @@ impl View {
         Ok(Self {
             log,
             snapshots,
-            forgets: listing.forgets,
+            forgets,
             index: Arc::new(index),
             damaged,
         })
     }
 
-    /// Whether somebody let a snapshot go: then it is not among [`Self::snapshots`], whatever else stands against it.
-    pub fn is_forgotten(&self, sid: &SessionId) -> bool {
-        self.forgets.contains(sid)
+    /// Whether somebody let a snapshot go, with or without an effect: a writer rests nothing on it, and it cannot be protected any more.
+    pub fn has_forget(&self, sid: &SessionId) -> bool {
+        self.forgets.has(sid)
+    }
+
+    /// Why a snapshot is kept though somebody let it go, if it is.
+    pub fn kept_in_spite_of_forget(&self, sid: &SessionId) -> Option<&str> {
+        self.forgets.without_effect().get(sid).map(String::as_str)
     }
 
     /// Snapshots that are committed, not void and not forgotten, by session id.

@@ -142,6 +142,7 @@ fn json_of_listings_has_the_documented_members() {
             "consistent_at",
             "description",
             "end",
+            "forget_without_effect",
             "hostname",
             "id",
             "incidents",

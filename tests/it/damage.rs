@@ -52,16 +52,17 @@ async fn golden() -> Golden {
     };
     let store = world.store(&context);
     let repository = repo::init(&store, &context).await.unwrap();
+    // The oldest is the one that is let go: the newest of a source is kept.
+    let other = Things::new([("other", noise(900, 300))]);
+    let forgotten = take(&context, &repository, &other).await.unwrap().snapshot;
+    later(100);
     let small = (0..30).map(|i| (format!("s{i:02}"), noise(100 + i * 40, i as u64)));
     let first = Things::new(small.chain([("large".to_owned(), noise(1_100_000, 100))]));
     take(&context, &repository, &first).await.unwrap();
-    later(100);
+    later(200);
     let mut second = first.clone();
     second.contents.insert("s07".into(), noise(3000, 200).into());
     let committed = take(&context, &repository, &second).await.unwrap().snapshot;
-    later(200);
-    let third = Things::new([("other", noise(900, 300))]);
-    let forgotten = take(&context, &repository, &third).await.unwrap().snapshot;
 
     every_other_type(&repository, &context, &store, [committed, forgotten]).await;
     let cache = cache_that_saw(&store, &context).await;

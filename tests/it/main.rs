@@ -12,6 +12,7 @@ mod cache;
 mod crash;
 mod damage;
 mod deltas;
+mod forgets;
 mod limits;
 mod property;
 mod protocol;

@@ -37,6 +37,14 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
         if report.snapshots.is_empty() {
             app.note("no snapshots");
         }
+        for snapshot in &report.snapshots {
+            if let Some(why) = &snapshot.forget_without_effect {
+                let id = snapshot.record.sid.short();
+                app.note(&format!(
+                    "{id}: somebody let it go, without an effect as long as this holds: {why}"
+                ));
+            }
+        }
         told
     };
     for (object, why) in &report.damaged {
@@ -104,6 +112,7 @@ fn value(snapshot: &ListedSnapshot) -> Value {
         "tags": snapshot.tags,
         "protected": snapshot.protected,
         "description": snapshot.description,
+        "forget_without_effect": snapshot.forget_without_effect,
         "parent": record.parent.map(|sid| sid.name()),
         "status": status(snapshot),
         "incidents": record.incident_count,

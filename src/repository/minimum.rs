@@ -1,45 +1,70 @@
-//! What a repository keeps whatever a client wants: the newest complete snapshots of each source, and those that are young.
+//! What a repository keeps whatever a client wants: the newest complete snapshots of each source, and those that are young
+//! (`format-spec/85-sessions.md` section 5).
 
-use super::list::{ListedSnapshot, is_ahead};
 use crate::context::Time;
 use crate::format::id::SessionId;
+use crate::format::repo_config::ConfigRecord;
 use crate::format::snapshot::SnapshotRecord;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
+/// Clocks that are further apart than this do not agree, in seconds.
+pub(crate) const CLOCKS_APART: u64 = 86_400;
+
+/// Whether a clock that was wrong wrote `time`, if `now` is right.
+pub(crate) fn is_ahead(time: Time, now: Time) -> bool {
+    time > now && time.seconds.abs_diff(now.seconds) > CLOCKS_APART
+}
+
 /// The least that a repository keeps, from its configuration (`format-spec/12-config.md` section 2).
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Minimum {
+pub(crate) struct Minimum {
     /// So many of the newest complete snapshots of each source.
-    pub(super) last: u32,
+    last: u32,
     /// Those that were seen first less than so many seconds ago.
-    pub(super) age: u64,
+    age: u64,
 }
 
 impl Minimum {
-    /// Of `all` snapshots of the repository, in any order, those that it keeps, and why.
+    /// The minimum of a repository.
+    pub(crate) fn of(config: &ConfigRecord) -> Self {
+        Self {
+            last: config.retain_last,
+            age: config.retain_age,
+        }
+    }
+
+    /// Of `all` snapshots of the repository, in any order, those that it keeps, and why. Each comes with its first sight, if a note
+    /// tells it; only the age rests on it, so that of snapshots that are not judged it need not be known.
     ///
     /// A snapshot that no collector has seen counts from its end, by its writer's clock. One that is stamped more than a day ahead of
     /// `now` takes the place of another only where there are not enough others.
-    pub(super) fn kept(self, all: &[ListedSnapshot], now: Time) -> HashMap<SessionId, String> {
+    pub(crate) fn kept<'a>(
+        self,
+        all: impl IntoIterator<Item = (&'a SnapshotRecord, Option<Time>)>,
+        now: Time,
+    ) -> HashMap<SessionId, String> {
         let mut kept = HashMap::new();
-        for snapshot in all {
-            let since = snapshot.first_seen.unwrap_or(snapshot.record.ended);
+        let mut newest = Vec::new();
+        for (record, first_seen) in all {
+            let since = first_seen.unwrap_or(record.ended);
             let age = now.seconds.saturating_sub(since.seconds).max(0).unsigned_abs();
             if age < self.age {
                 let why = format!("the repository retains what is younger than {} seconds", self.age);
-                kept.insert(snapshot.record.sid, why);
+                kept.insert(record.sid, why);
+            }
+            if !record.partial {
+                newest.push(record);
             }
         }
-        let mut newest: Vec<&ListedSnapshot> = all.iter().filter(|s| !s.record.partial).collect();
-        newest.sort_by_key(|s| (is_ahead(s.made(), now), Reverse((s.made(), s.record.sid))));
+        newest.sort_by_key(|r| (is_ahead(r.started, now), Reverse((r.started, r.sid))));
         let mut counts: HashMap<SourceKey<'_>, u32> = HashMap::new();
-        for snapshot in newest {
-            let count = counts.entry(SourceKey::of(&snapshot.record)).or_default();
+        for record in newest {
+            let count = counts.entry(SourceKey::of(record)).or_default();
             if *count < self.last {
                 *count += 1;
                 let why = format!("the repository retains the newest {} of a source", self.last);
-                kept.insert(snapshot.record.sid, why);
+                kept.insert(record.sid, why);
             }
         }
         kept
@@ -74,7 +99,6 @@ impl<'a> SourceKey<'a> {
 mod tests {
     use super::*;
     use crate::format::snapshot::SourceRecord;
-    use std::sync::Arc;
 
     const DAY: i64 = 86_400;
 
@@ -82,7 +106,7 @@ mod tests {
         Time { seconds, nanos: 0 }
     }
 
-    fn snapshot(number: u8, host: &str, connector: &str, day: i64) -> ListedSnapshot {
+    fn snapshot(number: u8, host: &str, connector: &str, day: i64) -> SnapshotRecord {
         let source = SourceRecord {
             connector: connector.into(),
             description: "shop".into(),
@@ -91,17 +115,19 @@ mod tests {
         let mut record = SnapshotRecord::planned(host.into(), None, vec![source], at(day * DAY));
         record.ended = at(day * DAY);
         record.sid.random = [number; 16];
-        ListedSnapshot {
-            record: Arc::new(record),
-            tags: Vec::new(),
-            protected: false,
-            description: None,
-            first_seen: None,
-            protection_is_unknown: None,
-        }
+        record
     }
 
-    fn kept(last: u32, age: u64, all: &[ListedSnapshot], now: i64) -> Vec<u8> {
+    fn kept(last: u32, age: u64, all: &[SnapshotRecord], now: i64) -> Vec<u8> {
+        seen(last, age, all.iter().map(|record| (record, None)), now)
+    }
+
+    fn seen<'a>(
+        last: u32,
+        age: u64,
+        all: impl Iterator<Item = (&'a SnapshotRecord, Option<Time>)>,
+        now: i64,
+    ) -> Vec<u8> {
         let kept = Minimum { last, age }.kept(all, at(now * DAY));
         let mut numbers: Vec<u8> = kept.keys().map(|sid| sid.random[0]).collect();
         numbers.sort_unstable();
@@ -129,7 +155,7 @@ mod tests {
             snapshot(3, "a", "files", 40_000),
             snapshot(4, "a", "files", 3),
         ];
-        Arc::make_mut(&mut all[3].record).partial = true;
+        all[3].partial = true;
         assert_eq!(kept(1, 0, &all, 9), [2]);
         // With three places there is one for it.
         assert_eq!(kept(3, 0, &all, 9), [1, 2, 3]);
@@ -139,13 +165,15 @@ mod tests {
 
     #[test]
     fn what_is_young_by_its_first_sight_or_its_end_is_kept() {
-        let mut all = [
+        let all = [
             snapshot(1, "a", "files", 1),
             snapshot(2, "a", "files", 8),
             snapshot(3, "a", "files", 1),
+            snapshot(4, "a", "files", 8),
         ];
-        all[2].first_seen = Some(at(8 * DAY));
-        assert_eq!(kept(0, 2 * 86_400, &all, 9), [2, 3]);
-        assert_eq!(kept(0, u64::MAX, &all, 9), [1, 2, 3]);
+        let first_seen = [None, None, Some(at(8 * DAY)), Some(at(2 * DAY))];
+        let all = || all.iter().zip(first_seen);
+        assert_eq!(seen(0, 2 * 86_400, all(), 9), [2, 3]);
+        assert_eq!(seen(0, u64::MAX, all(), 9), [1, 2, 3, 4]);
     }
 }
