@@ -303,6 +303,34 @@ async fn a_database_goes_through_snapshots_and_back_and_only_changes_are_read() 
     }
 }
 
+#[tokio::test]
+async fn a_snapshot_of_a_choice_is_no_parent_of_a_whole_one() {
+    let server = PostgresServer::start(15, source::DURABLE).unwrap();
+    server.psql("postgres", SHOP).unwrap();
+    let url = server.url("postgres");
+    let repository = Repository::new();
+    let take = |more: &[&str]| {
+        let lines = repository.json(&[&["snapshot", &url, "--type", "data"], more].concat());
+        lines.last().unwrap().clone()
+    };
+    let whole = take(&[]);
+    let chosen = take(&["--table", "logs"]);
+    assert_eq!(chosen["parent"], Value::Null);
+    let again = take(&[]);
+    assert_eq!(again["parent"], whole["snapshot_id"]);
+    let chosen_again = take(&["--table", "logs"]);
+    assert_eq!(chosen_again["parent"], chosen["snapshot_id"]);
+    // Told to rest on one that lacks tables, it takes their absence for unread, not for dropped.
+    let id = chosen["snapshot_id"].as_str().unwrap();
+    take(&["--parent", id]);
+    for table in ["public.orders", "public.logs"] {
+        let copied = server
+            .psql("postgres", &format!("COPY {table} TO STDOUT"))
+            .unwrap();
+        assert_eq!(repository.text(0, &["cat", "latest", table]), copied);
+    }
+}
+
 const WARNING: &str = "a password on the command line";
 
 #[tokio::test]

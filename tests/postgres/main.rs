@@ -14,6 +14,7 @@ mod servers;
 mod soak;
 mod source;
 mod source_changes;
+mod source_durable;
 mod source_failures;
 mod source_tables;
 mod statements;

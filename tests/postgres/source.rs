@@ -51,11 +51,19 @@ pub(crate) fn request(server: &PostgresServer, database: &str) -> PostgresReques
 
 /// Takes a snapshot to its end.
 pub(crate) async fn take(request: &PostgresRequest, prior: Option<&Taken>, seed: u64) -> Result<Taken> {
+    take_beside(request, parent(prior), seed).await
+}
+
+pub(crate) async fn take_beside(
+    request: &PostgresRequest,
+    prior: Arc<dyn Prior>,
+    seed: u64,
+) -> Result<Taken> {
     let context = Context::deterministic(seed).unwrap();
     let mut source = PostgresSource::new(request.clone());
     let mut taken = Taken::default();
     {
-        let mut items = source.entries(&context, parent(prior));
+        let mut items = source.entries(&context, prior);
         while let Some(item) = items.next().await {
             taken.add(item?).await?;
         }
@@ -299,4 +307,63 @@ async fn all_databases_of_a_server_are_read_in_order() {
     let names: Vec<String> = taken.records.iter().filter_map(is_database).collect();
     assert_eq!(names, ["A b", "a", "b", "postgres"]);
     assert_eq!(taken.tables().len(), 1);
+}
+
+#[tokio::test]
+async fn databases_that_do_not_let_the_role_in_are_told_and_the_others_kept() {
+    let server = PostgresServer::start(15, "").unwrap();
+    for name in ["closed", "open"] {
+        server
+            .psql("postgres", &format!("CREATE DATABASE {name}"))
+            .unwrap();
+        server
+            .psql(name, "CREATE TABLE t AS SELECT 1; GRANT SELECT ON t TO PUBLIC")
+            .unwrap();
+    }
+    let close = "CREATE ROLE reader LOGIN; REVOKE CONNECT ON DATABASE closed FROM PUBLIC";
+    server.psql("postgres", close).unwrap();
+    let mut request = request(&server, "postgres");
+    let url = server.url("postgres").replace("postgres@", "reader@");
+    request.server = Server::parse(&url, &Surroundings::default()).unwrap();
+    request.all_databases = true;
+    let taken = take(&request, None, 1).await.unwrap();
+    assert_eq!(taken.incidents.len(), 1, "{:?}", taken.incidents);
+    assert!(taken.incidents[0].contains("closed") && taken.incidents[0].contains("may not connect"));
+    assert_eq!(taken.tables().len(), 1);
+
+    // If none lets it in, that is no snapshot.
+    let close =
+        "REVOKE CONNECT ON DATABASE open, template1 FROM PUBLIC; ALTER DATABASE open ALLOW_CONNECTIONS false";
+    server.psql("postgres", close).unwrap();
+    server.admit("host postgres reader 127.0.0.1/32 trust").unwrap();
+    let taken = take(&request, None, 1).await.unwrap();
+    assert_eq!(taken.incidents.len(), 1, "{:?}", taken.incidents);
+}
+
+#[tokio::test]
+async fn a_series_of_snapshots_is_of_one_choice() {
+    let server = PostgresServer::start(15, "").unwrap();
+    let request = request(&server, "postgres");
+    let description = |change: fn(&mut PostgresRequest)| {
+        let mut request = request.clone();
+        change(&mut request);
+        PostgresSource::new(request).origin().description
+    };
+    let all = description(|r| r.contents = Contents::Database);
+    assert_eq!(all, request.server.description());
+    let changes: [fn(&mut PostgresRequest); 6] = [
+        |_| {},
+        |r| r.contents = Contents::Schema,
+        |r| r.filter.tables = vec!["a".into(), "b".into()],
+        |r| r.filter.exclude_tables = vec!["a".into(), "b".into()],
+        |r| r.filter.user_schemas_only = true,
+        |r| r.filter.tables = (0..1000).map(|i| format!("table_{i}")).collect(),
+    ];
+    let mut seen = BTreeSet::from([all]);
+    for change in changes {
+        let description = description(change);
+        assert!(description.len() < 2000 && seen.insert(description));
+    }
+    let turned = description(|r| r.filter.tables = vec!["b".into(), "a".into(), "b".into()]);
+    assert!(seen.contains(&turned), "{turned}");
 }

@@ -1,11 +1,15 @@
 //! What later snapshots read: what changed, all of it, and little else.
 
-use crate::source::{DURABLE, Taken, assert_same_rows, request, take};
+use crate::source::{DURABLE, Taken, assert_same_rows, request, take, take_beside};
+use futures::stream::{self, BoxStream, StreamExt};
 use holdall::connector::postgres::PostgresRequest;
 use holdall::connector::postgres::record::How;
-use holdall::snapshot::entry::Metadata;
+use holdall::context::Time;
+use holdall::error::{Error, ErrorKind, Result};
+use holdall::snapshot::entry::{Key, MemoryPrior, Metadata, Prior, PriorEntry};
 use holdall::testkit::PostgresServer;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const ORDERS: &str = "CREATE TYPE mood AS ENUM ('sad', 'ok');
     CREATE TABLE orders (id int PRIMARY KEY, note text, mood mood) WITH (autovacuum_enabled = off);
@@ -164,6 +168,43 @@ async fn a_wrong_judgement_is_found_by_samples_and_told() {
     }
     // About one range of fifty is looked at: thirty runs over a dozen ranges find it with a chance of over 99.9 %; the seeds are fixed.
     assert!(found > 0);
+}
+
+/// A parent that can be read once, and then no more.
+struct Fading(MemoryPrior, AtomicUsize);
+
+impl Prior for Fading {
+    fn started(&self) -> Option<Time> {
+        None
+    }
+
+    fn entries(&self, prefix: Key) -> BoxStream<'static, Result<PriorEntry>> {
+        let entries = self.0.entries(prefix);
+        if self.1.fetch_add(1, Ordering::Relaxed) == 0 {
+            return entries;
+        }
+        let damaged = || Err(Error::new(ErrorKind::Damaged, "the parent cannot be read"));
+        entries
+            .take(3)
+            .chain(stream::once(async move { damaged() }))
+            .boxed()
+    }
+}
+
+#[tokio::test]
+async fn a_parent_that_cannot_be_read_any_more_raises_no_alarm() {
+    let server = PostgresServer::start(15, DURABLE).unwrap();
+    let (request, before) = first(&server).await;
+    for seed in 0..30 {
+        let prior = MemoryPrior {
+            started: None,
+            entries: before.records.clone(),
+        };
+        let prior = Arc::new(Fading(prior, AtomicUsize::new(0)));
+        let after = take_beside(&request, prior, seed).await.unwrap();
+        assert!(after.notes.is_empty(), "{:?}", after.notes);
+        assert_eq!(after.rows("orders"), before.rows("orders"));
+    }
 }
 
 #[tokio::test]

@@ -34,6 +34,30 @@ async fn disturbed(server: &PostgresServer, after: usize, sql: &str) -> Result<T
     Ok(taken)
 }
 
+/// A lock on a table does not hold its types, and values are written by what a type is now.
+#[tokio::test]
+async fn a_type_that_is_altered_while_its_rows_are_read_is_named() {
+    let server = PostgresServer::start(15, DURABLE).unwrap();
+    let fill = "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE DOMAIN state AS mood; CREATE TYPE pair AS (a int, b state[]);
+        CREATE TYPE unused AS ENUM ('x');
+        CREATE TABLE large AS SELECT g AS id, repeat(md5(g::text), 32) AS text, ROW(g, '{ok}')::pair AS pair
+        FROM generate_series(1, 60000) g";
+    server.psql("postgres", fill).unwrap();
+    let unused = "ALTER TYPE unused RENAME VALUE 'x' TO 'y'; CREATE TYPE more AS ENUM ('z')";
+    disturbed(&server, 10, unused).await.unwrap();
+    for sql in [
+        "ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'",
+        "ALTER TYPE mood RENAME VALUE 'fine' TO 'ok'; ALTER TYPE mood RENAME VALUE 'ok' TO 'o'; ALTER TYPE mood RENAME VALUE 'o' TO 'ok'",
+        "ALTER TYPE pair ADD ATTRIBUTE c int",
+    ] {
+        let error = disturbed(&server, 10, sql).await.err().unwrap();
+        let named = (error.kind(), error.context("table"), error.context("type"));
+        let expected = (ErrorKind::Source, Some("public.large"), Some("public.pair"));
+        assert_eq!(named, expected, "{sql}: {error:?}");
+    }
+    disturbed(&server, 10, "SELECT 1").await.unwrap();
+}
+
 fn terminate(which: &str) -> String {
     format!(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'holdall' AND {which}"

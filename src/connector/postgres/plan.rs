@@ -25,8 +25,8 @@ pub struct Present<'a> {
     pub snapshot_xmin: u64,
     /// The first transaction that has not begun.
     pub snapshot_xmax: u64,
-    /// How far the log is durable.
-    pub flushed: u64,
+    /// Where the log ends.
+    pub position: u64,
 }
 
 /// How to go about a table.
@@ -61,7 +61,7 @@ pub fn approach(prior: Option<&TableState>, present: &Present<'_>) -> Approach {
         return full("its server, file, columns or reader are not those of the snapshot compared with");
     }
     let distance = present.snapshot_xmax.checked_sub(comparison.snapshot_xmin);
-    if distance.is_none_or(|distance| distance > DISTANCE_MAX) || present.flushed < comparison.flushed {
+    if distance.is_none_or(|distance| distance > DISTANCE_MAX) || present.position < comparison.flushed {
         return full("the server's history does not follow that of the snapshot compared with");
     }
     if comparison.changed_percent > CHANGED_MOST {

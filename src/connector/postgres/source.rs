@@ -25,6 +25,9 @@ use tokio::sync::mpsc;
 /// Connections that read at once, unless another number is asked for: poolers in session mode have few.
 pub const JOBS: usize = 4;
 
+/// The longest text of a selection within the description of what is read, in bytes.
+const SELECTION_MAX: usize = 1 << 10;
+
 /// What of a database is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Contents {
@@ -60,6 +63,27 @@ pub struct PostgresRequest {
     pub dry_run: bool,
 }
 
+impl PostgresRequest {
+    /// What is chosen of a database, as options, if not everything. A series of snapshots holds one choice: to a snapshot of other
+    /// tables a whole one has nothing to compare with, and must not be thinned out beside it.
+    fn selection(&self) -> String {
+        let mut options = self.filter.options();
+        match self.contents {
+            Contents::Schema => options.push("--type=schema".to_owned()),
+            Contents::Data => options.push("--type=data".to_owned()),
+            Contents::Database => {}
+        }
+        let text: String = options.iter().map(|option| format!(" {option}")).collect();
+        if text.len() <= SELECTION_MAX {
+            return text;
+        }
+        // The record of a snapshot has only so much room.
+        let digest = blake3::hash(text.as_bytes()).to_hex();
+        let digest = digest.get(..16).unwrap_or_default();
+        format!(" ({} options, {digest})", options.len())
+    }
+}
+
 /// Reads databases.
 pub struct PostgresSource {
     request: PostgresRequest,
@@ -90,7 +114,7 @@ struct Reading {
     database: Vec<u8>,
     /// Why nothing of the server can be compared, if so.
     obstacle: Option<&'static str>,
-    /// How far the server's log is durable.
+    /// How far the server's log is durable; nothing if that is not as far as what the snapshot saw.
     flushed: Option<u64>,
     /// What samples are drawn from.
     seed: [u8; 32],
@@ -135,6 +159,7 @@ impl Source for PostgresSource {
             (true, Some((server, _))) => format!("{server}/*"),
             _ => description,
         };
+        let description = description + &self.request.selection();
         Origin {
             connector: "postgres".into(),
             description,

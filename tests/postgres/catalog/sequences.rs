@@ -61,7 +61,7 @@ async fn every_value_is_what_pg_dump_says() {
     ];
     for (filter, expected) in filters {
         let found = sequences(connection.client(), &filter).await.unwrap();
-        assert!(found.dropped.is_empty());
+        assert!(found.missing.is_empty());
         let ours = lines(&found.statements);
         let theirs = of_pg_dump(&server, &filter);
         let differs = ours.iter().zip(&theirs).find(|(ours, theirs)| ours != theirs);
@@ -148,8 +148,48 @@ async fn a_sequence_that_was_dropped_since_the_snapshot_is_told_and_costs_no_oth
         found.statements,
         "SELECT pg_catalog.setval('\"public\".\"a\"', 1, false);\nSELECT pg_catalog.setval('\"public\".\"c\"', 1, true);\n"
     );
-    let dropped: Vec<String> = found.dropped.iter().map(ToString::to_string).collect();
+    let dropped: Vec<String> = found.missing.iter().map(|(name, _)| name.to_string()).collect();
     assert_eq!(dropped, ["public.b"]);
     // The snapshot lives.
     connection.client().query_one("SELECT 1", &[]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_sequence_that_was_renamed_since_the_snapshot_keeps_its_value() {
+    for major in [15, 18] {
+        let server = PostgresServer::start(major, "").unwrap();
+        let create = "CREATE SCHEMA s; CREATE SEQUENCE a; CREATE SEQUENCE s.b; CREATE SEQUENCE c";
+        server.psql("postgres", create).unwrap();
+        let connection = session(&server.url("postgres")).await;
+        connection.client().query_one("SELECT 1", &[]).await.unwrap();
+        // Another one takes the name; a schema goes by another; a table takes the place of the third.
+        let rename = "SELECT setval('a', 7), setval('s.b', 8), setval('c', 9); ALTER SEQUENCE a RENAME TO \"it's A\";
+            CREATE SEQUENCE a START 1000; ALTER SCHEMA s RENAME TO t; ALTER SEQUENCE c RENAME TO d; CREATE TABLE c (x int)";
+        server.psql("postgres", rename).unwrap();
+        let found = sequences(connection.client(), &Filter::default()).await.unwrap();
+        assert!(found.missing.is_empty(), "{found:?}");
+        let expected = ["public\".\"a\"', 7", "public\".\"c\"', 9", "s\".\"b\"', 8"]
+            .map(|value| format!("SELECT pg_catalog.setval('\"{value}, true);\n"));
+        assert_eq!(found.statements, expected.concat());
+    }
+}
+
+#[tokio::test]
+async fn an_unlogged_sequence_on_a_standby_is_told_and_costs_no_other() {
+    for major in [15, 18] {
+        let server = PostgresServer::start(major, "").unwrap();
+        let create = "CREATE SEQUENCE a; CREATE UNLOGGED SEQUENCE b; SELECT nextval('a'), nextval('b')";
+        server.psql("postgres", create).unwrap();
+        server.stop("fast").unwrap();
+        server.install("standby.signal", "").unwrap();
+        server.control(&["start"]).unwrap();
+        let connection = session(&server.url("postgres")).await;
+        let found = sequences(connection.client(), &Filter::default()).await.unwrap();
+        assert_eq!(
+            found.statements,
+            "SELECT pg_catalog.setval('\"public\".\"a\"', 1, true);\n"
+        );
+        let missing: Vec<String> = found.missing.iter().map(|(name, _)| name.to_string()).collect();
+        assert_eq!(missing, ["public.b"]);
+    }
 }

@@ -108,7 +108,7 @@ async fn a_sequence_that_was_dropped_is_told_by_the_newest_server_too() {
     server.psql("postgres", "DROP SEQUENCE b").unwrap();
     let found = sequences(connection.client(), &Filter::default()).await.unwrap();
     assert_eq!(found.statements.lines().count(), 2);
-    let dropped: Vec<String> = found.dropped.iter().map(ToString::to_string).collect();
+    let dropped: Vec<String> = found.missing.iter().map(|(name, _)| name.to_string()).collect();
     assert_eq!(dropped, ["public.b"]);
 }
 

@@ -65,17 +65,30 @@ impl Filter {
     /// The same choice as arguments of `pg_dump`.
     pub fn arguments(&self) -> Vec<String> {
         let managed = MANAGED.iter().filter(|_| self.user_schemas_only);
+        let mut arguments = self.patterns();
+        arguments.extend(managed.map(|p| format!("--exclude-schema={p}")));
+        arguments
+    }
+
+    /// The choice as options, the same for the same choice in whatever order it was given.
+    pub fn options(&self) -> Vec<String> {
+        let mut options = self.patterns();
+        options.sort_unstable();
+        options.dedup();
+        options.extend(self.user_schemas_only.then(|| "--user-schemas-only".to_owned()));
+        options
+    }
+
+    fn patterns(&self) -> Vec<String> {
         let options = [
             ("schema", &self.schemas),
             ("exclude-schema", &self.exclude_schemas),
             ("table", &self.tables),
             ("exclude-table", &self.exclude_tables),
         ];
-        let given = options
+        options
             .into_iter()
-            .flat_map(|(option, patterns)| patterns.iter().map(move |p| format!("--{option}={p}")));
-        given
-            .chain(managed.map(|p| format!("--exclude-schema={p}")))
+            .flat_map(|(option, patterns)| patterns.iter().map(move |p| format!("--{option}={p}")))
             .collect()
     }
 }

@@ -26,3 +26,4 @@ pub use large_objects::{LargeObject, large_object_content, large_objects};
 pub use sequences::{Sequences, sequences};
 pub use server::{ServerFacts, flushed, server};
 pub use table::{Table, Tables, tables};
+pub use types::Use;

@@ -19,9 +19,12 @@ const AT_ONCE: usize = 200;
 pub struct Sequences {
     /// One `SELECT pg_catalog.setval(…);` a line, by name.
     pub statements: String,
-    /// Sequences that were dropped since the snapshot was taken: they have no value.
-    pub dropped: Vec<TableName>,
+    /// Sequences whose values cannot be had, and why.
+    pub missing: Vec<(TableName, &'static str)>,
 }
+
+/// How often a sequence is looked for by another name.
+const RENAMED_MOST: u32 = 5;
 
 struct Listed {
     oid: u32,
@@ -35,18 +38,25 @@ struct Listed {
 /// `Source` that names the sequences which the role may not read; as [`super::tables`] for the filter.
 pub async fn sequences(client: &Client, filter: &Filter) -> Result<Sequences> {
     let catalog = Catalog::open(client).await?;
-    let listed = list(&catalog, filter).await?;
     let mut out = Sequences::default();
+    let listed = list(&catalog, filter, &mut out.missing).await?;
     for batch in listed.chunks(AT_ONCE) {
         let values = match read(client, catalog.version, batch).await {
             Ok(values) => values,
-            // One of them is gone: one after the other tells which.
-            Err(error) if gone(&error) => one_by_one(client, catalog.version, batch).await?,
+            // One of them is gone, or goes by another name: one after the other tells which.
+            Err(error) if gone(&error) => vec![None; batch.len()],
             Err(error) => return Err(failed("values of sequences", error)),
         };
         for (sequence, value) in batch.iter().zip(values) {
+            let value = match value {
+                Some(value) => Some(value),
+                None => follow(client, sequence).await?,
+            };
             let Some((last, called)) = value else {
-                out.dropped.push(sequence.name.clone());
+                out.missing.push((
+                    sequence.name.clone(),
+                    "it was dropped while the database was read",
+                ));
                 continue;
             };
             let name = literal(&qualified(&sequence.name)?);
@@ -60,11 +70,16 @@ pub async fn sequences(client: &Client, filter: &Filter) -> Result<Sequences> {
     Ok(out)
 }
 
-async fn list(catalog: &Catalog<'_>, filter: &Filter) -> Result<Vec<Listed>> {
+async fn list(
+    catalog: &Catalog<'_>,
+    filter: &Filter,
+    missing: &mut Vec<(TableName, &'static str)>,
+) -> Result<Vec<Listed>> {
     let selection = Selection::resolve(catalog, filter).await?;
     let sql = format!(
         "SELECT c.oid, n.oid, {}, {}, t.oid, t.relnamespace, o.deptype = 'i',
-                pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_sequence_privilege(c.oid, 'SELECT')
+                pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_sequence_privilege(c.oid, 'SELECT'),
+                c.relpersistence = 'u' AND pg_catalog.pg_is_in_recovery()
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          LEFT JOIN pg_catalog.pg_depend o ON o.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND o.objid = c.oid
            AND o.objsubid = 0 AND o.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND o.deptype IN ('a', 'i')
@@ -99,7 +114,9 @@ async fn list(catalog: &Catalog<'_>, filter: &Filter) -> Result<Vec<Listed>> {
             schema: get(&row, 2)?,
             table: get(&row, 3)?,
         };
-        if get::<Option<bool>>(&row, 7)?.unwrap_or(true) {
+        if get(&row, 8)? {
+            missing.push((name, "unlogged sequences have no value on a standby"));
+        } else if get::<Option<bool>>(&row, 7)?.unwrap_or(true) {
             listed.push(Listed { oid, name });
         } else {
             denied.push(name);
@@ -126,10 +143,19 @@ async fn read(
 ) -> Result<Vec<Option<(i64, bool)>>, tokio_postgres::Error> {
     client.batch_execute("SAVEPOINT sequences").await?;
     let rows = query(client, version, batch).await;
+    leave(client, rows, batch.len()).await
+}
+
+/// Lets go of what the query locked, whatever it gave.
+async fn leave(
+    client: &Client,
+    rows: Result<Vec<Row>, tokio_postgres::Error>,
+    count: usize,
+) -> Result<Vec<Option<(i64, bool)>>, tokio_postgres::Error> {
     client
         .batch_execute("ROLLBACK TO SAVEPOINT sequences; RELEASE SAVEPOINT sequences")
         .await?;
-    let mut values = vec![None; batch.len()];
+    let mut values = vec![None; count];
     for row in rows? {
         let place = usize::try_from(row.try_get::<_, i32>(0)?).ok();
         let (last, called): (Option<i64>, Option<bool>) = (row.try_get(1)?, row.try_get(2)?);
@@ -150,22 +176,53 @@ async fn query(client: &Client, version: i32, batch: &[Listed]) -> Result<Vec<Ro
     }
     let selects = batch.iter().enumerate().filter_map(|(i, sequence)| {
         let name = qualified(&sequence.name).ok()?;
-        Some(format!("SELECT {i}::int4, last_value, is_called FROM {name}"))
+        Some(select(i, &name, sequence.oid))
     });
     let sql = selects.collect::<Vec<_>>().join(" UNION ALL ");
     client.query_typed(&sql, &[]).await
 }
 
-async fn one_by_one(client: &Client, version: i32, batch: &[Listed]) -> Result<Vec<Option<(i64, bool)>>> {
-    let mut values = Vec::with_capacity(batch.len());
-    for sequence in batch.chunks(1) {
-        match read(client, version, sequence).await {
-            Ok(value) => values.extend(value),
-            Err(error) if gone(&error) => values.push(None),
-            Err(error) => return Err(failed("values of sequences", error)),
+/// The value of what has this name now, if it still is the sequence that is meant.
+fn select(place: usize, name: &str, oid: u32) -> String {
+    format!("SELECT {place}::int4, last_value, is_called FROM {name} WHERE tableoid = {oid}")
+}
+
+/// The value of a sequence that is not there by its name: a name is the snapshot's, a value the present's, and in between it may have
+/// been renamed. Nothing if it was dropped.
+async fn follow(client: &Client, sequence: &Listed) -> Result<Option<(i64, bool)>> {
+    for _ in 0..RENAMED_MOST {
+        // Its name now: this function does not look through the snapshot. What is not there shows as its number.
+        let sql = "SELECT pg_catalog.format('%s', $1::pg_catalog.regclass)";
+        let rows = client.query_typed(sql, &[(&sequence.oid, Type::OID)]).await;
+        let rows = rows.map_err(|error| failed("names of sequences", error))?;
+        let name: &str = rows
+            .first()
+            .map(|row| get(row, 0))
+            .transpose()?
+            .unwrap_or_default();
+        if name.is_empty() || name.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Ok(None);
+        }
+        client
+            .batch_execute("SAVEPOINT sequences")
+            .await
+            .map_err(|error| failed("values of sequences", error))?;
+        let rows = client.query_typed(&select(0, name, sequence.oid), &[]).await;
+        match leave(client, rows, 1).await {
+            Ok(values) => {
+                if let Some(value) = values.into_iter().flatten().next() {
+                    return Ok(Some(value));
+                }
+            }
+            Err(error) if gone(&error) => {}
+            Err(error) => return Err(failed("values of sequences", error).with("sequence", &sequence.name)),
         }
     }
-    Ok(values)
+    Err(
+        Error::new(ErrorKind::Source, "a sequence is renamed all the time")
+            .with("sequence", &sequence.name)
+            .hint("run again when no migration runs"),
+    )
 }
 
 fn gone(error: &tokio_postgres::Error) -> bool {
@@ -173,6 +230,10 @@ fn gone(error: &tokio_postgres::Error) -> bool {
         SqlState::UNDEFINED_TABLE,
         SqlState::INVALID_SCHEMA_NAME,
         SqlState::UNDEFINED_OBJECT,
+        // A table took its name.
+        SqlState::UNDEFINED_COLUMN,
+        // A function that is asked for a sequence by its oid.
+        SqlState::INTERNAL_ERROR,
     ];
     error.code().is_some_and(|code| codes.contains(code))
 }

@@ -77,7 +77,7 @@ pub async fn server(client: &Client) -> Result<ServerFacts> {
         snapshot_xmin: xmin.parse().map_err(|_| {
             Error::new(ErrorKind::Source, "the server's snapshot has an unexpected form").with("xmin", xmin)
         })?,
-        position: position(client, in_recovery, "insert").await?,
+        position: log_end(client, in_recovery).await?,
     })
 }
 
@@ -92,6 +92,30 @@ pub async fn flushed(client: &Client) -> Result<Option<u64>> {
     let rows = rows.map_err(|error| failed("the server's log", error))?;
     let in_recovery = rows.first().map(|row| get(row, 0)).transpose()?.unwrap_or(false);
     position(client, in_recovery, "flush").await
+}
+
+/// Where the log ends. On a primary the next record may have a page's header before it, which is not written before that record is:
+/// then the log ends before the header.
+async fn log_end(client: &Client, in_recovery: bool) -> Result<Option<u64>> {
+    let end = position(client, in_recovery, "insert").await?;
+    let sizes = "SELECT pg_catalog.current_setting('wal_block_size')::pg_catalog.int8,
+        (SELECT s.setting::pg_catalog.int8 FROM pg_catalog.pg_settings s WHERE s.name = 'wal_segment_size')";
+    let (Some(end), Some(row)) = (end, attempt(client, sizes).await?) else {
+        return Ok(end);
+    };
+    let size =
+        |index| Ok::<_, Error>(u64::try_from(get::<Option<i64>>(&row, index)?.unwrap_or(0)).unwrap_or(0));
+    Ok(Some(before_header(end, size(0)?, size(1)?)))
+}
+
+/// A position, or the beginning of its page if only the page's header lies between: 24 bytes, 40 on the first page of a segment.
+fn before_header(position: u64, page: u64, segment: u64) -> u64 {
+    let inside = |size: u64| position.checked_rem(size);
+    match (inside(page), inside(segment)) {
+        (_, Some(40)) => position - 40,
+        (Some(24), Some(offset)) if offset != 24 => position - 24,
+        _ => position,
+    }
 }
 
 async fn position(client: &Client, in_recovery: bool, which: &str) -> Result<Option<u64>> {
@@ -127,4 +151,25 @@ async fn attempt(client: &Client, sql: &str) -> Result<Option<Row>> {
         .await
         .map_err(lost)?;
     Ok(row)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::before_header;
+
+    #[test]
+    fn a_log_that_ends_behind_a_header_ends_before_it() {
+        const SEGMENT: u64 = 16 << 20;
+        for (position, expected) in [
+            (SEGMENT * 3 + 40, SEGMENT * 3),
+            (SEGMENT * 3 + 24, SEGMENT * 3 + 24),
+            (SEGMENT * 3 + 8192 + 24, SEGMENT * 3 + 8192),
+            (SEGMENT * 3 + 8192 + 40, SEGMENT * 3 + 8192 + 40),
+            (SEGMENT * 3 + 8192, SEGMENT * 3 + 8192),
+            (SEGMENT * 3 + 777, SEGMENT * 3 + 777),
+        ] {
+            assert_eq!(before_header(position, 8192, SEGMENT), expected, "{position}");
+        }
+        assert_eq!(before_header(64, 0, 0), 64);
+    }
 }

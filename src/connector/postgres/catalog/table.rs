@@ -2,7 +2,7 @@
 
 use super::filter::{Filter, Selection};
 use super::query::{Catalog, get, text};
-use super::types::{Types, field};
+use super::types::{Types, Use, field};
 use crate::connector::postgres::key::TableName;
 use crate::connector::postgres::name::display;
 use crate::connector::postgres::record::{Belongs, ColumnRecord, Identity, Persistence, TableRecord};
@@ -243,6 +243,20 @@ impl Tables {
         })
     }
 
+    /// Whether a column of the tables so far has a type that can be altered.
+    pub fn have_alterable_types(&self) -> bool {
+        self.types.has_uses()
+    }
+
+    /// A column of the tables so far whose type was altered since: a lock on a table does not hold its types, and the server writes
+    /// values by what a type is now, not by what it was in the snapshot. `now` sees what is there now.
+    ///
+    /// # Errors
+    /// `Source` if the server cannot be asked.
+    pub async fn altered_type(&self, now: &Client) -> Result<Option<&Use>> {
+        self.types.altered(now).await
+    }
+
     /// The next table. `client` must see the snapshot that the list was made in.
     ///
     /// # Errors
@@ -360,13 +374,14 @@ fn unknown_identity(column: &[u8]) -> Error {
 
 impl Types {
     /// Gives a table its columns, its signature and what they say of comparing.
-    fn complete(&self, table: &mut Table, attributes: Vec<Attribute>) {
+    fn complete(&mut self, table: &mut Table, attributes: Vec<Attribute>) {
         let mut signature = blake3::Hasher::new();
         for attribute in attributes {
             signature.update(attribute.facts.as_bytes());
             if attribute.dropped || attribute.generated {
                 continue;
             }
+            self.note_use(attribute.type_oid, &table.name, &attribute.type_name);
             let known = self.get(attribute.type_oid);
             signature.update(known.map_or(&[0; 32], |known| &known.digest));
             let obstacle = match known {

@@ -5,11 +5,13 @@
 //! table was renamed that a `regclass` points at. The digest holds all of the first kind; types of the second cannot be compared.
 
 use super::query::{Catalog, get, text};
+use crate::connector::postgres::key::TableName;
 use crate::connector::postgres::name::display;
 use crate::error::Result;
 use futures::TryStreamExt;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 /// Types of the server whose text depends on the value alone, given the pinned settings. Not here: `reg*` and `aclitem`, which
@@ -90,7 +92,21 @@ pub(super) struct Known {
 #[derive(Debug, Default)]
 pub(super) struct Types {
     known: HashMap<u32, Known>,
+    /// Of the types that can be altered, each that a kept column has.
+    used: HashMap<u32, Use>,
 }
+
+/// Where a type is met first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Use {
+    /// The table.
+    pub table: TableName,
+    /// The type, as `format_type` writes it.
+    pub type_name: String,
+}
+
+/// Types with smaller oids are the server's own.
+const FIRST_ALTERABLE: u32 = 16_384;
 
 /// A type as the catalogs describe it, before its parts are known.
 struct Raw {
@@ -105,6 +121,37 @@ impl Types {
     /// What is known of a type that was loaded.
     pub(super) fn get(&self, oid: u32) -> Option<&Known> {
         self.known.get(&oid)
+    }
+
+    /// Takes note that a column has a type.
+    pub(super) fn note_use(&mut self, oid: u32, table: &TableName, type_name: &str) {
+        if oid >= FIRST_ALTERABLE {
+            self.used.entry(oid).or_insert_with(|| Use {
+                table: table.clone(),
+                type_name: type_name.to_owned(),
+            });
+        }
+    }
+
+    /// Whether a column has a type that can be altered.
+    pub(super) fn has_uses(&self) -> bool {
+        !self.used.is_empty()
+    }
+
+    /// The first use of a type that is not what it was, by a client that sees what is there now.
+    pub(super) async fn altered(&self, now: &Client) -> Result<Option<&Use>> {
+        let catalog = Catalog::open(now).await?;
+        let mut present = Self::default();
+        present.load(&catalog, self.used.keys().copied()).await?;
+        let digest = |known: &Known| known.digest;
+        let mut altered: Vec<&Use> = self
+            .used
+            .iter()
+            .filter(|(oid, _)| self.get(**oid).map(digest) != present.get(**oid).map(digest))
+            .map(|(_, place)| place)
+            .collect();
+        altered.sort_unstable_by(|a, b| a.table.cmp(&b.table));
+        Ok(altered.first().copied())
     }
 
     /// Looks up types and all that they are made of. One query for each level of nesting, whatever the number of types.

@@ -303,6 +303,7 @@ fn refusal(settings: &Settings, said: &DbError) -> Error {
     Error::new(ErrorKind::Source, what)
         .with("role", role)
         .with("database", database)
+        .with("sqlstate", said.code().code())
         .because(format!("{}: {message} ({})", said.severity(), said.code().code()))
         .hint(hint)
 }

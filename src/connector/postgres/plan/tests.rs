@@ -8,7 +8,7 @@ fn present() -> Present<'static> {
         incarnation: [7; 32],
         snapshot_xmin: 1000,
         snapshot_xmax: 1010,
-        flushed: 500,
+        position: 500,
     }
 }
 

@@ -13,10 +13,11 @@ use crate::connector::postgres::session::{Locked, Session, failed, locked};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::snapshot::entry::{Content, Entry, EntryHead, EntryKind, Incident, Item, Prior};
+use crate::snapshot::entry::{Content, Entry, EntryHead, EntryKind, Incident, Item, Key, Prior};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use tokio_postgres::error::SqlState;
 use tokio_util::task::AbortOnDropHandle;
 
 /// How often a snapshot is taken anew because tables changed before they were locked.
@@ -35,11 +36,46 @@ pub(super) async fn read_all(
     if !request.all_databases {
         return read(context, request, &request.server, prior, found, out).await;
     }
+    let mut refused = None;
+    let mut any = false;
     for name in databases(context, &request.server).await? {
         let server = request.server.with_database(&name);
+        match server.connect(context).await {
+            Ok(connection) => drop(connection),
+            Err(error) if is_refusal(&error) => {
+                let (key, why) = (key::database(name.as_bytes()), said(&error));
+                out.send(Item::Incident(Incident { key, why })).await?;
+                refused = Some(error);
+                continue;
+            }
+            Err(error) => return Err(error),
+        }
         read(context, request, &server, prior, found, out).await?;
+        any = true;
     }
-    Ok(())
+    match refused {
+        Some(error) if !any => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Whether one database of a server does not let the role in, or is not there any more; others may.
+fn is_refusal(error: &Error) -> bool {
+    let codes = [
+        SqlState::INSUFFICIENT_PRIVILEGE,
+        SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+        SqlState::INVALID_CATALOG_NAME,
+    ];
+    let code = error.context("sqlstate");
+    codes.iter().any(|refusal| code == Some(refusal.code()))
+}
+
+fn said(error: &Error) -> String {
+    match error.causes().first() {
+        Some(cause) => format!("{}: {cause}", error.what()),
+        None => error.what().to_owned(),
+    }
 }
 
 /// The databases that take connections and are no templates, in the order of their keys.
@@ -78,14 +114,21 @@ async fn read(
         workers: Workers::new(session.clone(), request.jobs),
         prior: prior.clone(),
         database: record.name.clone(),
-        obstacle: incarnation::obstacle(&session.facts, flushed),
+        obstacle: incarnation::obstacle(&session.facts),
         flushed,
         seed: context.random.bytes()?,
         dry_run: request.dry_run,
         session,
     });
-    if let Some(obstacle) = reading.obstacle {
-        let text = format!("the next snapshot will read every table in full: {obstacle}");
+    let note = match reading.obstacle {
+        Some(obstacle) => Some(format!("the next snapshot will read every table in full: {obstacle}")),
+        None if flushed.is_none() => Some(
+            "the next snapshot will read every table that changed in full: the server did not say that what it showed is durable"
+                .to_owned(),
+        ),
+        None => None,
+    };
+    if let Some(text) = note {
         out.send(Item::Note(text)).await?;
     }
     for note in &tables.notes {
@@ -230,9 +273,10 @@ async fn read_data(
     }
     reading.session.ping().await?;
     let sequences = catalog::sequences(reading.session.client(), &request.filter).await?;
-    for name in sequences.dropped {
-        let text = format!("the sequence {name} was dropped while the database was read");
-        out.send(Item::Note(text)).await?;
+    for (name, why) in sequences.missing {
+        let key = Key::new(format!("the sequence {name}").into_bytes());
+        let why = why.to_owned();
+        out.send(Item::Incident(Incident { key, why })).await?;
     }
     send_text(reading, &Place::Sequences, sequences.statements.into(), out).await?;
     if let Some(statements) = statements {
@@ -286,7 +330,25 @@ async fn read_tables(
         let text = format!("{checked} unchanged ranges were read again as a check, and were as expected");
         reading.context.emit(&Event::Note { text });
     }
+    types_stand(reading, &tables).await?;
     Ok(report)
+}
+
+/// Fails if a type was altered while rows of it were read: some of them may read as it was, some as it is.
+async fn types_stand(reading: &Reading, tables: &Tables) -> Result<()> {
+    if !tables.have_alterable_types() {
+        return Ok(());
+    }
+    let now = reading.session.bystander().await?;
+    match tables.altered_type(now.client()).await? {
+        None => Ok(()),
+        Some(found) => Err(
+            Error::new(ErrorKind::Source, "a type was altered while rows of it were read")
+                .with("table", &found.table)
+                .with("type", &found.type_name)
+                .hint("nothing was committed; run again when no migration runs"),
+        ),
+    }
 }
 
 /// Tells of a table that is not kept.

@@ -134,7 +134,7 @@ async fn draft(reading: &Reading, table: &Table, hands: &Hands) -> Result<Draft>
         incarnation: incarnation(facts, table),
         snapshot_xmin: facts.server.snapshot_xmin,
         snapshot_xmax: facts.xmax.unwrap_or(0),
-        flushed: reading.flushed.unwrap_or(0),
+        position: facts.server.position.unwrap_or(0),
     };
     let (group, prior) = PriorRanges::open(reading.prior.as_ref(), &reading.database, &table.name).await;
     let state = group
@@ -148,7 +148,7 @@ async fn draft(reading: &Reading, table: &Table, hands: &Hands) -> Result<Draft>
         Approach::Full(why) => {
             let ranges = mark(table, hands, fitting).await?;
             Ok(Draft {
-                comparison: Some(comparison(&present, 0)),
+                comparison: comparison(reading, &present, 0),
                 ..in_full(Rows::Ranges(ranges), &why)
             })
         }
@@ -165,7 +165,7 @@ async fn draft(reading: &Reading, table: &Table, hands: &Hands) -> Result<Draft>
                 (How::Changes, "compared")
             };
             Ok(Draft {
-                comparison: Some(comparison(&present, plan::percent(changed, all + vanished))),
+                comparison: comparison(reading, &present, plan::percent(changed, all + vanished)),
                 kept: group.filter(|_| changed == 0 && serves),
                 takes_over: true,
                 how,
@@ -175,14 +175,15 @@ async fn draft(reading: &Reading, table: &Table, hands: &Hands) -> Result<Draft>
     }
 }
 
-/// What the next snapshot compares with.
-fn comparison(present: &Present<'_>, changed_percent: u32) -> Comparison {
-    Comparison {
+/// What the next snapshot compares with: nothing, if what was seen may be taken back by a crash and its transactions' numbers be
+/// given to others. What the parent saw is durable all the same, so this snapshot may be compared with it.
+fn comparison(reading: &Reading, present: &Present<'_>, changed_percent: u32) -> Option<Comparison> {
+    Some(Comparison {
         snapshot_xmin: present.snapshot_xmin,
-        flushed: present.flushed,
+        flushed: reading.flushed?,
         incarnation: present.incarnation,
         changed_percent,
-    }
+    })
 }
 
 /// Fingerprints for the next time; everything is read.
@@ -254,25 +255,21 @@ async fn check(reading: &Arc<Reading>, table: &Arc<Table>, mut draft: Draft) -> 
         return Ok(draft);
     }
     let (_, mut prior) = PriorRanges::open(reading.prior.as_ref(), &reading.database, &table.name).await;
+    let mut ahead = None;
     for run in chosen.chunks(plan::RUN_RANGES) {
-        let seat = reading.workers.seat().await?;
-        let mut job = Job::run(table, ranges, run)?.start(reading, seat);
-        let mut found: Vec<(u64, SegmentRecord)> = Vec::new();
-        while let Some(part) = job.next(reading).await? {
-            match found.last_mut() {
-                Some((block, record)) if *block == part.block => {
-                    record.rows += part.record.rows;
-                    record.sum.add(part.record.sum);
-                }
-                _ => found.push((part.block, part.record)),
+        for (block, record) in read_again(reading, table, ranges, run).await? {
+            if ahead.is_none() {
+                ahead = prior.next().await;
             }
-        }
-        for (block, record) in found {
-            let mut before = prior.next().await;
-            while before.as_ref().is_some_and(|before| before.range.block < block) {
-                before = prior.next().await;
+            while ahead.as_ref().is_some_and(|ahead| ahead.range.block < block) {
+                ahead = prior.next().await;
             }
-            if before.is_none_or(|before| before.range.block != block || before.range.record != record) {
+            let before = ahead.take_if(|ahead| ahead.range.block == block);
+            // What the parent does not show whole any more tells nothing of the judgement: it is read anew when its turn comes.
+            let Some(before) = before.filter(|before| before.range.record.rows == record.rows) else {
+                continue;
+            };
+            if before.range.record != record {
                 ranges.read_all();
                 let text = format!(
                     "{}: the rows in the blocks from {block} on were judged unchanged and are not; the table was read in full. \
@@ -284,10 +281,32 @@ async fn check(reading: &Arc<Reading>, table: &Arc<Table>, mut draft: Draft) -> 
                 draft.note = Some(text);
                 return Ok(draft);
             }
+            draft.checked += 1;
         }
-        draft.checked += run.len() as u64;
     }
     Ok(draft)
+}
+
+/// What the ranges of a run hold.
+async fn read_again(
+    reading: &Arc<Reading>,
+    table: &Arc<Table>,
+    ranges: &Ranges,
+    run: &[Range],
+) -> Result<Vec<(u64, SegmentRecord)>> {
+    let seat = reading.workers.seat().await?;
+    let mut job = Job::run(table, ranges, run)?.start(reading, seat);
+    let mut found: Vec<(u64, SegmentRecord)> = Vec::new();
+    while let Some(part) = job.next(reading).await? {
+        match found.last_mut() {
+            Some((block, record)) if *block == part.block => {
+                record.rows += part.record.rows;
+                record.sum.add(part.record.sum);
+            }
+            _ => found.push((part.block, part.record)),
+        }
+    }
+    Ok(found)
 }
 
 fn finish(reading: &Reading, table: Arc<Table>, draft: Draft) -> Result<Planned> {
