@@ -73,7 +73,10 @@ impl PostgresRequest {
             Contents::Data => options.push("--type=data".to_owned()),
             Contents::Database => {}
         }
-        let text: String = options.iter().map(|option| format!(" {option}")).collect();
+        if options.is_empty() {
+            return String::new();
+        }
+        let text = format!(" {}", options.join(" "));
         if text.len() <= SELECTION_MAX {
             return text;
         }
