@@ -189,13 +189,13 @@ def tables(data, directory):
     need(all(e[4] < len(blocks) and e[5] + e[6] <= blocks[e[4]][4] for e in entries), "invalid", "entry outside its block")
     return packs, blocks, [(*e, bases.get(n)) for n, e in enumerate(entries)]
 def unzstd(frame, size, prefix=None):
-    need(0 < size <= BLOB_MAX and zstandard.frame_content_size(frame) == size, "invalid", "content size")
-    need(zstandard.get_frame_parameters(frame).dict_id == 0, "invalid", "dictionary id")
+    head = guarded("invalid", zstandard.ZstdError, lambda: zstandard.get_frame_parameters(frame))
+    need(frame[:4] == b"\x28\xb5\x2f\xfd" and not frame[4] & 11 and head.window_size <= WINDOW_MAX, "invalid", "zstd frame")
+    need(0 < size == head.content_size <= BLOB_MAX, "invalid", "content size")
     args = {"dict_data": zstandard.ZstdCompressionDict(prefix, dict_type=zstandard.DICT_TYPE_RAWCONTENT)} if prefix else {}
     zstd = zstandard.ZstdDecompressor(max_window_size=WINDOW_MAX, **args)
     plain = guarded("invalid", zstandard.ZstdError, lambda: zstd.decompress(frame, allow_extra_data=False))
-    need(len(plain) == size, "invalid")
-    return plain
+    return need(len(plain) == size, "invalid") or plain
 def open_block(opener, row, sealed):
     stored = opener.record(row[1], False, sealed)
     return unzstd(stored, row[4]) if row[5] else stored

@@ -3,7 +3,7 @@ import json, re, struct
 
 from argon2.low_level import Type, hash_secret_raw
 from blake3 import blake3
-from reader import Blobs, HOLE, Keyring, Refused, body_of, hash_of, header, marker, need, object_key, open_block, open_slot, payload_of, record, tables
+from reader import Blobs, HOLE, Keyring, Refused, body_of, hash_of, header, marker, need, object_key, open_block, open_slot, payload_of, record, tables, unzstd
 
 def slot_label(ring, data, number):
     body, _ = body_of(data)
@@ -142,6 +142,8 @@ def check(kind, case):
         blobs.add([], rows, entries)
         found = [(e, blobs.get(e[0], e[1])) for e in entries]
         return {"blobs": [{"id": e[0].hex(), "kind": e[1], "delta": bool(e[2]), "len": len(b), "blake3": hash_of(b).hex()} for e, b in found]}
+    if kind == "frame":
+        return {"blake3": hash_of(unzstd(raw["bytes"], case["len"], raw.get("base"))).hex()}
     if kind == "entry sum":
         return dict(zip(("count", "hash"), entry_sum(case["runs"], case["dead"])))
     return None

@@ -6,6 +6,7 @@ pub mod cbor;
 pub mod collect;
 pub mod entry;
 pub mod error;
+pub mod frame;
 pub mod header;
 pub mod id;
 pub mod index;

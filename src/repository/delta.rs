@@ -2,12 +2,11 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::error::DecodeError;
+use crate::format::frame::{WINDOW_LOG_MAX, decode_frame};
 use crate::format::id::BlobId;
 use bytes::Bytes;
-use zstd_safe::{CCtx, CParameter, DCtx, DParameter};
+use zstd_safe::{CCtx, CParameter};
 
-/// The window log that covers any base and blob together.
-const WINDOW_LOG_MAX: u32 = 25;
 /// zstd finds no match it has not indexed: its tables for this level are made for content, not for content and a base before it, so
 /// they grow with both, within these bounds.
 const TABLE_LOG: std::ops::RangeInclusive<u32> = 15..=22;
@@ -61,21 +60,9 @@ pub(crate) fn make_delta(plain: &[u8], base: &[u8], room: usize) -> Result<Optio
 /// Applies a delta: one zstd frame that was made with the base's plaintext as its prefix.
 ///
 /// # Errors
-/// `Invalid` if the frame is damaged or gives another length.
+/// `OverLimit` or `Invalid`, as [`decode_frame`].
 pub(crate) fn apply_delta(delta: &[u8], base: &[u8], plain: u32) -> Result<Vec<u8>, DecodeError> {
-    let mut out = Vec::with_capacity(plain as usize);
-    let mut context = DCtx::create();
-    let invalid = |_| DecodeError::Invalid("delta");
-    context
-        .set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))
-        .map_err(invalid)?;
-    context.ref_prefix(base).map_err(invalid)?;
-    context.decompress(&mut out, delta).map_err(invalid)?;
-    if out.len() == plain as usize {
-        Ok(out)
-    } else {
-        Err(DecodeError::Invalid("length of a delta"))
-    }
+    decode_frame(delta, plain, Some(base))
 }
 
 #[cfg(test)]

@@ -5,10 +5,10 @@ use crate::context::{Random, Reservation};
 use crate::crypto::{self, Keyring, Opener, Sealed, Sealer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::error::DecodeError;
+use crate::format::frame::decode_frame;
 use crate::format::header::{HEADER_LEN, Header, ObjectType, Origin, TAG_LEN, padme};
 use crate::format::id::{BlobId, ObjectId};
 use crate::format::index::{BlobKind, BlockRow, Codec, EntryRow, PackRow, Tables};
-use crate::format::limits;
 use bytes::Bytes;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -220,30 +220,12 @@ fn compress_and_verify(codecs: &mut Codecs, plain: &[u8]) -> std::io::Result<Com
 /// Gives the plaintext of a block: exactly `plain` bytes.
 ///
 /// # Errors
-/// `Invalid` if the frame is damaged or of another length.
+/// `OverLimit` or `Invalid`, as [`decode_frame`].
 pub(crate) fn decode_block(stored: Vec<u8>, codec: Codec, plain: u32) -> Result<Vec<u8>, DecodeError> {
-    let len = plain as usize;
-    if len > limits::BLOCK_MAX {
-        return Err(DecodeError::OverLimit("block"));
-    }
-    let out = match codec {
-        Codec::Raw => stored,
-        Codec::Zstd => {
-            let mut out = vec![0; len];
-            let written = with_codecs(|codecs| {
-                codecs
-                    .decompressor
-                    .decompress_to_buffer(&stored, out.as_mut_slice())
-            })
-            .map_err(|_| DecodeError::Invalid("compressed block"))?;
-            out.truncate(written);
-            out
-        }
-    };
-    if out.len() == len {
-        Ok(out)
-    } else {
-        Err(DecodeError::Invalid("length of a block"))
+    match codec {
+        Codec::Zstd => decode_frame(&stored, plain, None),
+        Codec::Raw if stored.len() == plain as usize => Ok(stored),
+        Codec::Raw => Err(DecodeError::Invalid("length of a block")),
     }
 }
 

@@ -12,6 +12,7 @@ use crate::crypto::{
 };
 use crate::format::cbor::{Decoder, Encoder};
 use crate::format::entry::{self, EntryRecord};
+use crate::format::frame::decode_frame;
 use crate::format::header::{Header, ObjectType, Origin};
 use crate::format::id::RepositoryId;
 use crate::format::index::Tables;
@@ -35,6 +36,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("directory", directory),
     ("entry", entry_record),
     ("forget", record::<session::ForgetRecord>),
+    ("frame", frame),
     ("header", header),
     ("index_run", index_run),
     ("kdf", kdf),
@@ -73,6 +75,19 @@ fn record<R: Record>(input: &[u8]) {
         // Names are made from what records say; each must read back.
         let name = record.name(crate::format::id::ObjectId([1; 32]));
         assert_eq!(ObjectName::parse(&name.to_string()), Ok(name));
+    }
+}
+
+/// The first three bytes are the length that the index promises.
+fn frame(input: &[u8]) {
+    let Some(([a, b, c], frame)) = input.split_first_chunk::<3>() else {
+        return;
+    };
+    let len = u32::from_le_bytes([*a, *b, *c, 0]);
+    for base in [None, Some(b"a base of a delta".as_slice())] {
+        if let Ok(content) = decode_frame(frame, len, base) {
+            assert_eq!(content.len(), len as usize);
+        }
     }
 }
 

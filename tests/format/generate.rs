@@ -1,6 +1,7 @@
 //! Writes vectors that are missing, never one that exists: `HOLDALL_WRITE_VECTORS=1 cargo test --test format -- --ignored`.
 //! A vector is changed by deleting its file and its line in `SUMS` first, so that the change shows in two places.
 
+mod frames;
 mod names;
 mod objects;
 mod packs;
@@ -61,6 +62,7 @@ fn all() -> Vec<File> {
         objects::all(),
         slots::all(),
         packs::all(),
+        frames::all(),
     ];
     parts.into_iter().flatten().collect()
 }

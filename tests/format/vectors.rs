@@ -12,6 +12,7 @@ use holdall::format::cbor::{Decoder, Encoder};
 use holdall::format::collect::{CondemnedRecord, LedgerRecord, RefsRecord, SealRecord, StateRecord};
 use holdall::format::entry::{EntryRecord, decode_list, encode_list};
 use holdall::format::error::DecodeError;
+use holdall::format::frame::decode_frame;
 use holdall::format::header::{Header, ObjectType, Origin, padme};
 use holdall::format::id::{RepositoryId, hex};
 use holdall::format::index::{BlobKind, EntrySum, Tables};
@@ -466,6 +467,14 @@ fn entry_sum(case: &Case<'_>) {
     );
 }
 
+fn frame(case: &Case<'_>) {
+    let base = case.0["base"].as_str().map(unhex);
+    let (bytes, len) = (case.bytes("bytes"), case.small("len"));
+    if let Some(content) = case.outcome(decode_frame(&bytes, len, base.as_deref())) {
+        assert_eq!(blake3::hash(&content).to_string(), case.text("blake3"));
+    }
+}
+
 fn sid(case: &Case<'_>) {
     if let Some(sid) = case.outcome(SessionId::parse(case.text("text"))) {
         assert_eq!(hex(&sid.to_bytes()), case.text("bytes"));
@@ -479,6 +488,7 @@ const KINDS: &[(&str, Check)] = &[
     ("blob id", blob_id),
     ("chunking", chunking),
     ("entry sum", entry_sum),
+    ("frame", frame),
     ("gear", gear),
     ("header", header),
     ("kdf", kdf),
