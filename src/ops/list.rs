@@ -115,6 +115,6 @@ pub async fn open_snapshot(
                 .hint("run `holdall check` to see what is damaged"),
                 _ => error,
             })?;
-    let blobs = repository.reader(context, &view);
+    let blobs = repository.reader_of(context, &view, record.sid);
     Ok(SnapshotReader::new(record, blobs, context.budget.total()))
 }

@@ -39,7 +39,7 @@ use crate::crypto::{Keyring, Sealed, open_record, open_run, seal_record};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Record;
 use crate::format::error::DecodeError;
-use crate::format::id::{BlobId, RepositoryId};
+use crate::format::id::{BlobId, RepositoryId, SessionId};
 use crate::format::index::{BlobKind, Tables};
 use crate::format::layout::{ObjectName, Prefix};
 use crate::format::repo_config::ConfigRecord;
@@ -114,7 +114,12 @@ impl Repository {
 
     /// A reader of the blobs of a view.
     pub fn reader(&self, context: &Context, view: &View) -> BlobReader {
-        BlobReader::new(self.clone(), context.clone(), view, true)
+        BlobReader::new(self.clone(), context.clone(), view, None)
+    }
+
+    /// A reader of what one snapshot of a view holds: it can tell that the snapshot was let go meanwhile from damage.
+    pub fn reader_of(&self, context: &Context, view: &View, snapshot: SessionId) -> BlobReader {
+        BlobReader::new(self.clone(), context.clone(), view, Some(snapshot))
     }
 
     /// What a session that began with `view` may rest on without a claim.
@@ -124,7 +129,7 @@ impl Repository {
 
     /// A reader that believes the store only, never the local cache: for what looks for damage there.
     pub fn reader_of_store(&self, context: &Context, view: &View) -> BlobReader {
-        BlobReader::new(self.clone(), context.clone(), view, false)
+        BlobReader::without_cache(self.clone(), context.clone(), view)
     }
 
     pub(crate) fn marker(&self) -> Bytes {

@@ -75,6 +75,11 @@ impl View {
         self.forgets.has(sid)
     }
 
+    /// Whether a snapshot that could be read before was let go, or swept after that.
+    pub(crate) fn is_gone(&self, sid: &SessionId) -> bool {
+        !self.snapshots.contains_key(sid) && (self.forgets.has(sid) || self.log.is_void(sid))
+    }
+
     /// Why a snapshot is kept though somebody let it go, if it is.
     pub fn kept_in_spite_of_forget(&self, sid: &SessionId) -> Option<&str> {
         self.forgets.without_effect().get(sid).map(String::as_str)

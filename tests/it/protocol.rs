@@ -12,6 +12,7 @@ use holdall::format::id::{ObjectId, SessionId};
 use holdall::format::layout::{ObjectName, Prefix};
 use holdall::ops;
 use holdall::repository::Repository;
+use holdall::snapshot::SnapshotFilter;
 use holdall::snapshot::entry::{Item, Prior};
 use holdall::testkit::rounds::{Hand, Round};
 use holdall::testkit::{Op, repo};
@@ -301,6 +302,34 @@ async fn a_reader_goes_on_when_a_round_moved_what_it_reads() {
         contents(&readers.remove(0)).await.unwrap_err().kind(),
         ErrorKind::Damaged
     );
+}
+
+#[tokio::test]
+async fn a_reader_is_told_that_its_snapshot_was_let_go_and_not_that_it_is_damaged() {
+    for void in [false, true] {
+        let stage = stage().await;
+        let one = stage.take(&things(1)).await.sid;
+        let old = stage.packs().await;
+        let two = stage.take(&things(10)).await.sid;
+        let other = repo::open(&stage.world.store(&stage.context)).await.unwrap();
+        let spec = one.name().parse().unwrap();
+        let filter = SnapshotFilter::default();
+        let reader = ops::open_snapshot(&stage.context, &other, &spec, &filter)
+            .await
+            .unwrap();
+        stage.hand().forget(one).await;
+        stage.sweep(1, 0, &[two], pack_ids(&old)).await;
+        if void {
+            stage.sweep(2, 1, &[two], Vec::new()).await;
+            stage.world.remove(&ObjectName::Forget(one).to_string()).await;
+        }
+        for name in old.keys() {
+            stage.world.remove(name).await;
+        }
+        let error = contents(&reader).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+        assert_eq!(error.context("snapshot"), Some(one.short().as_str()));
+    }
 }
 
 /// A source during which a collector fences every open session, `times` times.

@@ -8,7 +8,7 @@ use super::view::{Purpose, View};
 use super::{Repository, lost};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::id::{BlobId, ObjectId};
+use crate::format::id::{BlobId, ObjectId, SessionId};
 use crate::format::index::BlobKind;
 use bytes::Bytes;
 use fetch::Blocks;
@@ -30,6 +30,8 @@ struct Inner {
     context: Context,
     /// Whether the local cache may give blocks of the tree.
     cached: bool,
+    /// The only snapshot that is read, if it is only one.
+    snapshot: Option<SessionId>,
     state: RwLock<State>,
 }
 
@@ -39,6 +41,8 @@ struct State {
     index: Arc<Index>,
     blocks: Arc<Blocks>,
     newest: u64,
+    /// Whether the snapshot that is read was let go before the view was read.
+    gone: bool,
     bad: Arc<RwLock<Bad>>,
 }
 
@@ -62,15 +66,34 @@ enum Blame {
 }
 
 impl BlobReader {
-    pub(super) fn new(repository: Repository, context: Context, view: &View, cached: bool) -> Self {
-        let (index, newest) = (view.index.clone(), view.log.newest);
-        let state = State::new(&repository, &context, (index, newest), cached);
+    pub(super) fn new(
+        repository: Repository,
+        context: Context,
+        view: &View,
+        snapshot: Option<SessionId>,
+    ) -> Self {
+        Self::with(repository, context, view, (true, snapshot))
+    }
+
+    pub(super) fn without_cache(repository: Repository, context: Context, view: &View) -> Self {
+        Self::with(repository, context, view, (false, None))
+    }
+
+    fn with(
+        repository: Repository,
+        context: Context,
+        view: &View,
+        (cached, snapshot): (bool, Option<SessionId>),
+    ) -> Self {
+        let blocks = Blocks::new(repository.clone(), context.clone(), view.index.clone(), cached);
+        let state = RwLock::new(State::new(view, blocks, snapshot));
         Self {
             inner: Arc::new(Inner {
                 repository,
                 context,
                 cached,
-                state: RwLock::new(state),
+                snapshot,
+                state,
             }),
         }
     }
@@ -78,7 +101,8 @@ impl BlobReader {
     /// The plaintext of one blob.
     ///
     /// # Errors
-    /// `Damaged` if no copy gives it, `Conflict` never here, or what the store says.
+    /// `Damaged` if no copy gives it, `Conflict` if that is so because the only snapshot that is read was let go meanwhile, or what the
+    /// store says.
     pub async fn get(&self, kind: BlobKind, id: &BlobId) -> Result<Bytes> {
         let mut why = None;
         for _ in 0..8 {
@@ -99,6 +123,9 @@ impl BlobReader {
             if !self.refresh(state.newest).await? {
                 break;
             }
+        }
+        if let Some(snapshot) = self.inner.snapshot.filter(|_| self.state().is_ok_and(|s| s.gone)) {
+            return Err(let_go(&snapshot));
         }
         let error = lost(id).with("kind", format!("{kind:?}").to_lowercase());
         Err(match why {
@@ -238,12 +265,10 @@ impl BlobReader {
             return Ok(false);
         }
         let view = View::load(&self.inner.repository, &self.inner.context, Purpose::Read).await?;
-        let state = State::new(
-            &self.inner.repository,
-            &self.inner.context,
-            (view.index, view.log.newest),
-            self.inner.cached,
-        );
+        let inner = &self.inner;
+        let (repository, context) = (inner.repository.clone(), inner.context.clone());
+        let blocks = Blocks::new(repository, context, view.index.clone(), inner.cached);
+        let state = State::new(&view, blocks, inner.snapshot);
         if let Ok(mut current) = self.inner.state.write() {
             *current = state;
         }
@@ -252,18 +277,12 @@ impl BlobReader {
 }
 
 impl State {
-    fn new(
-        repository: &Repository,
-        context: &Context,
-        (index, newest): (Arc<Index>, u64),
-        cached: bool,
-    ) -> Self {
-        let blocks = Blocks::new(repository.clone(), context.clone(), index.clone(), cached);
-        let blocks = Arc::new(blocks);
+    fn new(view: &View, blocks: Blocks, snapshot: Option<SessionId>) -> Self {
         Self {
-            index,
-            blocks,
-            newest,
+            index: view.index.clone(),
+            blocks: Arc::new(blocks),
+            newest: view.log.newest,
+            gone: snapshot.is_some_and(|sid| view.is_gone(&sid)),
             bad: Arc::default(),
         }
     }
@@ -292,6 +311,16 @@ impl State {
         };
         Ok(())
     }
+}
+
+/// R4: what is gone belonged to a snapshot that somebody let go, and a collector has swept it.
+fn let_go(snapshot: &SessionId) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        "this snapshot was let go while it was read, and what it held is removed",
+    )
+    .with("snapshot", snapshot.short())
+    .hint("`holdall list` tells which snapshots there are")
 }
 
 /// Why a chain could not be read, and what to blame.
