@@ -302,8 +302,8 @@ fn block_name(pack: &ObjectId, offset: u32) -> String {
     format!("block/{}/{offset}", hex(&pack.0))
 }
 
-/// Removes the caches of other repositories, those first that were not used for longest, until all together are small enough. One that
-/// another process has open goes on without a name.
+/// Empties the caches of other repositories, those first that were not used for longest, until all together are small enough. What
+/// they have seen in their stores stays: a later `check` of those needs it. One that another process writes to is left alone.
 fn make_room(directory: &Path, own: &Path, most: u64) {
     let Ok(files) = fs_err::read_dir(directory) else {
         return;
@@ -326,12 +326,34 @@ fn make_room(directory: &Path, own: &Path, most: u64) {
         if path == own {
             continue;
         }
-        for end in ["", "-wal", "-shm"] {
-            let mut name = path.clone().into_os_string();
-            name.push(end);
-            let _ = fs_err::remove_file(name);
+        empty(&path);
+        let left = path.metadata().map_or(0, |metadata| metadata.len());
+        total = total.saturating_sub(bytes.saturating_sub(left));
+    }
+}
+
+/// Drops every body of a cache; all of it where it cannot be read as one.
+fn empty(path: &Path) {
+    let emptied = Connection::open(path).and_then(|connection| {
+        connection.busy_timeout(std::time::Duration::from_millis(100))?;
+        connection.execute_batch(
+            "PRAGMA journal_mode = WAL; DELETE FROM bodies; DELETE FROM cached; VACUUM; PRAGMA wal_checkpoint(TRUNCATE);",
+        )
+    });
+    match emptied {
+        Err(rusqlite::Error::SqliteFailure(e, _))
+            if matches!(
+                e.code,
+                rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked
+            ) => {}
+        Err(_) => {
+            for end in ["", "-wal", "-shm"] {
+                let mut name = path.to_path_buf().into_os_string();
+                name.push(end);
+                let _ = fs_err::remove_file(name);
+            }
         }
-        total -= bytes;
+        Ok(()) => {}
     }
 }
 
@@ -405,5 +427,28 @@ mod tests {
         make_room(directory.path(), &file(0), 2500);
         let left: Vec<bool> = (0..4).map(|n| file(n).exists()).collect();
         assert_eq!(left, [true, false, false, true]);
+    }
+
+    #[test]
+    fn what_a_repository_has_seen_outlives_the_room_that_its_cache_makes() {
+        let directory = tempfile::tempdir().unwrap();
+        let (old, new) = (RepositoryId([1; 16]), RepositoryId([2; 16]));
+        let cache = Cache::open(directory.path(), old).unwrap();
+        for n in 0..8 {
+            cache.put_block(&ObjectId([n; 32]), 0, &vec![n; 1 << 20]);
+        }
+        cache.note_seen(&[ObjectName::Config(0)]);
+        drop(cache);
+        let path = directory.path().join(format!("{old}.sqlite"));
+        assert!(path.metadata().unwrap().len() > 8 << 20);
+        make_room(
+            directory.path(),
+            &directory.path().join(format!("{new}.sqlite")),
+            1 << 20,
+        );
+        assert!(path.metadata().unwrap().len() < 1 << 20);
+        let cache = Cache::open(directory.path(), old).unwrap();
+        assert!(cache.blocks().is_empty());
+        assert_eq!(cache.seen(), [ObjectName::Config(0)].into());
     }
 }

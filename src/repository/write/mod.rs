@@ -323,7 +323,12 @@ impl BlobWriter {
                         .with("object", name),
                 );
             }
-            cache_tree(&repository, &sealed, &tables);
+            // The cache's file is written while nobody waits for I/O on this thread.
+            let cache = move || {
+                cache_tree(&repository, &sealed, &tables);
+                tables
+            };
+            let tables = context.cpu.run(cache).await?;
             drop(held);
             Ok(Uploaded { tables, bytes })
         });
