@@ -156,25 +156,51 @@ pub(super) fn name_in_database(key: &Key) -> Option<String> {
     let (database, place) = key::parse(key)?;
     Some(match place {
         Place::Database => display(&database),
-        Place::Table(table) => table.to_string(),
-        Place::Segment(table, segment) if segment.part == 0 => {
-            format!("{table} from block {}", segment.block)
-        }
-        Place::Segment(table, segment) => {
-            format!("{table} from block {}, part {}", segment.block, segment.part)
-        }
-        Place::LargeObject(oid) => format!("3-large-objects/{oid}"),
-        Place::Globals => "0-globals".into(),
-        Place::Schema => "1-schema".into(),
-        Place::Sequences => "4-sequences".into(),
-        Place::Constraints => "5-constraints".into(),
-        Place::Refresh => "6-refresh".into(),
-        Place::Report => "7-tables".into(),
+        place => place.to_string(),
     })
 }
 
-/// The keys that a name may mean in the databases of a snapshot: a table as SQL writes it, or what [`name_in_database`] shows.
-pub(super) async fn keys_of(snapshot: &SnapshotReader, text: &str) -> Result<Vec<Key>> {
+/// The entry that a name means in the databases of a snapshot, or in the one `named`: a table as SQL writes it, or what
+/// [`name_in_database`] shows.
+///
+/// # Errors
+/// `Invalid` if several databases have it and none is named.
+pub(super) async fn locate_in_databases(
+    snapshot: &SnapshotReader,
+    text: &str,
+    named: Option<&str>,
+) -> Result<Option<Arc<EntryRecord>>> {
+    let places = places(text);
+    if places.is_empty() {
+        return Ok(None);
+    }
+    let databases = match named {
+        Some(_) => vec![database(snapshot, named).await?],
+        None => databases(snapshot).await?,
+    };
+    let mut found: Option<Arc<EntryRecord>> = None;
+    let mut having = Vec::new();
+    for name in &databases {
+        for place in &places {
+            if let Some(record) = snapshot.find(&key::key(name, place)).await? {
+                having.push(display(name));
+                found = found.or(Some(record));
+                break;
+            }
+        }
+    }
+    if having.len() > 1 {
+        let error = Error::new(ErrorKind::Invalid, "several databases of the snapshot have this");
+        return Err(error
+            .with("name", text)
+            .with("snapshot", snapshot.record().sid.short())
+            .hint(format!("choose one with --database: {}", having.join(", "))));
+    }
+    Ok(found)
+}
+
+/// What a name may mean in a database.
+fn places(text: &str) -> Vec<Place> {
     let mut places = Vec::new();
     match text {
         "0-globals" => places.push(Place::Globals),
@@ -191,15 +217,7 @@ pub(super) async fn keys_of(snapshot: &SnapshotReader, text: &str) -> Result<Vec
         places.push(Place::LargeObject(oid));
     }
     places.extend(parse_table(text).ok().map(Place::Table));
-    let databases = if places.is_empty() {
-        Vec::new()
-    } else {
-        databases(snapshot).await?
-    };
-    let keys = databases
-        .iter()
-        .flat_map(|name| places.iter().map(|place| key::key(name, place)));
-    Ok(keys.collect())
+    places
 }
 
 /// The content that stands for an entry: its own, and for a table the rows of its segments, as `COPY` writes them.

@@ -3,10 +3,11 @@
 //! `/etc/hosts` is a file, `shop.sql` a stream, `public.orders` a table; a whole key (`files/etc/hosts`) is understood too.
 
 use crate::connector::files::{self, Select};
+use crate::connector::postgres::key;
 use crate::connector::stdio;
 use crate::error::{Error, ErrorKind, Result, escape};
 use crate::ops::RestoreRequest;
-use crate::ops::database::{keys_of, name_in_database};
+use crate::ops::database::{locate_in_databases, name_in_database};
 use crate::snapshot::SnapshotReader;
 use crate::snapshot::entry::{EntryKind, EntryRecord, Key};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
@@ -36,25 +37,33 @@ pub fn path_of(key: &Key) -> &[u8] {
     files::path_of(key).or_else(stream).unwrap_or(bytes)
 }
 
-/// The entry that `path` means.
+/// The entry that `path` means; with a `database` only what is in that one.
 ///
 /// # Errors
-/// `NotFound`, or what reading the tree says.
-pub async fn locate(snapshot: &SnapshotReader, path: impl AsRef<OsStr>) -> Result<Arc<EntryRecord>> {
+/// `NotFound`, `Invalid` if several databases have it and none is named, or what reading the tree says.
+pub async fn locate(
+    snapshot: &SnapshotReader,
+    path: impl AsRef<OsStr>,
+    database: Option<&str>,
+) -> Result<Arc<EntryRecord>> {
     let path = path.as_ref();
-    for key in candidates(path.as_bytes()) {
-        if let Some(record) = snapshot.find(&key).await? {
-            return Ok(record);
+    if database.is_none() {
+        for key in candidates(path.as_bytes()) {
+            if let Some(record) = snapshot.find(&key).await? {
+                return Ok(record);
+            }
         }
     }
-    for key in keys_of(snapshot, &path.to_string_lossy()).await? {
-        if let Some(record) = snapshot.find(&key).await? {
-            return Ok(record);
-        }
+    if let Some(record) = locate_in_databases(snapshot, &path.to_string_lossy(), database).await? {
+        return Ok(record);
     }
     let id = snapshot.record().sid.short();
-    Err(Error::new(ErrorKind::NotFound, "the snapshot has no such path")
-        .with("path", path.display())
+    let error = Error::new(ErrorKind::NotFound, "the snapshot has no such path").with("path", path.display());
+    let error = match database {
+        Some(database) => error.with("database", database),
+        None => error,
+    };
+    Err(error
         .with("snapshot", &id)
         .hint(format!("`holdall ls {id}` shows what it has")))
 }
@@ -94,19 +103,29 @@ fn without_slashes(mut path: &[u8]) -> &[u8] {
 }
 
 /// Entries of a snapshot in key order: all below `path`, or with `recursive` unset what a directory holds directly. Without a path,
-/// the walk begins at the deepest directory that all files share.
+/// the walk begins at the deepest directory that all files share; with a `database`, only that one is walked.
 ///
 /// # Errors
 /// As [`locate`]; the stream ends with the first error.
 pub async fn ls(
     snapshot: &SnapshotReader,
     path: Option<&OsStr>,
+    database: Option<&str>,
     recursive: bool,
 ) -> Result<BoxStream<'static, Result<Arc<EntryRecord>>>> {
     let start = match path {
-        Some(path) => Some(locate(snapshot, path).await?),
+        Some(path) => Some(locate(snapshot, path, database).await?),
         None => None,
     };
+    if let (None, Some(_)) = (path, database) {
+        let name = super::database(snapshot, database).await?;
+        let key = key::database(&name);
+        return Ok(if recursive {
+            snapshot.records(key)
+        } else {
+            children(snapshot, key)
+        });
+    }
     match start {
         Some(record) if record.kind == EntryKind::Table && recursive => {
             Ok(snapshot.records(record.key.clone()))
@@ -230,7 +249,7 @@ pub async fn files_place(
     let (prefix, strip) = match path {
         None => (files::PREFIX.into(), Vec::new()),
         Some(path) => {
-            let record = locate(snapshot, path).await?;
+            let record = locate(snapshot, path, None).await?;
             let Some(inner) = files::path_of(&record.key) else {
                 let what = format!(
                     "only files are restored into a directory, and this is a {}",

@@ -35,6 +35,9 @@ pub(in crate::cli) struct Args {
     /// Write to this new file instead of standard output
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// The database of the snapshot that the table is in, if it has several
+    #[arg(long, value_name = "NAME")]
+    database: Option<String>,
     #[command(flatten)]
     filter: Filter,
 }
@@ -47,7 +50,7 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
             .into());
     };
     let snapshot = super::open_snapshot(app, &args.snapshot, &args.filter).await?;
-    let mut record = ops::locate(&snapshot, path).await?;
+    let mut record = ops::locate(&snapshot, path, args.database.as_deref()).await?;
     if record.kind == EntryKind::HardLink
         && let Ok(attributes) = crate::connector::files::Attributes::from_metadata(&record.metadata)
         && let Some((first, _)) = attributes.first

@@ -38,6 +38,9 @@ pub(in crate::cli) struct Args {
     /// Show all that lies below
     #[arg(long)]
     recursive: bool,
+    /// Only what is in this database of the snapshot
+    #[arg(long, value_name = "NAME")]
+    database: Option<String>,
     #[command(flatten)]
     filter: Filter,
 }
@@ -45,7 +48,7 @@ pub(in crate::cli) struct Args {
 pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
     let path = place(&args.snapshot, args.path.as_deref())?;
     let snapshot = super::open_snapshot(app, &args.snapshot, &args.filter).await?;
-    let mut records = ops::ls(&snapshot, path, args.recursive).await?;
+    let mut records = ops::ls(&snapshot, path, args.database.as_deref(), args.recursive).await?;
     let tables = Tables::read(&snapshot).await?;
     let mut out = render::lines();
     if app.json() {

@@ -1,6 +1,6 @@
 //! Names of SQL: as the server wants them, as people write them, and back.
 
-use super::key::TableName;
+use super::key::{Place, TableName};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The longest name that is accepted, in bytes (`format-spec/64-databases.md`).
@@ -53,6 +53,30 @@ impl std::fmt::Display for TableName {
     }
 }
 
+/// What lists and messages call an entry of a database, and what `cat` takes for it.
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Database => f.write_str("database"),
+            Self::Globals => f.write_str("0-globals"),
+            Self::Schema => f.write_str("1-schema"),
+            Self::Table(table) => table.fmt(f),
+            Self::Segment(table, segment) => {
+                write!(f, "{table} from block {}", segment.block)?;
+                if segment.part > 0 {
+                    write!(f, ", part {}", segment.part)?;
+                }
+                Ok(())
+            }
+            Self::LargeObject(oid) => write!(f, "3-large-objects/{oid}"),
+            Self::Sequences => f.write_str("4-sequences"),
+            Self::Constraints => f.write_str("5-constraints"),
+            Self::Refresh => f.write_str("6-refresh"),
+            Self::Report => f.write_str("7-tables"),
+        }
+    }
+}
+
 /// The parts of a name as people write it: `public.orders`, `"a.b".c`. As in SQL, what stands without quotes is meant in lower case.
 ///
 /// # Errors
@@ -102,8 +126,8 @@ pub fn parse_table(text: &str) -> Result<TableName> {
     Err(Error::new(ErrorKind::Invalid, "a table's name has two parts").with("name", text))
 }
 
-/// What stands in quotes, and what follows; nothing if they are not closed.
-fn unquote(text: &str) -> Option<(String, &str)> {
+/// What stands in double quotes, of which the first is gone already, and what follows them; nothing if they are not closed.
+pub(super) fn unquote(text: &str) -> Option<(String, &str)> {
     let mut name = String::new();
     let mut rest = text;
     loop {
