@@ -65,6 +65,12 @@ pub trait Sink: Send {
 
     /// Finishes everything that was begun, in the order that the target needs.
     fn finish<'a>(&'a mut self, context: &'a Context) -> BoxFuture<'a, Result<SinkReport>>;
+
+    /// Called in place of [`Sink::finish`] when the restore ends with an error or an interrupt: what still goes on elsewhere for it is
+    /// ended, in seconds. Nothing is removed.
+    fn abandon(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
 }
 
 /// What a sink did.

@@ -48,6 +48,19 @@ pub async fn restore(
     request: RestoreRequest,
     sink: &mut dyn Sink,
 ) -> Result<RestoreReport> {
+    let done = restore_into(context, snapshot, request, sink).await;
+    if done.is_err() {
+        sink.abandon().await;
+    }
+    done
+}
+
+async fn restore_into(
+    context: &Context,
+    snapshot: &SnapshotReader,
+    request: RestoreRequest,
+    sink: &mut dyn Sink,
+) -> Result<RestoreReport> {
     let started = context.clock.now();
     sink.prepare(context).await?;
     let root = snapshot.record().root;

@@ -113,8 +113,16 @@ impl Collected {
         Ok(out)
     }
 
-    /// Gives all entries to `sink`.
+    /// Gives all entries to `sink`, which is told to end if that fails.
     pub async fn give(&self, context: &Context, sink: &mut dyn Sink) -> Result<SinkReport> {
+        let given = self.give_all(context, sink).await;
+        if given.is_err() {
+            sink.abandon().await;
+        }
+        given
+    }
+
+    async fn give_all(&self, context: &Context, sink: &mut dyn Sink) -> Result<SinkReport> {
         sink.prepare(context).await?;
         for kept in self.entries.values() {
             let content = match kept.pieces.as_slice() {

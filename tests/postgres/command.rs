@@ -8,6 +8,7 @@ use crate::{features, handmade, source};
 use holdall::connector::Source;
 use holdall::context::Context;
 use holdall::ops;
+use holdall::testkit::collect::Collected;
 use holdall::testkit::{PostgresServer, repo};
 use serde_json::Value;
 use std::path::Path;
@@ -19,8 +20,12 @@ struct Repository {
 }
 
 impl Repository {
-    async fn of(server: &PostgresServer, database: &str) -> Self {
-        let snapshot = handmade::snapshot(server, database, "CREATE ROLE newcomer;\n").await;
+    async fn of(server: &PostgresServer, databases: &[&str]) -> Self {
+        let mut snapshot = Collected::default();
+        for database in databases {
+            let one = handmade::snapshot(server, database, "CREATE ROLE newcomer;\n").await;
+            snapshot.entries.extend(one.entries);
+        }
         let dir = tempfile::tempdir().unwrap();
         let context = Context::deterministic(1).unwrap();
         let store = repo::local(&dir.path().join("repo"), &context);
@@ -81,14 +86,14 @@ impl Repository {
 const SHOP: &str = r#"CREATE TABLE orders (id int PRIMARY KEY, what text);
     INSERT INTO orders SELECT n, E'tab\t' || n FROM generate_series(1, 120) n;
     CREATE SCHEMA "a.b"; CREATE TABLE "a.b"."C d" (x int); INSERT INTO "a.b"."C d" VALUES (7);
-    CREATE TABLE logs (x int); INSERT INTO logs VALUES (1), (2);"#;
+    CREATE TABLE logs (x int); INSERT INTO logs VALUES (1), (2); CREATE SEQUENCE numbers; SELECT lo_from_bytea(7, 'seven');"#;
 
 #[tokio::test]
 async fn tables_are_listed_shown_and_restored_by_their_names() {
     let server = PostgresServer::start(15, "").unwrap();
     server.psql("postgres", "CREATE DATABASE shop").unwrap();
     server.psql("shop", SHOP).unwrap();
-    let repository = Repository::of(&server, "shop").await;
+    let repository = Repository::of(&server, &["shop"]).await;
 
     let listed = repository.text(0, &["ls", "latest"]);
     let lines: Vec<&str> = listed.lines().collect();
@@ -145,6 +150,11 @@ async fn tables_are_listed_shown_and_restored_by_their_names() {
         ("statements_refused", 0.into()),
         ("failed", 0.into()),
         ("tables_different", 0.into()),
+        ("different", 0.into()),
+        ("sequences", 1.into()),
+        ("sequences_compared_equal", 1.into()),
+        ("large_objects", 1.into()),
+        ("large_objects_compared_equal", 1.into()),
         ("verified", true.into()),
         ("roles_created", vec!["newcomer"].into()),
     ] {
@@ -161,7 +171,7 @@ async fn rows_are_chosen_by_table_and_what_is_refused_ends_with_3() {
     let server = PostgresServer::start(15, "").unwrap();
     server.psql("postgres", "CREATE DATABASE shop").unwrap();
     server.psql("shop", SHOP).unwrap();
-    let repository = Repository::of(&server, "shop").await;
+    let repository = Repository::of(&server, &["shop"]).await;
     for name in ["one", "others"] {
         server
             .psql("postgres", &format!("CREATE DATABASE {name}"))
@@ -219,6 +229,41 @@ async fn rows_are_chosen_by_table_and_what_is_refused_ends_with_3() {
         "{said}"
     );
     assert_eq!(server.psql("theirs", rows).unwrap(), "120|2|1\n");
+}
+
+#[tokio::test]
+async fn of_several_databases_one_is_chosen_by_name() {
+    let server = PostgresServer::start(15, "").unwrap();
+    for (name, id) in [("shop", 1), ("wiki", 2)] {
+        server
+            .psql("postgres", &format!("CREATE DATABASE {name}"))
+            .unwrap();
+        let fill = format!("CREATE TABLE orders AS SELECT {id} AS id");
+        server.psql(name, &fill).unwrap();
+    }
+    server
+        .psql("wiki", "CREATE TABLE pages AS SELECT 3 AS id")
+        .unwrap();
+    let repository = Repository::of(&server, &["shop", "wiki"]).await;
+    let output = repository.run(&["cat", "latest", "public.orders"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("--database: shop, wiki"), "{said}");
+    assert!(output.stdout.is_empty());
+    let cat = |name, table| repository.text(0, &["cat", "latest", table, "--database", name]);
+    assert_eq!(
+        (cat("shop", "orders"), cat("wiki", "orders")),
+        ("1\n".into(), "2\n".into())
+    );
+    assert!(cat("wiki", "1-schema").contains("CREATE TABLE public.pages"));
+    assert_eq!(repository.text(0, &["cat", "latest", "pages"]), "3\n");
+    repository.text(1, &["cat", "latest", "pages", "--database", "shop"]);
+    repository.text(1, &["cat", "latest", "orders", "--database", "nowhere"]);
+    let listed = repository.text(0, &["ls", "latest", "--database", "shop"]);
+    assert!(
+        listed.contains("public.orders") && !listed.contains("pages"),
+        "{listed}"
+    );
 }
 
 const PROJECT: &str = "CREATE TABLE customers (id int PRIMARY KEY, name text NOT NULL);

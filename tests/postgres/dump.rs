@@ -24,12 +24,12 @@ fn environment(server: &PostgresServer, database: &str) -> Vec<(OsString, OsStri
 }
 
 /// A snapshot that is exported as long as it lives.
-struct Exported {
+pub(crate) struct Exported {
     id: String,
     connection: holdall::connector::postgres::connect::Connection,
 }
 
-async fn export(context: &Context, server: &PostgresServer, database: &str) -> Exported {
+pub(crate) async fn export(context: &Context, server: &PostgresServer, database: &str) -> Exported {
     let target = server.server(database).unwrap();
     let connection = target.connect(context).await.unwrap();
     let client = connection.client();
@@ -47,7 +47,7 @@ async fn export(context: &Context, server: &PostgresServer, database: &str) -> E
     }
 }
 
-fn run(server: &PostgresServer, database: &str, exported: &Exported, filter: Filter) -> Run {
+pub(crate) fn run(server: &PostgresServer, database: &str, exported: &Exported, filter: Filter) -> Run {
     Run {
         environment: environment(server, database),
         snapshot: exported.id.clone(),
@@ -56,7 +56,7 @@ fn run(server: &PostgresServer, database: &str, exported: &Exported, filter: Fil
     }
 }
 
-async fn text(context: &Context, dump: &PgDump, run: &Run, section: Section) -> Result<String> {
+pub(crate) async fn text(context: &Context, dump: &PgDump, run: &Run, section: Section) -> Result<String> {
     let mut out = Vec::new();
     if let Some(mut stream) = dump.statements(context, run, section).await? {
         while let Some(piece) = stream.try_next().await? {

@@ -1,11 +1,12 @@
 //! Entries of a database, made from what the server's own programs say of it.
 
+use crate::dump;
 use bytes::Bytes;
+use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
-use futures::{StreamExt, TryStreamExt};
 use holdall::connector::postgres::catalog::Filter;
-use holdall::connector::postgres::dump::{PgDump, Run, Section};
+use holdall::connector::postgres::dump::{PgDump, Section};
 use holdall::connector::postgres::key::{self, Place, Segment, TableName};
 use holdall::connector::postgres::name::{literal, qualified, quote};
 use holdall::connector::postgres::record::{
@@ -19,7 +20,6 @@ use holdall::snapshot::entry::{Content, Entry, EntryHead, EntryKind, Item, Metad
 use holdall::testkit::PostgresServer;
 use holdall::testkit::collect::{Collected, Kept, Pieces};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Rows of a segment.
 const ROWS: usize = 50;
@@ -30,8 +30,17 @@ pub(crate) async fn snapshot(server: &PostgresServer, database: &str, globals: &
     let name = database.as_bytes();
     let record = DatabaseRecord {
         name: name.to_vec(),
-        server_version: "15.0".into(),
-        server_version_num: 150_000,
+        server_version: server
+            .psql(database, "SHOW server_version")
+            .unwrap()
+            .trim()
+            .into(),
+        server_version_num: server
+            .psql(database, "SHOW server_version_num")
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap(),
         encoding: "UTF8".into(),
         owner: b"postgres".to_vec(),
         ..DatabaseRecord::default()
@@ -43,14 +52,13 @@ pub(crate) async fn snapshot(server: &PostgresServer, database: &str, globals: &
         &Place::Database,
         (EntryKind::Database, metadata, ""),
     );
-    let statements = |out: &mut Collected, place: Place, sql: &str| {
+    let part = |out: &mut Collected, place: Place, sql: &str| {
         if !sql.is_empty() {
-            let metadata = Metadata::new(&[]).unwrap();
-            add(out, name, &place, (EntryKind::Statements, metadata, sql));
+            statements(out, name, &place, sql);
         }
     };
-    statements(&mut out, Place::Globals, globals);
-    statements(
+    part(&mut out, Place::Globals, globals);
+    part(
         &mut out,
         Place::Schema,
         &section(server, database, Section::Schema).await,
@@ -66,10 +74,10 @@ pub(crate) async fn snapshot(server: &PostgresServer, database: &str, globals: &
         );
         sequences.push_str(&server.psql(database, &value).unwrap());
     }
-    statements(&mut out, Place::Sequences, &sequences);
+    part(&mut out, Place::Sequences, &sequences);
     let constraints = section(server, database, Section::Constraints).await;
-    statements(&mut out, Place::Constraints, &constraints);
-    statements(
+    part(&mut out, Place::Constraints, &constraints);
+    part(
         &mut out,
         Place::Refresh,
         &section(server, database, Section::Refresh).await,
@@ -81,6 +89,12 @@ pub(crate) async fn snapshot(server: &PostgresServer, database: &str, globals: &
         encode_report(&report),
     );
     out
+}
+
+/// Adds statements to a snapshot.
+pub(crate) fn statements(out: &mut Collected, name: &[u8], place: &Place, sql: &str) {
+    let metadata = Metadata::new(&[]).unwrap();
+    add(out, name, place, (EntryKind::Statements, metadata, sql));
 }
 
 fn head(key: holdall::snapshot::entry::Key, kind: EntryKind, metadata: Metadata) -> EntryHead {
@@ -119,38 +133,14 @@ fn add(out: &mut Collected, name: &[u8], place: &Place, (kind, metadata, text): 
 
 async fn section(server: &PostgresServer, database: &str, section: Section) -> String {
     let context = Context::deterministic(1).unwrap();
-    let dump = PgDump::find(&context, None, &[], 150_000).await.unwrap();
-    let target = server.server(database).unwrap();
-    let connection = target.connect(&context).await.unwrap();
-    let client = connection.client();
-    client
-        .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+    let version = server.psql(database, "SHOW server_version_num").unwrap();
+    let own = server.programs().to_owned();
+    let found = PgDump::find(&context, None, &[own], version.trim().parse().unwrap())
         .await
         .unwrap();
-    let row = client
-        .query_one("SELECT pg_export_snapshot()", &[])
-        .await
-        .unwrap();
-    let pairs = [
-        ("PGHOST", "127.0.0.1".to_owned()),
-        ("PGPORT", server.port().to_string()),
-        ("PGUSER", "postgres".to_owned()),
-        ("PGDATABASE", database.to_owned()),
-    ];
-    let run = Run {
-        environment: pairs.map(|(name, value)| (name.into(), value.into())).to_vec(),
-        snapshot: row.get(0),
-        lock_timeout: Duration::from_secs(10),
-        filter: Filter::default(),
-    };
-    let Some(mut stream) = dump.statements(&context, &run, section).await.unwrap() else {
-        return String::new();
-    };
-    let mut text = Vec::new();
-    while let Some(Piece::Data(bytes)) = stream.try_next().await.unwrap() {
-        text.extend_from_slice(&bytes);
-    }
-    String::from_utf8(text).unwrap()
+    let exported = dump::export(&context, server, database).await;
+    let run = dump::run(server, database, &exported, Filter::default());
+    dump::text(&context, &found, &run, section).await.unwrap()
 }
 
 fn tables(out: &mut Collected, server: &PostgresServer, database: &str) -> Vec<ReportLine> {

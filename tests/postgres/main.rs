@@ -10,6 +10,8 @@ mod features;
 mod handmade;
 mod holes;
 mod restore;
+mod restore_failures;
+mod restore_order;
 mod servers;
 mod soak;
 mod source;

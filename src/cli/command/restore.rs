@@ -14,6 +14,7 @@ use crate::ops::{self, FilesPlace, RestoreReport};
 use crate::snapshot::{SnapshotReader, SnapshotSpec};
 use serde_json::json;
 use std::ffi::OsString;
+use std::fmt::Write;
 use std::path::PathBuf;
 
 /// What happens to files that are there.
@@ -133,12 +134,23 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
                 snapshot.record().sid.short()))
             .into());
     }
-    let code = match (report.sink.different, report.sink.failed + report.lost) {
+    reported(code(&report), show(app, &args, &snapshot, &report))
+}
+
+/// How a restore ends that came to its end.
+fn code(report: &RestoreReport) -> u8 {
+    match (report.sink.different, report.sink.failed + report.lost) {
         (0, 0) => DONE,
         (0, _) => INCOMPLETE,
         _ => DIFFERS,
-    };
-    reported(code, show(app, &args, &snapshot, &report))
+    }
+}
+
+/// Adds what there are any of to the line that sums up.
+fn push_counts(text: &mut String, counts: &[(u64, &str)]) {
+    for (n, what) in counts.iter().filter(|(n, _)| *n > 0) {
+        let _ = write!(text, "; {n} {what}");
+    }
 }
 
 /// Tells that the snapshot is partial.
@@ -195,17 +207,14 @@ fn show(app: &App, args: &Args, snapshot: &SnapshotReader, report: &RestoreRepor
         args.target.display(),
         render::seconds(report.seconds),
     );
-    for (n, what) in [
+    let counts = [
         (sink.skipped, "there already"),
         (sink.deleted, "deleted"),
         (sink.failed, "FAILED, see the warnings"),
         (sink.different, "DIFFERENT after writing"),
         (report.lost, "parts of the snapshot LOST, see the warnings"),
-    ] {
-        if n > 0 {
-            text.push_str(&format!("; {n} {what}"));
-        }
-    }
+    ];
+    push_counts(&mut text, &counts);
     if args.verify && sink.different == 0 {
         text.push_str("; verified");
     }

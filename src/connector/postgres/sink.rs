@@ -2,16 +2,20 @@
 //!
 //! Entries come in the order of a restore: roles, schema, rows, large objects, sequences, constraints, materialized views. Statements
 //! run one after the other and a refused one is told and counted, never the end; rows are copied by several connections at once, each
-//! segment by the first that is free; indexes and keys are built side by side. At the end the rows of every table are read back and
-//! compared with what the snapshot says of them.
+//! segment by the first that is free; indexes and keys are built side by side. At the end the rows of every table and the values of
+//! sequences are read back and compared with what the snapshot says of them; large objects are as soon as they are written. Settings
+//! of the database and the limit of its connections come last: they are not made for a restore.
 //!
 //! There is no restart in the middle: after an error the target is half of a database, and says so by not being empty.
 
 mod constraints;
+mod defaults;
 mod large_object;
 mod pool;
+mod refusal;
 mod roles;
 mod rows;
+mod sequences;
 mod session;
 mod statements;
 mod target;
@@ -29,10 +33,16 @@ use crate::format::error::DecodeError;
 use crate::snapshot::entry::{Content, Entry, EntryHead};
 use futures::future::BoxFuture;
 use pool::Pool;
+use refusal::Refusal;
 use rows::Table;
-use session::{Settings, Worker};
+use session::{Opening, Settings, Trouble, Worker};
+use statements::Prepared;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 use target::Target;
+
+/// How long a restore waits for a lock unless it is told otherwise.
+pub const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A restore of a database.
 #[derive(Clone)]
@@ -40,9 +50,12 @@ pub struct RestoreRequest {
     /// The empty database that is written to.
     pub server: Server,
     /// Connections that work side by side, besides one that runs statements. With one, rows come to lie in their order again; with
-    /// more, neighbouring segments of a table may change places.
+    /// more, segments of a table that are written at the same time lie among each other. No row depends on its place, and what is near
+    /// each other stays near: changes to the newest rows are as cheap to find as before.
     pub jobs: usize,
-    /// Read every table again and compare it.
+    /// How long a lock is waited for.
+    pub lock_timeout: Duration,
+    /// Read every table, sequence and large object again and compare it.
     pub verify: bool,
     /// Only look at the target and count; nothing is changed.
     pub dry_run: bool,
@@ -65,10 +78,23 @@ pub struct Summary {
     pub refused: u64,
     /// Tables whose rows were asked for.
     pub tables: Vec<TableSummary>,
-    /// Large objects.
-    pub large_objects: u64,
     /// Tables whose rows were read back and found to be the snapshot's.
     pub compared: u64,
+    /// Tables whose rows are not the snapshot's.
+    pub tables_different: u64,
+    /// Values of sequences.
+    pub sequences: Counted,
+    /// Large objects.
+    pub large_objects: Counted,
+}
+
+/// Things of one kind, and how many of them were read back and found to be the snapshot's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// All.
+    pub all: u64,
+    /// Those that were found equal.
+    pub equal: u64,
 }
 
 /// What became of a table's rows.
@@ -111,6 +137,10 @@ pub struct PostgresSink {
     tables: BTreeMap<TableName, Table>,
     /// Tables that could not be made.
     missing: BTreeSet<TableName>,
+    /// Values that sequences were given.
+    sequences: BTreeMap<TableName, (i64, bool)>,
+    /// Statements that run when everything else is done.
+    later: Vec<Prepared>,
     verified: bool,
     summary: Summary,
     report: SinkReport,
@@ -128,6 +158,8 @@ impl PostgresSink {
             settings: Settings::new(),
             tables: BTreeMap::new(),
             missing: BTreeSet::new(),
+            sequences: BTreeMap::new(),
+            later: Vec::new(),
             verified: false,
             summary: Summary::default(),
             report: SinkReport::default(),
@@ -162,7 +194,7 @@ impl PostgresSink {
             return Ok(());
         };
         if place == Place::Database {
-            return self.begin(context, &database, &head);
+            return self.begin(context, &database, &head).await;
         }
         if self.summary.source.as_bytes() != String::from_utf8_lossy(&database).as_bytes() {
             return Err(Error::new(
@@ -172,11 +204,7 @@ impl PostgresSink {
             .with("database", String::from_utf8_lossy(&database)));
         }
         let bytes = head.size.unwrap_or(0);
-        let name = match &place {
-            Place::Table(table) | Place::Segment(table, _) => table.to_string(),
-            Place::LargeObject(oid) => format!("large object {oid}"),
-            _ => head.key.to_string(),
-        };
+        let name = place.to_string();
         if !matches!(
             place,
             Place::Table(_) | Place::Segment(..) | Place::LargeObject(_)
@@ -185,10 +213,15 @@ impl PostgresSink {
         }
         match place {
             Place::Database => {}
-            Place::Globals => self.run_in_order(context, Stage::Globals, content).await?,
+            Place::Globals => {
+                self.run_in_order(context, Stage::Globals, content).await?;
+                self.begin_again(context).await?;
+            }
             Place::Schema => self.run_in_order(context, Stage::Schema, content).await?,
             Place::Table(table) => return self.table(context, table, &head).await,
-            Place::Segment(table, _) => return self.segment(context, table, &head, content).await,
+            Place::Segment(table, segment) => {
+                return self.segment(context, (table, segment), &head, content).await;
+            }
             Place::LargeObject(oid) => return self.large_object(context, oid, &head, content).await,
             Place::Sequences => self.run_in_order(context, Stage::Sequences, content).await?,
             Place::Constraints => self.build(context, content).await?,
@@ -207,7 +240,7 @@ impl PostgresSink {
         context.emit(&Event::EntryDone { name, outcome, bytes });
     }
 
-    fn begin(&mut self, context: &Context, name: &[u8], head: &EntryHead) -> Result<()> {
+    async fn begin(&mut self, context: &Context, name: &[u8], head: &EntryHead) -> Result<()> {
         if !self.source.name.is_empty() {
             return Err(Error::new(
                 ErrorKind::Invalid,
@@ -233,8 +266,27 @@ impl PostgresSink {
                 self.target.encoding, self.source.encoding
             ));
         }
-        self.done(context, head.key.to_string(), 0);
+        if !self.request.dry_run {
+            self.neutralise_defaults(context).await?;
+        }
+        self.done(context, self.summary.source.clone(), 0);
         Ok(())
+    }
+
+    /// Opens the sessions anew: those of before do not have the users' own settings of the database, which functions may ask for.
+    async fn begin_again(&mut self, context: &Context) -> Result<()> {
+        if !self.request.dry_run {
+            self.control = Some(Worker::open(context, &self.opening()).await?);
+            self.pool_mut()?.close_idle();
+        }
+        Ok(())
+    }
+
+    fn opening(&self) -> Opening {
+        Opening {
+            server: self.request.server.clone(),
+            lock_timeout: self.request.lock_timeout,
+        }
     }
 
     /// Waits for all that runs.
@@ -281,8 +333,9 @@ impl PostgresSink {
         }
         if self.request.verify && !self.verified && !self.tables.is_empty() {
             let why = "the snapshot has no report of its tables: what was written was not compared";
-            self.failed(context, "7-tables".into(), why.into());
+            self.failed(context, Place::Report.to_string(), why.into());
         }
+        self.run_later(context).await?;
         // The sessions did not wait for the disk; the log is written in order, so the last commit waits for all. It must have written
         // something itself: the server does not wait for a transaction that has nothing but a number.
         let sql =
@@ -304,11 +357,11 @@ impl Sink for PostgresSink {
     fn prepare<'a>(&'a mut self, context: &'a Context) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             context.check_cancelled()?;
-            let worker = Worker::open(context, &self.request.server).await?;
+            let worker = Worker::open(context, &self.opening()).await?;
             self.target = target::look(context, &worker).await?;
             self.summary.target.clone_from(&self.target.database);
             let jobs = target::jobs(context, &self.target, self.request.jobs.max(1));
-            self.pool = Some(Pool::new(self.request.server.clone(), jobs));
+            self.pool = Some(Pool::new(self.opening(), jobs));
             self.control = Some(worker);
             Ok(())
         })
@@ -327,6 +380,17 @@ impl Sink for PostgresSink {
             Ok(self.report.clone())
         })
     }
+
+    fn abandon(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if let Some(worker) = self.control.take() {
+                session::end_all(vec![worker.cancel_token()]).await;
+            }
+            if let Some(pool) = &mut self.pool {
+                pool.abandon().await;
+            }
+        })
+    }
 }
 
 fn unprepared() -> Error {
@@ -340,9 +404,12 @@ fn damaged(head: &EntryHead, error: DecodeError) -> Error {
         .because(error)
 }
 
-/// Whether an error of reading content is about that content alone, so that the rest can be restored.
-fn is_local(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Damaged | ErrorKind::NotFound)
+/// What an error of reading content means: if it is about that content alone, the rest can be restored.
+fn trouble_of_content(error: Error) -> Trouble {
+    match error.kind() {
+        ErrorKind::Damaged | ErrorKind::NotFound => Trouble::Refused(Refusal::own(&format!("{error:?}"))),
+        _ => Trouble::Lost(error),
+    }
 }
 
 /// Takes all of a content that must be small.

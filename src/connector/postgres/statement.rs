@@ -9,7 +9,7 @@ mod class;
 mod lexer;
 
 pub use class::{Class, ObjectName, classify, first_line};
-pub(crate) use class::{Word, words};
+pub(crate) use class::{Word, setting, words};
 
 use crate::error::{Error, ErrorKind, Result};
 use bytes::{Bytes, BytesMut};

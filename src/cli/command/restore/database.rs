@@ -1,14 +1,16 @@
 //! A restore into a database.
 
-use super::{Args, Replace, tell_partial};
+use super::{Args, Replace, push_counts, tell_partial};
 use crate::cli::app::App;
 use crate::cli::environment;
-use crate::cli::exit::{DIFFERS, DONE, Ended, INCOMPLETE, reported};
+use crate::cli::exit::{Ended, reported};
 use crate::cli::render;
 use crate::connector::postgres::connect::Server;
 use crate::connector::postgres::key::TableName;
 use crate::connector::postgres::name::parse_table;
-use crate::connector::postgres::sink::{PostgresSink, RestoreRequest, Summary, TableSummary};
+use crate::connector::postgres::sink::{
+    Counted, LOCK_TIMEOUT, PostgresSink, RestoreRequest, Summary, TableSummary,
+};
 use crate::error::{Error, ErrorKind, Result, escape};
 use crate::ops::{self, RestoreReport, TableFilter};
 use crate::snapshot::SnapshotReader;
@@ -45,18 +47,17 @@ pub(super) async fn run(app: &App, args: &Args, url: &str) -> Ended {
     let mut sink = PostgresSink::new(RestoreRequest {
         server,
         jobs: args.jobs.into(),
+        lock_timeout: LOCK_TIMEOUT,
         verify: !args.no_verify,
         dry_run: args.dry_run,
         whole,
     });
     let report = ops::restore(&app.context, &snapshot, request, &mut sink).await?;
     app.progress.end();
-    let code = match (report.sink.different, report.sink.failed + report.lost) {
-        (0, 0) => DONE,
-        (0, _) => INCOMPLETE,
-        _ => DIFFERS,
-    };
-    reported(code, show(app, args, &snapshot, (&report, &sink.summary())))
+    reported(
+        super::code(&report),
+        show(app, args, &snapshot, (&report, &sink.summary())),
+    )
 }
 
 /// Refuses what only means something for files.
@@ -124,25 +125,41 @@ fn show(
         render::count(summary.statements, "statement"),
         render::seconds(report.seconds),
     );
-    for (n, what) in [
+    let counts = [
         (summary.refused, "statements REFUSED, see the warnings"),
         (
             sink.failed - summary.refused.min(sink.failed),
             "things FAILED, see the warnings",
         ),
-        (sink.different, "tables DIFFERENT from the snapshot"),
+        (summary.tables_different, "tables DIFFERENT from the snapshot"),
+        (
+            sink.different - summary.tables_different.min(sink.different),
+            "sequences and large objects DIFFERENT from the snapshot",
+        ),
         (report.lost, "parts of the snapshot LOST, see the warnings"),
-    ] {
-        if n > 0 {
-            let _ = write!(text, "; {n} {what}");
-        }
-    }
+    ];
+    push_counts(&mut text, &counts);
     if !args.no_verify && !args.dry_run {
         let (compared, all) = (summary.compared, summary.tables.len());
-        let _ = write!(text, "; the rows of {compared} of {all} tables compared equal");
+        let (sequences, objects) = (summary.sequences, summary.large_objects);
+        let _ = write!(text, "; the rows of {compared} of {all} tables");
+        for (counted, what) in [(sequences, "sequences"), (objects, "large objects")] {
+            if counted.all > 0 {
+                let _ = write!(text, ", {} of {} {what}", counted.equal, counted.all);
+            }
+        }
+        text.push_str(" compared equal");
     }
     text.push('\n');
     render::print(&text)
+}
+
+/// Whether everything that can be compared was, and is equal.
+fn all_equal(summary: &Summary) -> bool {
+    let equal = |counted: Counted| counted.equal == counted.all;
+    summary.compared == summary.tables.len() as u64
+        && equal(summary.sequences)
+        && equal(summary.large_objects)
 }
 
 fn summary_line(args: &Args, snapshot: &SnapshotReader, report: &RestoreReport, summary: &Summary) -> Value {
@@ -164,11 +181,15 @@ fn summary_line(args: &Args, snapshot: &SnapshotReader, report: &RestoreReport, 
         "tables": summary.tables.iter().map(table).collect::<Vec<_>>(),
         "rows": rows,
         "bytes_restored": bytes,
-        "large_objects": summary.large_objects,
+        "sequences": summary.sequences.all,
+        "large_objects": summary.large_objects.all,
         "failed": sink.failed,
-        "tables_different": sink.different,
+        "different": sink.different,
+        "tables_different": summary.tables_different,
         "tables_compared_equal": summary.compared,
-        "verified": !args.no_verify && !args.dry_run && summary.compared == summary.tables.len() as u64,
+        "sequences_compared_equal": summary.sequences.equal,
+        "large_objects_compared_equal": summary.large_objects.equal,
+        "verified": !args.no_verify && !args.dry_run && all_equal(summary),
         "ranges_lost": report.lost,
         "total_duration": report.seconds,
     })

@@ -1,7 +1,8 @@
 //! Indexes, keys and what else follows the rows, built side by side as far as they do not wait for one another.
 
 use super::PostgresSink;
-use super::session::{Refusal, Settings};
+use super::refusal::Refusal;
+use super::session::Settings;
 use super::statements::{Prepared, Statements, prepare, run_all, take_setting};
 use crate::connector::postgres::statement::{Class, ObjectName};
 use crate::context::Context;
@@ -11,8 +12,9 @@ use std::collections::VecDeque;
 
 /// Jobs that wait at most: a dump may hold any number of statements.
 const WINDOW: usize = 512;
-/// What the server says when two statements waited for each other; it ended one of them.
-const DEADLOCK: &str = "40P01";
+/// What the server says when two statements waited for each other and it ended one of them, and when one waited too long for
+/// another: foreign keys lock partitions that no statement names. Alone, neither can happen between sessions of ours.
+const IN_THE_WAY: [&str; 2] = ["40P01", "55P03"];
 
 /// One statement and those that belong to it.
 #[derive(Clone, Debug)]
@@ -169,9 +171,10 @@ impl PostgresSink {
         self.pool_mut()?
             .start(&context.clone(), move |mut worker| async move {
                 let refused = run_all(&context, &mut worker, &job.settings, &job.statements).await?;
-                let deadlock = |(_, refusal): &(Prepared, Refusal)| refusal.code == DEADLOCK;
-                let (again, refused) = if job.kind != Group::Alone && refused.iter().any(deadlock) {
-                    let (again, refused): (Vec<_>, Vec<_>) = refused.into_iter().partition(deadlock);
+                let in_the_way =
+                    |(_, refusal): &(Prepared, Refusal)| IN_THE_WAY.contains(&refusal.code.as_str());
+                let (again, refused) = if job.kind != Group::Alone && refused.iter().any(in_the_way) {
+                    let (again, refused): (Vec<_>, Vec<_>) = refused.into_iter().partition(in_the_way);
                     let statements = again.into_iter().map(|(statement, _)| statement).collect();
                     (Some(Job { statements, ..job }), refused)
                 } else {

@@ -1,25 +1,60 @@
 //! Large objects, with their owners, access lists and comments.
 
-use super::session::{Refusal, Trouble, Worker};
-use super::{Left, PostgresSink, damaged, is_local};
-use crate::connector::postgres::name::{literal, quote};
+use super::refusal::Refusal;
+use super::session::{Trouble, Worker, unless_cancelled};
+use super::{Left, PostgresSink, damaged, trouble_of_content};
+use crate::connector::postgres::key::Place;
+use crate::connector::postgres::name::{literal, quote, unquote};
 use crate::connector::postgres::record::LargeObjectRecord;
 use crate::context::Context;
-use crate::error::{Error, Result};
-use crate::event::{Event, Outcome};
+use crate::error::Result;
 use crate::snapshot::entry::{Content, EntryHead, Piece};
 use futures::StreamExt;
 use std::fmt::Write;
+use tokio_postgres::types::ToSql;
+
+/// Bytes of an object that are read back at once.
+const READ: i32 = 1 << 20;
 
 /// What became of a large object.
 pub(super) struct Written {
     oid: u32,
     bytes: u64,
+    /// Whether what was read back is what was written; nothing if that was not asked for.
+    equal: Option<bool>,
     trouble: Option<Refusal>,
 }
 
+/// What an object holds, as far as a comparison needs it.
+#[derive(Default)]
+struct Sum {
+    bytes: u64,
+    hash: blake3::Hasher,
+}
+
+impl Sum {
+    fn add(&mut self, bytes: &[u8]) {
+        self.bytes = self.bytes.saturating_add(bytes.len() as u64);
+        self.hash.update(bytes);
+    }
+
+    fn add_hole(&mut self, len: u64) {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        let mut left = len;
+        while left > 0 {
+            let part = left.min(ZEROS.len() as u64);
+            self.add(
+                ZEROS
+                    .get(..usize::try_from(part).unwrap_or(0))
+                    .unwrap_or_default(),
+            );
+            left -= part;
+        }
+    }
+}
+
 impl PostgresSink {
-    /// Writes a large object, when a connection is free.
+    /// Writes a large object, when a connection is free, and reads it back.
     pub(super) async fn large_object(
         &mut self,
         context: &Context,
@@ -28,97 +63,120 @@ impl PostgresSink {
         content: Content,
     ) -> Result<()> {
         let record = LargeObjectRecord::from_metadata(&head.metadata).map_err(|e| damaged(head, e))?;
-        self.summary.large_objects += 1;
+        self.summary.large_objects.all += 1;
         if self.request.dry_run {
             return Ok(());
         }
         self.room(context).await?;
-        let (own, bytes) = (context.clone(), head.size.unwrap_or(0));
+        let (own, bytes, verify) = (context.clone(), head.size.unwrap_or(0), self.request.verify);
         let work = move |worker: Worker| async move {
-            let trouble = match make(&own, &worker, oid, &record, content).await {
-                Ok(()) => None,
-                Err(Trouble::Refused(refusal)) => Some(refusal),
+            let made = make(&own, &worker, (oid, verify), &record, content).await;
+            let (equal, trouble) = match made {
+                Ok(equal) => (equal, None),
+                Err(Trouble::Refused(refusal)) => (None, Some(refusal)),
                 Err(Trouble::Lost(error)) => return Err(error.with("large object", oid)),
             };
-            Ok((worker, Left::Object(Written { oid, bytes, trouble })))
+            let written = Written {
+                oid,
+                bytes,
+                equal,
+                trouble,
+            };
+            Ok((worker, Left::Object(written)))
         };
         self.pool_mut()?.start(context, work).await
     }
 
     /// Enters what became of a large object.
     pub(super) fn object_written(&mut self, context: &Context, written: Written) {
-        let Written { oid, bytes, trouble } = written;
-        let name = format!("large object {oid}");
-        if let Some(refusal) = trouble {
+        let name = Place::LargeObject(written.oid).to_string();
+        if let Some(refusal) = written.trouble {
             self.failed(context, name, refusal.to_string());
             return;
         }
-        self.report.written += 1;
-        self.report.bytes += bytes;
-        let outcome = Outcome::Restored;
-        context.emit(&Event::EntryDone { name, outcome, bytes });
+        match written.equal {
+            Some(true) => self.summary.large_objects.equal += 1,
+            Some(false) => self.different(context, name.clone(), "it reads otherwise than it was written"),
+            None => {}
+        }
+        self.done(context, name, written.bytes);
     }
 }
 
+/// Makes an object; with `verify` says whether it then holds what was sent.
 async fn make(
     context: &Context,
     worker: &Worker,
-    oid: u32,
+    (oid, verify): (u32, bool),
     record: &LargeObjectRecord,
     content: Content,
-) -> Result<(), Trouble> {
-    let of_content = |error: Error| {
-        if is_local(&error) {
-            Trouble::Refused(Refusal::own(&format!("{error:?}")))
-        } else {
-            Trouble::Lost(error)
-        }
-    };
-    let mut pieces = content.open().await.map_err(of_content)?;
-    let mut at = 0i64;
+) -> Result<Option<bool>, Trouble> {
+    let mut pieces = content.open().await.map_err(trouble_of_content)?;
+    let mut sent = Sum::default();
     let mut begun = false;
     let mut hole = false;
     loop {
-        let piece = tokio::select! {
-            biased;
-            () = context.cancel.cancelled() => return Err(Trouble::Lost(super::session::cancelled())),
-            piece = pieces.next() => piece,
-        };
-        let piece = piece.transpose().map_err(of_content)?;
+        let piece = unless_cancelled(context, pieces.next()).await?;
+        let piece = piece.transpose().map_err(trouble_of_content)?;
         if !begun {
             let first = match &piece {
                 Some(Piece::Data(bytes)) => bytes.as_ref(),
                 _ => &[],
             };
             let sql = "SELECT pg_catalog.lo_from_bytea($1, $2)";
-            let made = worker.client().query(sql, &[&oid, &first]).await;
+            let parameters: [&(dyn ToSql + Sync); 2] = [&oid, &first];
+            let made = unless_cancelled(context, worker.client().query(sql, &parameters)).await?;
             made.map_err(|error| worker.trouble(error))?;
         }
         match piece {
             Some(Piece::Data(bytes)) => {
                 if begun {
-                    put(worker, oid, at, &bytes).await?;
+                    put(context, worker, (oid, sent.bytes), &bytes).await?;
                 }
-                at = at.saturating_add_unsigned(bytes.len() as u64);
+                sent.add(&bytes);
                 hole = false;
             }
             Some(Piece::Hole(len)) => {
-                at = at.saturating_add_unsigned(len);
+                sent.add_hole(len);
                 hole = true;
             }
             // A hole at the end is there when its last byte is.
-            None if hole => break put(worker, oid, at - 1, &[0]).await?,
+            None if hole => break put(context, worker, (oid, sent.bytes - 1), &[0]).await?,
             None => break,
         }
         begun = true;
     }
     let sql = privileges(oid, record).map_err(|error| Trouble::Refused(Refusal::own(&error.to_string())))?;
-    worker.run(context, &sql).await
+    let mut equal = None;
+    if verify {
+        equal = Some(holds(context, worker, oid, &sent).await?);
+    }
+    worker.run(context, &sql).await?;
+    Ok(equal)
 }
 
-async fn put(worker: &Worker, oid: u32, at: i64, bytes: &[u8]) -> Result<(), Trouble> {
+/// Whether an object holds what was sent, no more and no less.
+async fn holds(context: &Context, worker: &Worker, oid: u32, sent: &Sum) -> Result<bool, Trouble> {
+    let mut found = Sum::default();
+    loop {
+        let at = i64::try_from(found.bytes).unwrap_or(i64::MAX);
+        let sql = "SELECT pg_catalog.lo_get($1, $2, $3)";
+        let parameters: [&(dyn ToSql + Sync); 3] = [&oid, &at, &READ];
+        let read = unless_cancelled(context, worker.client().query_one(sql, &parameters)).await?;
+        let read = read.and_then(|row| row.try_get::<_, Vec<u8>>(0));
+        let read = read.map_err(|error| worker.trouble(error))?;
+        if read.is_empty() {
+            return Ok(found.bytes == sent.bytes && found.hash.finalize() == sent.hash.finalize());
+        }
+        found.add(&read);
+    }
+}
+
+async fn put(context: &Context, worker: &Worker, (oid, at): (u32, u64), bytes: &[u8]) -> Result<(), Trouble> {
+    let at = i64::try_from(at).unwrap_or(i64::MAX);
     let sql = "SELECT pg_catalog.lo_put($1, $2, $3)";
-    let put = worker.client().query(sql, &[&oid, &at, &bytes]).await;
+    let parameters: [&(dyn ToSql + Sync); 3] = [&oid, &at, &bytes];
+    let put = unless_cancelled(context, worker.client().query(sql, &parameters)).await?;
     put.map(drop).map_err(|error| worker.trouble(error))
 }
 
@@ -204,23 +262,12 @@ fn grant(item: &str) -> Option<Grant> {
 
 /// A role's name, in quotes if it needs them, and what follows it.
 fn role(text: &str) -> Option<(String, &str)> {
-    let Some(mut rest) = text.strip_prefix('"') else {
-        let end = text.find(['=', '/']).unwrap_or(text.len());
-        let (name, rest) = text.split_at_checked(end)?;
-        return Some((name.to_owned(), rest));
-    };
-    let mut name = String::new();
-    loop {
-        let (before, after) = rest.split_once('"')?;
-        name.push_str(before);
-        match after.strip_prefix('"') {
-            Some(more) => {
-                name.push('"');
-                rest = more;
-            }
-            None => return Some((name, after)),
-        }
+    if let Some(quoted) = text.strip_prefix('"') {
+        return unquote(quoted);
     }
+    let end = text.find(['=', '/']).unwrap_or(text.len());
+    let (name, rest) = text.split_at_checked(end)?;
+    Some((name.to_owned(), rest))
 }
 
 #[cfg(test)]

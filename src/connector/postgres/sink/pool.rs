@@ -1,26 +1,30 @@
 //! Connections that work side by side. One that is free is handed to the next piece of work, so no more is ever in hand than is being
 //! done.
 
-use super::session::Worker;
-use crate::connector::postgres::connect::Server;
+use super::session::{Opening, Worker, end_all};
+use crate::connector::postgres::connect::CancelToken;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
-use tokio::task::JoinSet;
+use std::collections::HashMap;
+use tokio::task::{Id, JoinSet};
 
 /// Connections, and work that runs on them. `T` is what work leaves behind.
 pub(super) struct Pool<T> {
-    server: Server,
+    opening: Opening,
     idle: Vec<Worker>,
     running: JoinSet<Result<(Worker, T)>>,
+    /// What ends the statements of the work that runs.
+    tokens: HashMap<Id, CancelToken>,
     most: usize,
 }
 
 impl<T: Send + 'static> Pool<T> {
-    pub(super) fn new(server: Server, most: usize) -> Self {
+    pub(super) fn new(opening: Opening, most: usize) -> Self {
         Self {
-            server,
+            opening,
             idle: Vec::new(),
             running: JoinSet::new(),
+            tokens: HashMap::new(),
             most,
         }
     }
@@ -38,23 +42,39 @@ impl<T: Send + 'static> Pool<T> {
     {
         let worker = match self.idle.pop() {
             Some(worker) => worker,
-            None => Worker::open(context, &self.server).await?,
+            None => Worker::open(context, &self.opening).await?,
         };
-        self.running.spawn(work(worker));
+        let token = worker.cancel_token();
+        let task = self.running.spawn(work(worker));
+        self.tokens.insert(task.id(), token);
         Ok(())
     }
 
     /// What the next piece of work to end has left; nothing if none is running.
     pub(super) async fn next(&mut self) -> Result<Option<T>> {
-        let Some(done) = self.running.join_next().await else {
+        let Some(done) = self.running.join_next_with_id().await else {
             return Ok(None);
         };
-        let (worker, left) = done.map_err(|panic| {
+        let (id, left) = done.map_err(|panic| {
             Error::new(ErrorKind::Internal, "a writing task failed; this is a bug").because(panic)
-        })??;
+        })?;
+        // After an error its server may be at work still: the token stays, for the end.
+        let (worker, left) = left?;
+        self.tokens.remove(&id);
         if worker.usable {
             self.idle.push(worker);
         }
         Ok(Some(left))
+    }
+
+    /// Closes the connections that nothing runs on: the next ones begin with what the database says by then.
+    pub(super) fn close_idle(&mut self) {
+        self.idle.clear();
+    }
+
+    /// Gives up all work, on the server too.
+    pub(super) async fn abandon(&mut self) {
+        end_all(self.tokens.drain().map(|(_, token)| token).collect()).await;
+        self.running.shutdown().await;
     }
 }

@@ -13,6 +13,8 @@ pub(super) enum Fate {
     Run(String),
     /// It is run, and makes this role.
     Create(String, String),
+    /// It is run when everything else is done: sessions that begin before it would work under it.
+    Later(String),
     /// It is about roles that are there already.
     Keep,
 }
@@ -20,6 +22,9 @@ pub(super) enum Fate {
 /// Decides about a statement of `0-globals`. `there` are the roles of the target before the restore; what names the database `source`
 /// is made to name `target`.
 pub(super) fn decide(sql: &str, there: &BTreeSet<String>, source: &str, target: &str) -> Fate {
+    if limits_sessions(sql) {
+        return Fate::Later(renamed(sql, source, target));
+    }
     let found = words(sql);
     let is = |index: usize, word: &str| found.get(index).is_some_and(|w| w.is(word));
     let role = |index: usize| found.get(index).and_then(Word::identifier);
@@ -64,6 +69,45 @@ pub(super) fn decide(sql: &str, there: &BTreeSet<String>, source: &str, target: 
     Fate::Run(renamed(sql, source, target))
 }
 
+/// Whether a statement sets how sessions of the database begin, or how many there may be. Settings with a dot in their name are the
+/// users' own, which functions of the schema may ask for: they stand in nobody's way.
+fn limits_sessions(sql: &str) -> bool {
+    let within = of_any_database(sql);
+    let sql = within.as_deref().unwrap_or(sql);
+    let found = words(sql);
+    let is = |index: usize, word: &str| found.get(index).is_some_and(|w| w.is(word));
+    if !is(0, "alter") {
+        return false;
+    }
+    let at = match () {
+        () if is(1, "database") => 3,
+        () if (is(1, "role") || is(1, "user")) && is(3, "in") && is(4, "database") => 6,
+        () => return false,
+    };
+    let own = found
+        .get(at + 1)
+        .and_then(Word::identifier)
+        .is_some_and(|name| name.contains('.'))
+        || found.get(at + 2).is_some_and(|word| word.is_symbol("."));
+    is(at, "connection") || is(at, "with") || is(at, "set") && !own
+}
+
+/// What a `DO` runs that puts in the name of the database it runs in; the name is `x` here.
+fn of_any_database(sql: &str) -> Option<String> {
+    let found = words(sql);
+    let [start, body, ..] = found.as_slice() else {
+        return None;
+    };
+    if !start.is("do") {
+        return None;
+    }
+    let body = body.value();
+    let inner = words(&body);
+    let format = inner.iter().position(|word| word.is("format"))?;
+    let statement = inner.get(format + 2)?.value();
+    Some(statement.replace("%I", "x").replace("%%", "%"))
+}
+
 /// Without the words that take from a role what a new one does not have: only a superuser may say them.
 fn plain(sql: &str, found: &[Word<'_>]) -> String {
     let without = ["nosuperuser", "noreplication", "nobypassrls"];
@@ -100,6 +144,7 @@ fn renamed(sql: &str, source: &str, target: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connector::postgres::name::literal;
 
     #[test]
     fn roles_that_are_there_stay_and_new_ones_take_no_words_of_superusers() {
@@ -132,14 +177,43 @@ mod tests {
         same("GRANT n TO postgres;");
         same("GRANT SET ON PARAMETER work_mem TO n;");
         same("ALTER ROLE \"all\" SET work_mem TO '1MB';");
+        let later = |sql: &str| Fate::Later(sql.to_owned());
         assert_eq!(
             decide("ALTER ROLE postgres IN DATABASE shop SET a TO 'DATABASE shop';"),
-            run("ALTER ROLE postgres IN DATABASE \"copy of shop\" SET a TO 'DATABASE shop';")
+            later("ALTER ROLE postgres IN DATABASE \"copy of shop\" SET a TO 'DATABASE shop';")
         );
         assert_eq!(
             decide("ALTER DATABASE \"shop\" SET a TO 'b';"),
-            run("ALTER DATABASE \"copy of shop\" SET a TO 'b';")
+            later("ALTER DATABASE \"copy of shop\" SET a TO 'b';")
         );
-        same("ALTER DATABASE other SET a TO 'b';");
+        let other = "ALTER DATABASE other SET a TO 'b';";
+        assert_eq!(decide(other), later(other));
+    }
+
+    #[test]
+    fn what_sessions_begin_with_comes_last_and_what_functions_ask_for_does_not() {
+        let wrapped = |statement: &str| {
+            let format = literal(statement);
+            let body =
+                format!("BEGIN EXECUTE pg_catalog.format({format}, pg_catalog.current_database()); END");
+            format!("DO {};", literal(&body))
+        };
+        for sql in [
+            "ALTER DATABASE %I SET \"default_transaction_read_only\" TO 'on'",
+            "ALTER DATABASE %I SET \"search_path\" TO 'a%%b', E'it''s \\\\'",
+            "ALTER DATABASE %I CONNECTION LIMIT 3",
+            "ALTER ROLE \"a b\" IN DATABASE %I SET \"statement_timeout\" TO '1'",
+        ] {
+            assert!(limits_sessions(&wrapped(sql)), "{sql}");
+        }
+        for sql in [
+            "ALTER DATABASE %I SET \"app.secret\" TO 'x'",
+            "COMMENT ON DATABASE %I IS 'ALTER DATABASE x SET y'",
+            "GRANT CONNECT ON DATABASE %I TO PUBLIC",
+        ] {
+            assert!(!limits_sessions(&wrapped(sql)), "{sql}");
+        }
+        assert!(!limits_sessions("ALTER DATABASE shop SET app.secret TO 'x';"));
+        assert!(!limits_sessions("ALTER ROLE n SET statement_timeout TO '1';"));
     }
 }

@@ -1,17 +1,21 @@
 //! Rows: each segment is one `COPY … FROM STDIN` on whatever connection is free.
 
-use super::session::{Refusal, Settings, Trouble, Worker};
-use super::{Left, PostgresSink, damaged, is_local};
-use crate::connector::postgres::key::TableName;
+use super::refusal::Refusal;
+use super::session::{Settings, Trouble, Worker, unless_cancelled};
+use super::{Left, PostgresSink, damaged, trouble_of_content};
+use crate::connector::postgres::key::{Place, Segment, TableName};
 use crate::connector::postgres::name::{qualified, quote};
 use crate::connector::postgres::record::{Belongs, SegmentRecord, TableRecord};
 use crate::context::Context;
-use crate::error::{Error, Result};
-use crate::event::{Event, Outcome};
+use crate::error::Result;
+use crate::event::Event;
 use crate::snapshot::entry::{Content, EntryHead, Piece};
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use std::sync::Arc;
+
+/// Segments of a table that are named when they are refused; the others are counted.
+const NAMED: u64 = 20;
 
 /// A table that is being filled.
 #[derive(Clone, Debug, Default)]
@@ -20,56 +24,42 @@ pub(super) struct Table {
     pub(super) name: Arc<str>,
     /// Its columns in quotes, in parentheses; empty for none.
     pub(super) columns: Arc<str>,
+    /// The names of its columns.
+    names: Arc<[Vec<u8>]>,
     /// Which of its rows are the snapshot's.
     pub(super) condition: Option<Arc<str>>,
     pub(super) rows: u64,
     pub(super) bytes: u64,
-    /// Whether something of it is missing; that was told.
-    pub(super) failed: bool,
+    /// Whether its rows have no place; that was told.
+    pub(super) unusable: bool,
+    /// Segments that could not be written; that was told. The others of the table are there.
+    pub(super) refused: u64,
 }
 
 /// What became of a segment.
 pub(super) struct Loaded {
     table: TableName,
+    segment: Segment,
     bytes: u64,
-    rows: Result<u64, String>,
+    rows: Result<u64, Refusal>,
 }
 
 impl PostgresSink {
     /// Begins a table.
     pub(super) async fn table(&mut self, context: &Context, name: TableName, head: &EntryHead) -> Result<()> {
         let record = TableRecord::from_metadata(&head.metadata).map_err(|e| damaged(head, e))?;
-        let table = describe(&name, &record);
-        let mut failed = None;
-        let mut table = table.unwrap_or_else(|error| {
-            failed = Some(error.to_string());
-            Table::default()
-        });
+        let (mut table, mut failed) = match describe(&name, &record) {
+            Ok(table) => (table, None),
+            Err(error) => (Table::default(), Some(error.to_string())),
+        };
         if self.missing.contains(&name) {
             failed = Some("the table could not be made, so its rows have no place".into());
         }
-        // The script of an extension may have put in rows of its own; the snapshot's take their place.
         if failed.is_none() && record.belongs != Belongs::Schema && !self.request.dry_run {
-            let condition = table.condition.as_deref().unwrap_or("WHERE true");
-            let found = format!("SELECT 1 FROM ONLY {} {condition} LIMIT 1", table.name);
-            let found = self
-                .control()?
-                .ask(&found, "cannot look at an extension's table")
-                .await;
-            if self.target.extensions && found.is_ok_and(|rows| !rows.is_empty()) {
-                failed =
-                    Some("an extension that the target had before has rows there, and they were left".into());
-            } else {
-                let sql = format!("DELETE FROM ONLY {} {condition}", table.name);
-                match self.control()?.run(context, &sql).await {
-                    Ok(()) => {}
-                    Err(Trouble::Lost(error)) => return Err(error),
-                    Err(Trouble::Refused(refusal)) => failed = Some(refusal.to_string()),
-                }
-            }
+            failed = self.make_room(context, &table).await?;
         }
         if let Some(why) = failed {
-            table.failed = true;
+            table.unusable = true;
             self.failed(context, name.to_string(), why);
         } else {
             self.done(context, name.to_string(), 0);
@@ -78,11 +68,40 @@ impl PostgresSink {
         Ok(())
     }
 
+    /// Removes the rows that the script of an extension has put into one of its tables: the snapshot's take their place. Gives why
+    /// that cannot be done.
+    async fn make_room(&mut self, context: &Context, table: &Table) -> Result<Option<String>> {
+        // Rows of other tables may hang on these.
+        self.drain(context).await?;
+        let settings = self.without_triggers();
+        let mut worker = self.control.take().ok_or_else(super::unprepared)?;
+        let known = (self.target.extensions, self.target.replica);
+        let made = match worker.settle(context, &settings).await {
+            Ok(()) => clear(context, &worker, table, known).await,
+            Err(trouble) => Err(trouble),
+        };
+        self.control = Some(worker);
+        match made {
+            Ok(why) => Ok(why),
+            Err(Trouble::Refused(refusal)) => Ok(Some(refusal.to_string())),
+            Err(Trouble::Lost(error)) => Err(error),
+        }
+    }
+
+    /// Settings under which no trigger fires, as far as the role may set them.
+    fn without_triggers(&self) -> Settings {
+        let mut settings = Settings::new();
+        if self.target.replica {
+            settings.insert("session_replication_role".into(), "replica".into());
+        }
+        settings
+    }
+
     /// Copies a segment, when a connection is free.
     pub(super) async fn segment(
         &mut self,
         context: &Context,
-        name: TableName,
+        (name, segment): (TableName, Segment),
         head: &EntryHead,
         content: Content,
     ) -> Result<()> {
@@ -92,79 +111,111 @@ impl PostgresSink {
         }
         self.room(context).await?;
         let Some(table) = self.tables.get(&name) else {
-            // Told once: from here on the table is known, and failed.
-            let failed = true;
-            self.failed(
-                context,
-                name.to_string(),
-                "the snapshot has rows of it and not its columns".into(),
-            );
-            self.tables.insert(
-                name,
-                Table {
-                    failed,
-                    ..Table::default()
-                },
-            );
+            // Told once: from here on the table is known, and of no use.
+            let why = "the snapshot has rows of it and not its columns";
+            self.failed(context, name.to_string(), why.into());
+            let unusable = true;
+            let table = Table {
+                unusable,
+                ..Table::default()
+            };
+            self.tables.insert(name, table);
             return Ok(());
         };
-        if table.failed {
+        if table.unusable {
             return Ok(());
         }
-        let sql = format!("COPY {} {} FROM STDIN", table.name, table.columns);
-        let mut settings = Settings::new();
-        if self.target.replica {
-            settings.insert("session_replication_role".into(), "replica".into());
-        }
+        let (table, settings) = (table.clone(), self.without_triggers());
         let (own, bytes) = (context.clone(), head.size.unwrap_or(0));
         let work = move |mut worker: Worker| async move {
             let copied = match worker.settle(&own, &settings).await {
-                Ok(()) => copy(&own, &mut worker, &sql, content).await,
+                Ok(()) => copy(&own, &mut worker, (&name, &table), content).await,
                 Err(trouble) => Err(trouble),
             };
             let rows = match copied {
                 Ok(rows) if rows == record.rows => Ok(rows),
-                Ok(rows) => Err(format!("{} rows were sent and {rows} taken", record.rows)),
-                Err(Trouble::Refused(refusal)) => Err(refusal.to_string()),
+                Ok(rows) => Err(Refusal::own(&format!(
+                    "{} rows were sent and {rows} taken",
+                    record.rows
+                ))),
+                Err(Trouble::Refused(refusal)) => Err(refusal),
                 Err(Trouble::Lost(error)) => return Err(error.with("table", &name)),
             };
-            let table = name;
-            Ok((worker, Left::Rows(Loaded { table, bytes, rows })))
+            let loaded = Loaded {
+                table: name,
+                segment,
+                bytes,
+                rows,
+            };
+            Ok((worker, Left::Rows(loaded)))
         };
         self.pool_mut()?.start(context, work).await
     }
 
-    /// Enters what became of a segment.
+    /// Enters what became of a segment. A refused one leaves the others of its table as they are.
     pub(super) fn loaded(&mut self, context: &Context, loaded: Loaded) {
-        let Loaded {
-            table: name,
-            bytes,
-            rows,
-        } = loaded;
-        let label = name.to_string();
-        let Some(table) = self.tables.get_mut(&name) else {
+        let Some(table) = self.tables.get_mut(&loaded.table) else {
             return;
         };
-        match rows {
+        let refusal = match loaded.rows {
             Ok(rows) => {
                 table.rows += rows;
-                table.bytes += bytes;
-                self.report.written += 1;
-                self.report.bytes += bytes;
-                let outcome = Outcome::Restored;
-                context.emit(&Event::EntryDone {
-                    name: label,
-                    outcome,
-                    bytes,
-                });
+                table.bytes += loaded.bytes;
+                return self.done(context, loaded.table.to_string(), loaded.bytes);
             }
-            Err(why) if !table.failed => {
-                table.failed = true;
-                self.failed(context, label, why);
-            }
-            Err(_) => {}
+            Err(refusal) => refusal,
+        };
+        if table.unusable {
+            return;
         }
+        if refusal.is_of_the_table() {
+            table.unusable = true;
+            return self.failed(context, loaded.table.to_string(), refusal.to_string());
+        }
+        table.refused += 1;
+        let refused = table.refused;
+        self.report.failed += 1;
+        let name = Place::Segment(loaded.table, loaded.segment).to_string();
+        let why = match refused {
+            ..NAMED => format!("its rows are not in the target: {refusal}"),
+            NAMED => format!(
+                "its rows are not in the target: {refusal}; further refused segments of this table are counted, not named"
+            ),
+            _ => return,
+        };
+        context.emit(&Event::Incident { name, why });
     }
+}
+
+/// Removes the rows of an extension's table that a snapshot brings others for; gives why if they must stay.
+async fn clear(
+    context: &Context,
+    worker: &Worker,
+    table: &Table,
+    (extensions, replica): (bool, bool),
+) -> Result<Option<String>, Trouble> {
+    let condition = table.condition.as_deref().unwrap_or("WHERE true");
+    let found = format!("SELECT 1 FROM ONLY {} {condition} LIMIT 1", table.name);
+    if worker.rows(context, &found).await?.is_empty() {
+        return Ok(None);
+    }
+    if extensions {
+        let why = "an extension that the target had before has rows there, and they were left";
+        return Ok(Some(why.into()));
+    }
+    // Bit 3 of a trigger's type is that it fires for DELETE; keys that point here are triggers too.
+    let firing = format!(
+        "SELECT 1 FROM pg_catalog.pg_trigger WHERE tgrelid = {}::pg_catalog.regclass AND tgtype & 8 <> 0 AND tgenabled <> 'D' LIMIT 1",
+        crate::connector::postgres::name::literal(&table.name)
+    );
+    if !replica && !worker.rows(context, &firing).await?.is_empty() {
+        let why = "the rows that its extension put there were left, and the snapshot's not restored: to remove them would fire \
+                   triggers, which the role may not switch off (session_replication_role)";
+        return Ok(Some(why.into()));
+    }
+    let sql = format!("DELETE FROM ONLY {} {condition}", table.name);
+    worker.run(context, &sql).await?;
+    Ok(None)
 }
 
 /// A table as statements name it.
@@ -182,28 +233,31 @@ fn describe(name: &TableName, record: &TableRecord) -> Result<Table> {
         } else {
             format!("({columns})").into()
         },
+        names: record.columns.iter().map(|column| column.name.clone()).collect(),
         condition,
         ..Table::default()
     })
 }
 
 /// Sends content as the rows of a `COPY`; gives the number that the server took.
-async fn copy(context: &Context, worker: &mut Worker, sql: &str, content: Content) -> Result<u64, Trouble> {
-    let of_content = |error: Error| {
-        if is_local(&error) {
-            Trouble::Refused(Refusal::own(&format!("{error:?}")))
-        } else {
-            Trouble::Lost(error)
-        }
+async fn copy(
+    context: &Context,
+    worker: &mut Worker,
+    (name, table): (&TableName, &Table),
+    content: Content,
+) -> Result<u64, Trouble> {
+    let sql = format!("COPY {} {} FROM STDIN", table.name, table.columns);
+    let refusal = |worker: &Worker, error| {
+        worker.trouble_as(error, |said| Refusal::of_rows(said, &name.table, &table.names))
     };
-    let mut pieces = content.open().await.map_err(of_content)?;
+    let mut pieces = content.open().await.map_err(trouble_of_content)?;
     let copy = async {
-        let sink = worker.client().copy_in::<_, Bytes>(sql).await;
+        let sink = worker.client().copy_in::<_, Bytes>(&sql).await;
         worker.usable = sink.is_ok();
-        let mut sink = Box::pin(sink.map_err(|error| worker.trouble(error))?);
+        let mut sink = Box::pin(sink.map_err(|error| refusal(worker, error))?);
         while let Some(piece) = pieces.next().await {
             // A content that breaks off drops the sink, and the server what it was sent.
-            if let Piece::Data(bytes) = piece.map_err(of_content)?
+            if let Piece::Data(bytes) = piece.map_err(trouble_of_content)?
                 && sink.send(bytes).await.is_err()
             {
                 // The server's answer says why.
@@ -213,11 +267,7 @@ async fn copy(context: &Context, worker: &mut Worker, sql: &str, content: Conten
         sink.as_mut()
             .finish()
             .await
-            .map_err(|error| worker.trouble(error))
+            .map_err(|error| refusal(worker, error))
     };
-    tokio::select! {
-        biased;
-        () = context.cancel.cancelled() => Err(Trouble::Lost(super::session::cancelled())),
-        copied = copy => copied,
-    }
+    unless_cancelled(context, copy).await?
 }

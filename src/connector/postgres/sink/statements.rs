@@ -1,10 +1,13 @@
 //! Statements that run one after the other, and what becomes of those that the server refuses.
 
+use super::refusal::Refusal;
 use super::roles::{Fate, decide};
-use super::session::{Refusal, Settings, Trouble, Worker};
+use super::session::{Settings, Trouble, Worker};
 use super::{PostgresSink, Stage};
 use crate::connector::postgres::key::TableName;
-use crate::connector::postgres::statement::{Class, Kind, Scanner, Word, classify, first_line, words};
+use crate::connector::postgres::statement::{
+    Class, Kind, Scanner, Word, classify, first_line, setting, words,
+};
 use crate::context::Context;
 use crate::error::Result;
 use crate::event::Event;
@@ -15,6 +18,8 @@ use futures::StreamExt;
 /// Statements that go to the server at once, and bytes of them.
 const BATCH: usize = 64;
 const BATCH_BYTES: usize = 256 << 10;
+/// The largest sum of the statements that are kept for the end, in bytes.
+const LATER_MAX: usize = 16 << 20;
 /// Settings of a dump that are taken over; the others are for `psql`, and ours are set already.
 const TAKEN: [&str; 3] = [
     "default_tablespace",
@@ -87,8 +92,7 @@ pub(super) fn take_setting(settings: &mut Settings, name: &str, sql: &str) {
     if !TAKEN.contains(&name) {
         return;
     }
-    let found = words(sql);
-    let value = found.iter().rev().nth(1).map(Word::value).unwrap_or_default();
+    let value = setting(sql).map(|(_, value)| value).unwrap_or_default();
     if value.is_empty() && name != "default_tablespace" {
         settings.remove(name);
     } else {
@@ -125,8 +129,10 @@ impl PostgresSink {
                 }
                 _ => self.summary.statements += 1,
             }
-            if stage == Stage::Globals && !self.role(&mut statement) {
-                continue;
+            match stage {
+                Stage::Globals if !self.role(context, &mut statement) => continue,
+                Stage::Sequences => self.expect(&statement.sql),
+                _ => {}
             }
             if self.request.dry_run {
                 continue;
@@ -141,8 +147,18 @@ impl PostgresSink {
         self.flush(context, batch).await
     }
 
-    /// Puts a statement about roles in the words that fit the target; says whether it is run.
-    fn role(&mut self, statement: &mut Prepared) -> bool {
+    /// Runs what was kept for the end.
+    pub(super) async fn run_later(&mut self, context: &Context) -> Result<()> {
+        self.settings.clear();
+        let mut later = std::mem::take(&mut self.later).into_iter().peekable();
+        while later.peek().is_some() {
+            self.flush(context, later.by_ref().take(BATCH).collect()).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts a statement about roles in the words that fit the target; says whether it is run now.
+    fn role(&mut self, context: &Context, statement: &mut Prepared) -> bool {
         let source = String::from_utf8_lossy(&self.source.name).into_owned();
         let (there, target) = (&self.target.roles, &self.target.database);
         match decide(&statement.sql, there, &source, target) {
@@ -152,6 +168,17 @@ impl PostgresSink {
                 statement.sql = sql;
             }
             Fate::Run(sql) => statement.sql = sql,
+            Fate::Later(sql) => {
+                let kept: usize = self.later.iter().map(|later| later.sql.len()).sum();
+                if kept + sql.len() > LATER_MAX {
+                    let refusal = Refusal::own("there are too many settings of the database");
+                    self.refused(context, sql.as_bytes(), &refusal);
+                } else {
+                    statement.sql = sql;
+                    self.later.push(statement.clone());
+                }
+                return false;
+            }
         }
         true
     }
@@ -185,6 +212,7 @@ impl PostgresSink {
             let (schema, table) = (schema.clone(), table.clone());
             self.missing.insert(TableName { schema, table });
         }
+        self.expect_not(&statement.sql);
         if let Some(role) = statement.sql.strip_prefix("CREATE ROLE ") {
             let role = words(role).first().and_then(Word::identifier);
             self.summary.roles.retain(|made| Some(made) != role.as_ref());

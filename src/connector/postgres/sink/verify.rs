@@ -1,6 +1,6 @@
 //! What was written, read back and compared with the snapshot's report; and the statistics that the planner needs.
 
-use super::session::{Settings, Trouble, Worker};
+use super::session::{Settings, Trouble, Worker, unless_cancelled};
 use super::{Left, PostgresSink, whole};
 use crate::connector::postgres::key::TableName;
 use crate::connector::postgres::name::quote;
@@ -43,6 +43,7 @@ impl PostgresSink {
         }
         if self.request.verify {
             self.verify(context, lines).await?;
+            self.compare_sequences(context).await?;
             self.verified = true;
         }
         self.analyze(context).await
@@ -50,7 +51,7 @@ impl PostgresSink {
 
     async fn verify(&mut self, context: &Context, lines: Vec<ReportLine>) -> Result<()> {
         let listed: HashSet<&TableName> = lines.iter().map(|line| &line.table).collect();
-        let written = self.tables.iter().filter(|(_, table)| !table.failed);
+        let written = self.tables.iter().filter(|(_, table)| !table.unusable);
         let unlisted = written.filter(|(name, _)| !listed.contains(name));
         let unlisted: Vec<String> = unlisted.map(|(name, _)| name.to_string()).collect();
         for name in unlisted {
@@ -60,12 +61,13 @@ impl PostgresSink {
         for line in lines {
             let Some(table) = self.tables.get(&line.table) else {
                 if self.request.whole {
-                    self.different(context, &line.table, "the snapshot lists it and does not hold it");
+                    let why = "the snapshot lists it and does not hold it";
+                    self.table_differs(context, &line.table, why);
                 }
                 continue;
             };
-            // That it differs was told already.
-            if table.failed {
+            // That nothing of it could be written was told already.
+            if table.unusable {
                 continue;
             }
             let sql = match &table.condition {
@@ -110,11 +112,18 @@ impl PostgresSink {
         match found {
             Ok(found) if found == (line.rows, line.sum) => self.summary.compared += 1,
             Ok((rows, _)) if rows == line.rows => {
-                self.different(context, &line.table, "its rows differ from the snapshot");
+                self.table_differs(context, &line.table, "its rows differ from the snapshot");
             }
             Ok((rows, _)) => {
-                let why = format!("it has {rows} rows, and the snapshot {}", line.rows);
-                self.different(context, &line.table, &why);
+                let refused = self.tables.get(&line.table).map_or(0, |table| table.refused);
+                let why = match refused {
+                    0 => format!("it has {rows} rows, and the snapshot {}", line.rows),
+                    _ => format!(
+                        "it has {rows} rows, and the snapshot {}; segments that were refused: {refused}",
+                        line.rows
+                    ),
+                };
+                self.table_differs(context, &line.table, &why);
             }
             Err(why) => self.failed(
                 context,
@@ -124,12 +133,16 @@ impl PostgresSink {
         }
     }
 
-    fn different(&mut self, context: &Context, table: &TableName, why: &str) {
+    fn table_differs(&mut self, context: &Context, table: &TableName, why: &str) {
+        self.summary.tables_different += 1;
+        self.different(context, table.to_string(), why);
+    }
+
+    /// Tells of something in the target that is not as the snapshot has it.
+    pub(super) fn different(&mut self, context: &Context, name: String, why: &str) {
         self.report.different += 1;
-        context.emit(&Event::Incident {
-            name: table.to_string(),
-            why: why.to_owned(),
-        });
+        let why = why.to_owned();
+        context.emit(&Event::Incident { name, why });
     }
 
     /// Collects statistics of every table, partitioned ones with their partitions.
@@ -175,16 +188,11 @@ impl PostgresSink {
 
 /// The number of rows of a `COPY … TO STDOUT`, and the sum of their hashes.
 async fn read(context: &Context, worker: &Worker, sql: &str) -> Result<(u64, RowSum), Trouble> {
-    let stream = worker.client().copy_out(sql).await;
+    let stream = unless_cancelled(context, worker.client().copy_out(sql)).await?;
     let mut stream = Box::pin(stream.map_err(|error| worker.trouble(error))?);
     let (mut rows, mut sum, mut begun) = (0, RowSum::default(), Vec::new());
     loop {
-        let next = tokio::select! {
-            biased;
-            () = context.cancel.cancelled() => return Err(Trouble::Lost(super::session::cancelled())),
-            next = stream.next() => next,
-        };
-        let Some(chunk) = next else {
+        let Some(chunk) = unless_cancelled(context, stream.next()).await? else {
             return Ok((rows, sum));
         };
         let chunk = chunk.map_err(|error| worker.trouble(error))?;

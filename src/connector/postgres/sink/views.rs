@@ -1,7 +1,8 @@
 //! Materialized views, filled in the order of dependence.
 
 use super::PostgresSink;
-use super::session::{Refusal, Settings};
+use super::refusal::Refusal;
+use super::session::Settings;
 use super::statements::{Prepared, Statements, prepare, run_all};
 use crate::connector::postgres::statement::Class;
 use crate::context::Context;

@@ -144,27 +144,39 @@ fn alter(words: &mut Words<'_>) -> Option<Class> {
     None
 }
 
+/// The parameter that `SET name = value` or `SELECT pg_catalog.set_config('name', 'value', …)` sets, in lower case, and its value.
+pub(crate) fn setting(statement: &str) -> Option<(String, String)> {
+    let words = words(statement);
+    let first = words.first()?;
+    let mut rest = words.iter();
+    if first.is("select") {
+        let strings: Vec<&Word<'_>> = rest.filter(|word| word.token == Token::Text).take(2).collect();
+        let [name, value] = strings.as_slice() else {
+            return None;
+        };
+        return Some((name.value().to_ascii_lowercase(), value.value()));
+    }
+    if !first.is("set") {
+        return None;
+    }
+    let name = rest
+        .by_ref()
+        .skip(1)
+        .find(|word| !word.is("session") && !word.is("local"))?;
+    let value = rest.find(|word| !word.is("to") && word.text != "=")?;
+    let value = value.identifier().unwrap_or_else(|| value.value());
+    Some((name.identifier()?.to_ascii_lowercase(), value))
+}
+
 /// Whether strings are standard after `statement`, if it sets that.
 pub(super) fn standard_strings(statement: &[u8]) -> Option<bool> {
     if classify(statement) != Class::Set("standard_conforming_strings".into()) {
         return None;
     }
-    let mut words = Words::new(statement);
-    let mut last = None;
-    while let Some((token, text)) = words.advance() {
-        if token == Token::Close || token == Token::Semicolon {
-            break;
-        }
-        last = Some(text);
-    }
-    let value = last?.to_ascii_lowercase();
-    let value = value
-        .strip_prefix(b"'")
-        .and_then(|v| v.strip_suffix(b"'"))
-        .unwrap_or(&value);
-    match value {
-        b"on" | b"true" | b"yes" | b"1" => Some(true),
-        b"off" | b"false" | b"no" | b"0" => Some(false),
+    let (_, value) = setting(&String::from_utf8_lossy(statement))?;
+    match value.to_ascii_lowercase().as_str() {
+        "on" | "true" | "yes" | "1" => Some(true),
+        "off" | "false" | "no" | "0" => Some(false),
         _ => None,
     }
 }
@@ -207,13 +219,34 @@ impl Word<'_> {
         self.token == Token::Word && self.text.eq_ignore_ascii_case(word)
     }
 
-    /// What a plain string or a word says.
+    /// Whether it is this sign.
+    pub(crate) fn is_symbol(&self, symbol: &str) -> bool {
+        self.text == symbol
+    }
+
+    /// What a string or a word says. Strings between dollar signs come as they are.
     pub(crate) fn value(&self) -> String {
-        let inner = self
-            .text
-            .strip_prefix('\'')
-            .and_then(|text| text.strip_suffix('\''));
-        inner.map_or_else(|| self.text.to_owned(), |text| text.replace("''", "'"))
+        let (escapes, text) = match self.text.strip_prefix(['E', 'e']) {
+            Some(text) if self.token == Token::Text => (true, text),
+            _ => (false, self.text),
+        };
+        let inner = text.strip_prefix('\'').and_then(|text| text.strip_suffix('\''));
+        let Some(inner) = inner else {
+            return self.text.to_owned();
+        };
+        let mut value = String::with_capacity(inner.len());
+        let mut letters = inner.chars();
+        while let Some(letter) = letters.next() {
+            let escaped = letter == '\'' || escapes && letter == '\\';
+            let letter = if escaped { letters.next() } else { Some(letter) };
+            value.extend(letter.map(|letter| match (escaped && escapes, letter) {
+                (true, 'n') => '\n',
+                (true, 't') => '\t',
+                (true, 'r') => '\r',
+                _ => letter,
+            }));
+        }
+        value
     }
 
     /// The name that it is, if it is one.
@@ -413,6 +446,50 @@ mod tests {
         for (statement, class) in cases {
             assert_eq!(classify(statement.as_bytes()), class, "{statement}");
         }
+    }
+
+    #[test]
+    fn a_setting_is_read_however_it_is_written() {
+        let cases = [
+            ("SET default_tablespace = '';", "default_tablespace", ""),
+            (
+                "SET default_tablespace = \"My \"\"Space\";",
+                "default_tablespace",
+                "My \"Space",
+            ),
+            (
+                "SET SESSION Default_Table_Access_Method TO Heap;",
+                "default_table_access_method",
+                "heap",
+            ),
+            (
+                "SELECT pg_catalog.set_config('search_path', 'a, \"B\"', false);",
+                "search_path",
+                "a, \"B\"",
+            ),
+            (
+                "SELECT pg_catalog.set_config('x.y', E'it''s \\\\ \\'n', false);",
+                "x.y",
+                "it's \\ 'n",
+            ),
+        ];
+        for (statement, name, value) in cases {
+            assert_eq!(
+                setting(statement),
+                Some((name.into(), value.into())),
+                "{statement}"
+            );
+        }
+        assert_eq!(setting("CREATE TABLE t ();"), None);
+        let standard = |sql: &str| standard_strings(sql.as_bytes());
+        let config = |value| {
+            standard(&format!(
+                "SELECT pg_catalog.set_config('standard_conforming_strings', '{value}', false);"
+            ))
+        };
+        assert_eq!((config("on"), config("off")), (Some(true), Some(false)));
+        assert_eq!(standard("SET standard_conforming_strings = on;"), Some(true));
+        assert_eq!(standard("SET standard_conforming_strings TO 'off';"), Some(false));
     }
 
     #[test]

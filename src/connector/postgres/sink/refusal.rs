@@ -1,0 +1,153 @@
+//! What the server said when it refused something, without the values of rows: they may be secrets, and messages are kept in logs.
+
+use crate::connector::postgres::name::display;
+use std::fmt::Write;
+use tokio_postgres::error::DbError;
+
+/// What the server said.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    pub(super) code: String,
+    pub(super) message: String,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.code, self.message)
+    }
+}
+
+impl Refusal {
+    /// A statement that cannot even be sent, and contents that cannot be read.
+    pub(super) fn own(message: &str) -> Self {
+        Self {
+            code: "holdall".into(),
+            message: message.into(),
+        }
+    }
+
+    /// Whether what was refused are not some rows, but all of them: the table is not there, or not as it should be, or forbidden.
+    pub(super) fn is_of_the_table(&self) -> bool {
+        self.code.starts_with("42") || self.code.starts_with("3F")
+    }
+
+    /// Of a statement. The message of the server is about the schema but where a value has no place in its type, and it has details
+    /// that are; those of a violated constraint are values.
+    pub(super) fn of_statement(said: &DbError) -> Self {
+        let code = said.code().code();
+        let values = code.starts_with("22") && !ABOUT_THE_TEXT.contains(&code);
+        let mut message = if values {
+            general(code).to_owned()
+        } else {
+            said.message().to_owned()
+        };
+        let hidden = ["22", "23", "P0"];
+        let detail = said
+            .detail()
+            .filter(|_| !hidden.iter().any(|class| code.starts_with(class)));
+        let place = said.where_().filter(|text| {
+            let function = text.starts_with("PL/pgSQL function ") || text.starts_with("SQL function ");
+            function && !values
+        });
+        for more in [detail, place].into_iter().flatten() {
+            message.push_str("; ");
+            message.push_str(more.lines().next().unwrap_or_default());
+        }
+        if message.is_empty() {
+            message.push_str(general(code));
+        }
+        Self {
+            code: code.to_owned(),
+            message,
+        }
+    }
+
+    /// Of rows that a `COPY` sent into `table`, which has these columns. Only what names the schema is quoted, and the row's number.
+    pub(super) fn of_rows(said: &DbError, table: &[u8], columns: &[Vec<u8>]) -> Self {
+        let code = said.code().code();
+        let safe = ABOUT_THE_TEXT.contains(&code) || SAFE.iter().any(|class| code.starts_with(class));
+        let mut message = if safe { said.message() } else { general(code) }.to_owned();
+        let names = [("constraint", said.constraint()), ("column", said.column())];
+        for (what, name) in names {
+            if let Some(name) = name {
+                let _ = write!(message, "; {what} {}", display(name.as_bytes()));
+            }
+        }
+        let place = said.where_().and_then(|text| place(text, table, columns));
+        if let Some((row, column)) = place {
+            let _ = write!(message, "; row {row}");
+            if let (Some(column), None) = (column, said.column()) {
+                let _ = write!(message, ", column {}", display(column));
+            }
+        }
+        if !safe {
+            message.push_str(" (the log of the target's server shows it)");
+        }
+        Self {
+            code: code.to_owned(),
+            message,
+        }
+    }
+}
+
+/// Classes of errors whose messages name objects, resources or places, and never a row's values.
+const SAFE: [&str; 10] = ["08", "0A", "25", "3F", "42", "53", "54", "55", "57", "58"];
+
+/// Errors of class 22 about the text of rows as such: its form and its encoding.
+const ABOUT_THE_TEXT: [&str; 3] = ["22P04", "22021", "22P05"];
+
+/// What an error means in general.
+fn general(code: &str) -> &'static str {
+    match code {
+        "23502" => "a column that must have a value has none",
+        "23503" => "what a foreign key points to is not there",
+        "23505" | "23P01" => "two rows have what only one may have",
+        "23514" => "a row does not meet a check",
+        _ if code.starts_with("22") => "a value does not fit its type",
+        _ if code.starts_with("23") => "a row violates a constraint",
+        _ => "the server does not take a row",
+    }
+}
+
+/// The number of the row and its column that the context of an error names: `COPY orders, line 3, column note: "…"`. Other languages
+/// than English are not read.
+fn place<'a>(context: &str, table: &[u8], columns: &'a [Vec<u8>]) -> Option<(u64, Option<&'a [u8]>)> {
+    let table = std::str::from_utf8(table).ok()?;
+    let rest = context.lines().find_map(|line| {
+        let rest = line.strip_prefix("COPY ")?.strip_prefix(table)?;
+        rest.strip_prefix(", line ")
+    })?;
+    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, rest) = rest.split_at_checked(digits)?;
+    let column = rest.strip_prefix(", column ").and_then(|rest| {
+        let named = |column: &&Vec<u8>| {
+            let rest = rest.as_bytes().strip_prefix(column.as_slice());
+            rest.is_some_and(|rest| rest.starts_with(b":"))
+        };
+        columns.iter().find(named)
+    });
+    Some((number.parse().ok()?, column.map(Vec::as_slice)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_place_of_an_error_is_read_and_its_values_are_not() {
+        let columns = [b"a".to_vec(), b"a: b".to_vec()];
+        let at = |context| place(context, b"my, line 7", &columns);
+        assert_eq!(at("COPY my, line 7, line 31: \"1\tsecret\""), Some((31, None)));
+        assert_eq!(
+            at("COPY my, line 7, line 2, column a: b: \"x\""),
+            Some((2, Some(b"a".as_slice())))
+        );
+        assert_eq!(at("COPY my, line 7, line 2, column c: \"a: \""), Some((2, None)));
+        assert_eq!(
+            at("PL/pgSQL function f() line 3 at RAISE\nCOPY my, line 7, line 5"),
+            Some((5, None))
+        );
+        assert_eq!(at("COPY other, line 5"), None);
+        assert_eq!(at("COPY my, line 7, Zeile 5"), None);
+    }
+}
