@@ -10,7 +10,7 @@ use holdall::testkit::PostgresServer;
 use std::os::unix::fs::MetadataExt;
 
 /// What tells rows apart without reading them.
-fn versions(server: &PostgresServer, table: &str) -> String {
+pub(crate) fn versions(server: &PostgresServer, table: &str) -> String {
     let sql = format!(
         "SELECT '{table}'::regclass::oid, pg_relation_filenode('{table}'), t.n, t.h FROM (SELECT count(*) n,
          sum(hash_record_extended(ROW(ctid, xmin), 0)) h FROM {table}) t"
@@ -19,7 +19,7 @@ fn versions(server: &PostgresServer, table: &str) -> String {
 }
 
 /// Takes the next snapshot, and fails unless it holds what a full one holds.
-async fn next(server: &PostgresServer, prior: &Taken) -> Taken {
+pub(crate) async fn next(server: &PostgresServer, prior: &Taken) -> Taken {
     let request = request(server, "postgres");
     let taken = take(&request, Some(prior), 2).await.unwrap();
     assert_same_rows(&taken, &take(&request, None, 2).await.unwrap());
