@@ -1,7 +1,8 @@
 //! Databases beside the peers: five tables of about 900 MB of text, each with a series of its own, then all of them restored.
 //! Holdall reads the server itself; the peers are fed by `pg_dump`. What is not installed is left out, and said.
 //!
-//! `cargo bench --bench database`, with a table's name to run only that.
+//! `cargo bench --bench database`, with a table's name to run only that, and a number to take medians of so many runs where a run
+//! changes nothing.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -16,12 +17,21 @@ use holdall::testkit::PostgresServer;
 use peers::{Measured, Peer, Place};
 use tables::{CHANGES, TABLES, Table};
 
-/// Of a server that holds 900 MB in two cores' memory, and is not to be measured while it cleans up.
+/// Of a server that holds 900 MB in two cores' memory, and is not to be measured while it cleans up. It writes its log as servers do
+/// unless they are told otherwise, and as managed ones must.
 const SETTINGS: &str = "fsync = on\nsynchronous_commit = off\nshared_buffers = '512MB'\nmax_wal_size = '8GB'\nautovacuum = off\n\
-                        maintenance_work_mem = '256MB'\nwal_level = minimal\nmax_wal_senders = 0";
+                        maintenance_work_mem = '256MB'\nwal_level = replica";
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let runs = wanted
+        .iter()
+        .find_map(|argument| argument.parse().ok())
+        .unwrap_or(3);
+    let wanted: Vec<String> = wanted
+        .into_iter()
+        .filter(|a| a.parse::<usize>().is_err())
+        .collect();
     let server = PostgresServer::start(15, SETTINGS).unwrap();
     server.psql("postgres", "CREATE DATABASE shop").unwrap();
     let chosen: Vec<&Table> = TABLES
@@ -36,13 +46,13 @@ fn main() {
     }
     let place = Place::new(&server);
     for table in &chosen {
-        series(&server, &place, table);
+        series(&server, &place, table, runs);
     }
-    whole(&server, &place);
+    whole(&server, &place, runs);
 }
 
 /// The series of one table: each step beside each peer.
-fn series(server: &PostgresServer, place: &Place, table: &Table) {
+fn series(server: &PostgresServer, place: &Place, table: &Table, runs: usize) {
     let peers = Peer::available(place, table.name);
     let heap = server
         .psql(
@@ -62,8 +72,18 @@ fn series(server: &PostgresServer, place: &Place, table: &Table) {
         }
         let mut fastest = f64::INFINITY;
         let mut ours = None;
-        for peer in &peers {
-            let measured = peer.snapshot(place, table.name);
+        // Tools take turns, so that a machine with other work slows them alike.
+        let runs = if *step == "unchanged" { runs } else { 1 };
+        let rounds: Vec<Vec<Measured>> = (0..runs)
+            .map(|_| {
+                peers
+                    .iter()
+                    .map(|peer| peer.snapshot(place, table.name))
+                    .collect()
+            })
+            .collect();
+        for (number, peer) in peers.iter().enumerate() {
+            let measured = median(rounds.iter().map(|round| round[number]).collect());
             if peer.is_holdall() {
                 ours = Some(measured);
             } else if peer.stores() {
@@ -86,25 +106,32 @@ fn series(server: &PostgresServer, place: &Place, table: &Table) {
 }
 
 /// All tables at once: the first snapshot beside `pg_dump -Fc`, the restore beside `pg_restore -j2`.
-fn whole(server: &PostgresServer, place: &Place) {
+fn whole(server: &PostgresServer, place: &Place, runs: usize) {
     println!("\nall tables, with their keys and indexes");
-    let (dump, snapshot) = (place.dump_custom(), place.first_of_all());
-    line("first", "pg_dump -Fc", &dump);
-    line("first", "holdall", &snapshot);
-    for name in ["restored_peer", "restored_holdall"] {
+    let create = |name: &str| {
+        server
+            .psql("postgres", &format!("DROP DATABASE IF EXISTS {name}"))
+            .unwrap();
         server
             .psql("postgres", &format!("CREATE DATABASE {name} TEMPLATE template0"))
             .unwrap();
+    };
+    let mut columns: [Vec<Measured>; 5] = std::array::from_fn(|_| Vec::new());
+    for run in 0..runs {
+        columns[0].push(place.dump_custom());
+        columns[1].push(place.first_of_all(run));
+        create("restored");
+        columns[2].push(place.restore_custom("restored"));
+        create("restored");
+        columns[3].push(place.restore_holdall("restored", true));
+        create("restored");
+        columns[4].push(place.restore_holdall("restored", false));
     }
-    let theirs = place.restore_custom("restored_peer");
+    let [dump, snapshot, theirs, fast, ours] = columns.map(median);
+    line("first", "pg_dump -Fc", &dump);
+    line("first", "holdall", &snapshot);
     line("restore", "pg_restore -j2", &theirs);
-    let fast = place.restore_holdall("restored_holdall", true);
     line("restore, not verified", "holdall", &fast);
-    server.psql("postgres", "DROP DATABASE restored_holdall").unwrap();
-    server
-        .psql("postgres", "CREATE DATABASE restored_holdall TEMPLATE template0")
-        .unwrap();
-    let ours = place.restore_holdall("restored_holdall", false);
     line("restore", "holdall", &ours);
     println!(
         "first {:.2}x of pg_dump -Fc; restore {:.2}x of pg_restore -j2, {:.2}x when every row is read back and compared",
@@ -112,6 +139,12 @@ fn whole(server: &PostgresServer, place: &Place) {
         fast.seconds / theirs.seconds,
         ours.seconds / theirs.seconds
     );
+}
+
+/// The run in the middle, by its seconds; of runs that differ in nothing else.
+fn median(mut runs: Vec<Measured>) -> Measured {
+    runs.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+    runs[runs.len() / 2]
 }
 
 fn line(step: &str, tool: &str, measured: &Measured) {

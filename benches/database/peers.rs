@@ -98,10 +98,11 @@ impl Place {
         }
     }
 
-    pub(crate) fn first_of_all(&self) -> Measured {
+    /// Into a repository of its own; that of the first run is what is restored.
+    pub(crate) fn first_of_all(&self, run: usize) -> Measured {
         let peer = Peer {
             tool: Tool::Holdall,
-            repository: self.dir.path().join("holdall-all"),
+            repository: self.dir.path().join(format!("holdall-all-{run}")),
         };
         peer.init(self);
         peer.measure(self, "\"$HOLDALL_BIN\" -r REPO snapshot \"$URL\" --json")
@@ -118,7 +119,7 @@ impl Place {
     }
 
     pub(crate) fn restore_holdall(&self, database: &str, unverified: bool) -> Measured {
-        let (repository, url) = (self.dir.path().join("holdall-all"), (self.other)(database));
+        let (repository, url) = (self.dir.path().join("holdall-all-0"), (self.other)(database));
         let flag = if unverified { "--no-verify" } else { "" };
         let script = format!(
             "\"$HOLDALL_BIN\" -r {} restore latest --target {url} --jobs 2 {flag}",

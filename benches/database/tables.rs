@@ -88,11 +88,11 @@ pub(crate) const TABLES: &[Table] = &[
     ),
     table!(
         "wide",
-        "250,000 rows of about 800 bytes",
+        "300,000 rows of about 800 bytes",
         "hits int, a text, b text, c text, d text, e uuid, at timestamptz",
-        "250000",
+        "300000",
         "hits = hits + 1",
-        "n.id, 0, repeat(md5(n.id::text), 5), repeat(md5((n.id + 1)::text), 6), repeat(md5((n.id * 3)::text), 6), \
+        "n.id, 0, repeat(md5(n.id::text), 7), repeat(md5((n.id + 1)::text), 7), repeat(md5((n.id * 3)::text), 8), \
          'city ' || n.id % 400, md5(n.id::text)::uuid, timestamptz '2026-01-01' + n.id * interval '1 minute'",
         "CREATE INDEX ON wide (at)"
     ),

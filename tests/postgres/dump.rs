@@ -182,6 +182,41 @@ async fn an_empty_section_is_none_and_a_failed_dump_an_error() {
 }
 
 #[tokio::test]
+async fn one_run_gives_what_stands_behind_the_rows_unless_it_is_too_much() {
+    let server = PostgresServer::start(15, "").unwrap();
+    let context = Context::deterministic(1).unwrap();
+    let found = PgDump::find(&context, None, &[], 150_000).await.unwrap();
+    let make = [
+        "",
+        "CREATE TABLE t (a int PRIMARY KEY, b text); CREATE INDEX ON t (b);",
+        "CREATE MATERIALIZED VIEW m AS SELECT a FROM t; CREATE MATERIALIZED VIEW n AS SELECT a FROM m;
+         CREATE INDEX ON n (a); COMMENT ON INDEX n_a_idx IS 'behind'; CREATE RULE r AS ON INSERT TO t DO ALSO NOTHING;",
+        "DROP MATERIALIZED VIEW n; DROP MATERIALIZED VIEW m; DROP TABLE t;
+         CREATE TABLE u (a int); CREATE MATERIALIZED VIEW v AS SELECT a FROM u;",
+    ];
+    for sql in make {
+        server.psql("postgres", sql).unwrap();
+        let exported = export(&context, &server, "postgres").await;
+        let run = run(&server, "postgres", &exported, Filter::default());
+        let behind = found.behind_rows(&context, &run, 1 << 20).await.unwrap().unwrap();
+        let constraints = text(&context, &found, &run, Section::Constraints).await.unwrap();
+        let refresh = text(&context, &found, &run, Section::Refresh).await.unwrap();
+        assert_eq!(behind.constraints, constraints.as_bytes(), "{sql}");
+        assert_eq!(behind.refresh, refresh.as_bytes(), "{sql}");
+        let whole = constraints.len() + refresh.len();
+        assert_eq!(whole == 0, sql.is_empty(), "{constraints}{refresh}");
+        if whole > 0 {
+            assert_eq!(found.behind_rows(&context, &run, whole / 2).await.unwrap(), None);
+        }
+    }
+    let exported = export(&context, &server, "postgres").await;
+    let mut run = run(&server, "postgres", &exported, Filter::default());
+    run.snapshot = "00000003-0000FFFF-1".into();
+    let error = found.behind_rows(&context, &run, 1 << 20).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Source);
+}
+
+#[tokio::test]
 async fn a_table_that_stays_locked_ends_the_dump() {
     let server = PostgresServer::start(15, "").unwrap();
     let context = Context::deterministic(1).unwrap();

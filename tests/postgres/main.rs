@@ -20,6 +20,7 @@ mod source;
 mod source_changes;
 mod source_durable;
 mod source_failures;
+mod source_statements;
 mod source_tables;
 mod statements;
 mod versions;

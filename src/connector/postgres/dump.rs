@@ -8,10 +8,11 @@ mod read;
 pub use find::{PgDump, Version};
 
 use super::catalog::Filter;
-use crate::connector::process::{self, Environment};
+use crate::connector::process::{self, Environment, Running};
 use crate::context::Context;
 use crate::error::Result;
 use crate::snapshot::entry::ContentStream;
+use bytes::Bytes;
 use std::ffi::OsString;
 use std::time::Duration;
 
@@ -24,6 +25,15 @@ pub enum Section {
     Constraints,
     /// `REFRESH MATERIALIZED VIEW`, in the order of dependence: `6-refresh`.
     Refresh,
+}
+
+/// What [`Section::Constraints`] and [`Section::Refresh`] give, of one run; empty where there are none but settings of the session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BehindRows {
+    /// `5-constraints`.
+    pub constraints: Bytes,
+    /// `6-refresh`.
+    pub refresh: Bytes,
 }
 
 /// What every run of one snapshot shares.
@@ -103,13 +113,26 @@ impl PgDump {
         run: &Run,
         section: Section,
     ) -> Result<Option<ContentStream>> {
+        let child = self.start(context, run, section)?;
+        read::statements(context, child, section).await
+    }
+
+    /// The statements behind the rows, both sections of them by one run, in memory; nothing if they are more than `most` bytes, and
+    /// the run is ended then. They are cut and sorted as by [`Self::statements`].
+    ///
+    /// # Errors
+    /// As [`Self::statements`].
+    pub async fn behind_rows(&self, context: &Context, run: &Run, most: usize) -> Result<Option<BehindRows>> {
+        let child = self.start(context, run, Section::Constraints)?;
+        read::behind_rows(context, child, most).await
+    }
+
+    fn start(&self, context: &Context, run: &Run, section: Section) -> Result<Running> {
         let environment = Environment {
             remove: &LIBPQ,
             set: &run.environment,
         };
-        let argv = self.argv(run, section);
-        let child = process::start(context, &argv, &environment)?;
-        read::statements(context, child, section).await
+        process::start(context, &self.argv(run, section), &environment)
     }
 
     fn argv(&self, run: &Run, section: Section) -> Vec<OsString> {

@@ -1,17 +1,19 @@
-//! Fingerprints of all ranges of a table in one statement: how many rows each holds, which ones by place and transaction, and whether
-//! any was written since the parent snapshot. The server reads the heap, not the long values beside it.
+//! Fingerprints of the ranges of a table, many in one statement: how many rows each holds, which ones by place and transaction, and
+//! whether any was written since the parent snapshot. The server reads the heap, not the long values beside it.
 
 use super::catalog::Table;
 use super::name;
 use super::session::{explain, failed};
 use crate::error::{Error, ErrorKind, Result};
-use futures::StreamExt;
-use futures::stream::BoxStream;
+use futures::TryStreamExt;
 use std::fmt::Write as _;
+use std::ops::Range;
 use tokio_postgres::{Client, Row};
 
 /// One past the highest block number that a table can have.
 const BLOCK_END: u64 = u32::MAX as u64;
+/// The number of an age, as the server counts it, that has only its highest bit.
+const HIGHEST_BIT: &str = "'-2147483648'::pg_catalog.int4";
 
 /// The rows of a range that the snapshot sees; there is at least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,48 +28,54 @@ pub struct Fingerprint {
     pub written: bool,
 }
 
-/// Fingerprints the ranges of a table, ascending; those without rows are left out, and whoever reads them checks the order. `since` is the parent's oldest running transaction.
+/// Fingerprints the ranges that begin in these blocks, ascending; those without rows are left out, and whoever reads them checks the
+/// order. `since` is the parent's oldest running transaction.
 ///
 /// # Errors
-/// `Source` if the server cannot be asked; also within the stream.
+/// `Source` if the server cannot be asked.
 pub(crate) async fn fingerprints(
     client: &Client,
     table: &Table,
+    blocks: Range<u64>,
     range_blocks: u32,
     since: Option<u64>,
-) -> Result<BoxStream<'static, Result<Fingerprint>>> {
-    let sql = statement(table, range_blocks, since)?;
+) -> Result<Vec<Fingerprint>> {
+    let sql = statement(table, blocks, range_blocks, since)?;
+    let what = "cannot fingerprint a table";
     let rows = client
         .query_typed_raw(&sql, std::iter::empty::<(i32, tokio_postgres::types::Type)>())
         .await
-        .map_err(|e| explain(table, "cannot fingerprint a table", e))?;
-    let owner = table.name.clone();
-    let read = move |row: Result<Row, tokio_postgres::Error>| {
-        row.map_err(|e| failed("cannot fingerprint a table", e))
-            .and_then(|row| fingerprint(&row))
-            .map_err(|e| e.with("table", &owner))
-    };
-    Ok(rows.map(read).boxed())
+        .map_err(|e| explain(table, what, e))?;
+    let mut rows = std::pin::pin!(rows);
+    let mut found = Vec::new();
+    while let Some(row) = rows
+        .try_next()
+        .await
+        .map_err(|e| failed(what, e).with("table", &table.name))?
+    {
+        found.push(fingerprint(&row).map_err(|e| e.with("table", &table.name))?);
+    }
+    Ok(found)
 }
 
 /// The statement. Nothing is written without the alias that it belongs to: a column of the user's may have any name.
-fn statement(table: &Table, range_blocks: u32, since: Option<u64>) -> Result<String> {
+fn statement(table: &Table, blocks: Range<u64>, range_blocks: u32, since: Option<u64>) -> Result<String> {
     let name = name::qualified(&table.name)?;
-    let oid = table.oid;
     let written = match since {
-        // A transaction's number in a row has 32 bits; ages are counted in them, from now backwards.
+        // A transaction's number in a row has 32 bits; ages are counted in them, from now backwards. With its highest bit turned
+        // over, an age of 0 or more comes before all that are less, so that the least tells whether one lies between 0 and another:
+        // a row's age is asked for once.
         Some(since) => format!(
-            "pg_catalog.count(*) FILTER (WHERE pg_catalog.age(a.xmin) BETWEEN 0 AND
-               (SELECT pg_catalog.age('{}'::pg_catalog.xid))) > 0",
+            "pg_catalog.min(pg_catalog.age(a.xmin) # {HIGHEST_BIT}) <=
+               (SELECT pg_catalog.age('{}'::pg_catalog.xid) # {HIGHEST_BIT})",
             since & u64::from(u32::MAX)
         ),
         None => "false".to_owned(),
     };
+    let (first, end) = (blocks.start, blocks.end);
     Ok(format!(
         "SELECT r.first, x.n, x.h::pg_catalog.text, x.w
-         FROM pg_catalog.generate_series(0::pg_catalog.int8,
-             pg_catalog.pg_relation_size({oid}::pg_catalog.oid)
-               / pg_catalog.current_setting('block_size')::pg_catalog.int8 - 1, {range_blocks}) r(first),
+         FROM pg_catalog.generate_series({first}::pg_catalog.int8, {end}::pg_catalog.int8 - 1, {range_blocks}) r(first),
          LATERAL (SELECT pg_catalog.count(*) n, pg_catalog.sum(pg_catalog.hash_record_extended(ROW(a.ctid, a.xmin), 0)) h,
                     {written} w FROM ONLY {name} a
                   WHERE a.ctid >= pg_catalog.format('(%s,0)', r.first)::pg_catalog.tid

@@ -1,6 +1,8 @@
 //! The source: one or all databases of a server, each in a snapshot of its own, entries in the order of their keys.
 
+mod ahead;
 mod database;
+mod marks;
 mod objects;
 mod prior;
 mod read;
@@ -20,7 +22,7 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 /// Connections that read at once, unless another number is asked for: poolers in session mode have few.
 pub const JOBS: usize = 4;
@@ -103,15 +105,38 @@ struct Found {
     moments: Mutex<Vec<Time>>,
     /// The first failure of a content that was handed out: half of the statements are not a backup.
     failure: Mutex<Option<Error>>,
+    /// That there is one.
+    has_failed: Notify,
     /// Whether the last database was read to its end.
     ended: Mutex<bool>,
+}
+
+impl Found {
+    /// Takes note of a failure.
+    fn fail(&self, error: Error) {
+        if let Ok(mut failure) = self.failure.lock() {
+            failure.get_or_insert(error);
+        }
+        self.has_failed.notify_one();
+    }
+
+    /// Comes to its end with the first failure.
+    async fn failed(&self) -> Error {
+        loop {
+            let failure = self.failure.lock().ok().and_then(|failure| failure.clone());
+            match failure {
+                Some(error) => return error,
+                None => self.has_failed.notified().await,
+            }
+        }
+    }
 }
 
 /// What reading one database needs everywhere.
 struct Reading {
     context: Context,
     session: Arc<Session>,
-    workers: worker::Workers,
+    workers: Arc<worker::Workers>,
     prior: Arc<dyn Prior>,
     /// Its name.
     database: Vec<u8>,

@@ -129,28 +129,32 @@ async fn position(client: &Client, in_recovery: bool, which: &str) -> Result<Opt
     Ok(position.flatten().map(u64::from))
 }
 
-/// A row that the server may refuse to give, without losing the transaction and its snapshot.
+/// A row that the server may refuse to give, without losing the transaction and its snapshot. One round trip, unless it refuses.
 async fn attempt(client: &Client, sql: &str) -> Result<Option<Row>> {
     let lost = |error| failed("the server", error);
-    client.batch_execute("SAVEPOINT fact").await.map_err(lost)?;
-    let rows = client.query_typed(sql, &[]).await;
-    let row = match rows {
-        Ok(rows) => rows.into_iter().next(),
-        // It answered, with a refusal.
+    // Sent in this order, without waiting for answers.
+    let (begun, rows, ended) = tokio::join!(
+        biased;
+        client.batch_execute("SAVEPOINT fact"),
+        client.query_typed(sql, &[]),
+        client.batch_execute("RELEASE SAVEPOINT fact"),
+    );
+    begun.map_err(lost)?;
+    match rows {
+        Ok(rows) => {
+            ended.map_err(lost)?;
+            Ok(rows.into_iter().next())
+        }
+        // It answered, with a refusal, and refused to let go of the savepoint too.
         Err(error) if error.as_db_error().is_some() => {
             client
-                .batch_execute("ROLLBACK TO SAVEPOINT fact")
+                .batch_execute("ROLLBACK TO SAVEPOINT fact; RELEASE SAVEPOINT fact")
                 .await
                 .map_err(lost)?;
-            None
+            Ok(None)
         }
-        Err(error) => return Err(lost(error)),
-    };
-    client
-        .batch_execute("RELEASE SAVEPOINT fact")
-        .await
-        .map_err(lost)?;
-    Ok(row)
+        Err(error) => Err(lost(error)),
+    }
 }
 
 #[cfg(test)]

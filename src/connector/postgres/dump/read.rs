@@ -1,6 +1,6 @@
 //! What `pg_dump` writes, cut into statements and sorted out.
 
-use super::Section;
+use super::{BehindRows, Section};
 use crate::connector::postgres::statement::{Class, Kind, Scanner, classify, first_line};
 use crate::connector::process::Running;
 use crate::context::Context;
@@ -26,7 +26,7 @@ pub(super) async fn statements(
         stdout: child.stdout(),
         child: Some(child),
         scanner: Scanner::default(),
-        section,
+        section: Some(section),
     };
     let mut held = VecDeque::new();
     loop {
@@ -34,7 +34,7 @@ pub(super) async fn statements(
             return Ok(None);
         };
         held.push_back(text);
-        if !matches!(class, Class::Set(_) | Class::Empty) {
+        if !is_setting(&class) {
             break;
         }
     }
@@ -48,12 +48,53 @@ pub(super) async fn statements(
     Ok(Some(rest.boxed()))
 }
 
+/// All that stands behind the rows, of one run; nothing if it is more than `most` bytes.
+pub(super) async fn behind_rows(
+    context: &Context,
+    mut child: Running,
+    most: usize,
+) -> Result<Option<BehindRows>> {
+    let mut reader = Reader {
+        context: context.clone(),
+        stdout: child.stdout(),
+        child: Some(child),
+        scanner: Scanner::default(),
+        section: None,
+    };
+    let (mut constraints, mut refresh) = (Vec::new(), Vec::new());
+    let mut only_settings = true;
+    while let Some((class, text)) = reader.next().await? {
+        if matches!(class, Class::Refresh(_)) {
+            refresh.extend_from_slice(&text);
+        } else {
+            only_settings &= is_setting(&class);
+            constraints.extend_from_slice(&text);
+        }
+        if constraints.len() + refresh.len() > most {
+            return Ok(None);
+        }
+    }
+    if only_settings {
+        constraints.clear();
+    }
+    Ok(Some(BehindRows {
+        constraints: constraints.into(),
+        refresh: refresh.into(),
+    }))
+}
+
+/// Whether a statement does nothing that outlives its session.
+fn is_setting(class: &Class) -> bool {
+    matches!(class, Class::Set(_) | Class::Empty)
+}
+
 struct Reader {
     context: Context,
     child: Option<Running>,
     stdout: Option<ChildStdout>,
     scanner: Scanner,
-    section: Section,
+    /// Nothing if all sections are wanted that the child writes.
+    section: Option<Section>,
 }
 
 impl Reader {
@@ -90,9 +131,9 @@ impl Reader {
     fn wants(&self, class: &Class) -> bool {
         let refresh = matches!(class, Class::Refresh(_));
         match self.section {
-            Section::Schema => true,
-            Section::Constraints => !refresh,
-            Section::Refresh => refresh,
+            None | Some(Section::Schema) => true,
+            Some(Section::Constraints) => !refresh,
+            Some(Section::Refresh) => refresh,
         }
     }
 

@@ -1,11 +1,12 @@
 //! One database after the other: its snapshot, its locks, and its entries in the order of their keys.
 
+use super::ahead::{Ahead, Next};
 use super::statements::{Statements, send_text};
 use super::worker::Workers;
-use super::{Contents, Found, Out, PostgresRequest, Reading, objects, rows, table};
+use super::{Contents, Found, Out, PostgresRequest, Reading, objects, rows};
 use crate::connector::postgres::catalog::{self, Table, Tables};
 use crate::connector::postgres::connect::Server;
-use crate::connector::postgres::dump::{PgDump, Run, Section};
+use crate::connector::postgres::dump::{PgDump, Run};
 use crate::connector::postgres::incarnation;
 use crate::connector::postgres::key::{self, Place, TableName};
 use crate::connector::postgres::record::{Belongs, DatabaseRecord, Persistence, ReportLine, encode_report};
@@ -15,10 +16,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::snapshot::entry::{Content, Entry, EntryHead, EntryKind, Incident, Item, Key, Prior};
 use bytes::Bytes;
-use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio_postgres::error::SqlState;
-use tokio_util::task::AbortOnDropHandle;
 
 /// How often a snapshot is taken anew because tables changed before they were locked.
 const TRIES: u32 = 5;
@@ -103,6 +102,8 @@ async fn read(
 ) -> Result<()> {
     let (session, tables) = open(context, request, server).await?;
     let session = Arc::new(session);
+    let workers = Arc::new(Workers::new(session.clone(), request.jobs));
+    let mut statements = statements(context, request, server, &session, &workers).await?;
     let record = catalog::database(session.client()).await?;
     if let (Ok(mut version), Ok(mut moments)) = (found.version.lock(), found.moments.lock()) {
         *version = Some(record.server_version.clone());
@@ -111,7 +112,7 @@ async fn read(
     let flushed = session.flushed().await?;
     let reading = Arc::new(Reading {
         context: context.clone(),
-        workers: Workers::new(session.clone(), request.jobs),
+        workers,
         prior: prior.clone(),
         database: record.name.clone(),
         obstacle: incarnation::obstacle(&session.facts),
@@ -120,35 +121,44 @@ async fn read(
         dry_run: request.dry_run,
         session,
     });
-    let note = match reading.obstacle {
-        Some(obstacle) => Some(format!("the next snapshot will read every table in full: {obstacle}")),
-        None if flushed.is_none() => Some(
-            "the next snapshot will read every table that changed in full: the server did not say that what it showed is durable"
-                .to_owned(),
-        ),
-        None => None,
-    };
-    if let Some(text) = note {
+    if let Some(text) = doubt(&reading) {
         out.send(Item::Note(text)).await?;
     }
     for note in &tables.notes {
         out.send(Item::Note(note.clone())).await?;
     }
-    let statements = statements(context, request, server, &reading).await?;
-    send_database(&reading, record, statements.as_ref(), out).await?;
-    if let Some(statements) = &statements {
-        let client = reading.session.client();
-        let globals = catalog::globals(client).await?;
-        send_text(&reading, &Place::Globals, globals.into(), out).await?;
-        statements.send(&reading, found, Section::Schema, out).await?;
-    }
-    if request.contents != Contents::Schema {
-        read_data(&reading, request, tables, statements.as_ref(), found, out).await?;
-    } else if let Some(statements) = &statements {
-        after_data(&reading, found, statements, out).await?;
+    let behind = statements.as_ref().map(Statements::failure);
+    let failure = async {
+        match behind {
+            Some(failure) => failure.await,
+            None => std::future::pending().await,
+        }
+    };
+    let work = async {
+        send_database(&reading, record, statements.as_ref(), out).await?;
+        read_contents(&reading, request, tables, statements.as_mut(), found, out).await
+    };
+    // Hours of rows are of no use where the statements failed.
+    tokio::select! {
+        biased;
+        done = work => done?,
+        error = failure => return Err(error),
+        error = found.failed() => return Err(error),
     }
     reading.workers.end().await;
     reading.session.end().await
+}
+
+/// What the next snapshot will have to do without, if so.
+fn doubt(reading: &Reading) -> Option<String> {
+    match reading.obstacle {
+        Some(obstacle) => Some(format!("the next snapshot will read every table in full: {obstacle}")),
+        None if reading.flushed.is_none() => Some(
+            "the next snapshot will read every table that changed in full: the server did not say that what it showed is durable"
+                .to_owned(),
+        ),
+        None => None,
+    }
 }
 
 /// Takes a snapshot and locks its tables: again, if one of them changed in between.
@@ -205,32 +215,33 @@ fn readable(tables: &Tables) -> Result<()> {
 }
 
 /// Why a table is passed over, if it is.
-fn reads(session: &Session, table: &Table) -> Result<(), String> {
+pub(super) fn reads(session: &Session, table: &Table) -> Result<(), String> {
     if session.facts.server.in_recovery && table.record.persistence == Persistence::Unlogged {
         return Err("unlogged tables have no rows on a standby".to_owned());
     }
     table.readable.clone()
 }
 
-/// Finds `pg_dump`, unless only rows are wanted.
+/// Finds `pg_dump` and has it begin, unless only rows are wanted.
 async fn statements(
     context: &Context,
     request: &PostgresRequest,
     server: &Server,
-    reading: &Reading,
+    session: &Session,
+    workers: &Arc<Workers>,
 ) -> Result<Option<Statements>> {
     if request.contents == Contents::Data {
         return Ok(None);
     }
-    let version = reading.session.facts.server.version_num;
+    let version = session.facts.server.version_num;
     let program = PgDump::find(context, request.pg_dump.as_deref(), &request.search, version).await?;
     let run = Run {
         environment: server.child_environment(),
-        snapshot: reading.session.id().to_owned(),
+        snapshot: session.id().to_owned(),
         lock_timeout: request.session.lock_timeout,
         filter: request.filter.clone(),
     };
-    Ok(Some(Statements { program, run }))
+    Ok(Some(Statements::begin(context, program, run, workers)))
 }
 
 async fn send_database(
@@ -258,19 +269,44 @@ async fn send_database(
     out.send(Item::Entry(Entry { head, content })).await
 }
 
-/// Everything from the rows on.
-async fn read_data(
+/// Everything behind the entry of the database itself.
+async fn read_contents(
     reading: &Arc<Reading>,
     request: &PostgresRequest,
     tables: Tables,
-    statements: Option<&Statements>,
+    mut statements: Option<&mut Statements>,
     found: &Arc<Found>,
     out: &mut Out,
 ) -> Result<()> {
-    let report = read_tables(reading, request, tables, out).await?;
-    if !request.filter.chooses() {
-        objects::send(reading, found, out).await?;
+    let rows = request.contents != Contents::Schema;
+    let mut ahead = Ahead::new(tables, request.jobs * 2);
+    if rows {
+        // What is planned meanwhile need not be waited for behind the statements.
+        ahead.fill(reading).await?;
     }
+    if let Some(statements) = &mut statements {
+        let globals = catalog::globals(reading.session.client()).await?;
+        send_text(reading, &Place::Globals, globals.into(), out).await?;
+        statements.send_schema(reading, found, out).await?;
+    }
+    let mut report = Vec::new();
+    if rows {
+        report = read_tables(reading, ahead, out).await?;
+        if !request.filter.chooses() {
+            objects::send(reading, found, out).await?;
+        }
+        read_sequences(reading, request, out).await?;
+    }
+    if let Some(statements) = statements {
+        statements.send_behind(reading, found, out).await?;
+    }
+    if rows {
+        send_text(reading, &Place::Report, encode_report(&report).into(), out).await?;
+    }
+    Ok(())
+}
+
+async fn read_sequences(reading: &Arc<Reading>, request: &PostgresRequest, out: &mut Out) -> Result<()> {
     reading.session.ping().await?;
     let sequences = catalog::sequences(reading.session.client(), &request.filter).await?;
     for (name, why) in sequences.missing {
@@ -278,50 +314,21 @@ async fn read_data(
         let why = why.to_owned();
         out.send(Item::Incident(Incident { key, why })).await?;
     }
-    send_text(reading, &Place::Sequences, sequences.statements.into(), out).await?;
-    if let Some(statements) = statements {
-        after_data(reading, found, statements, out).await?;
-    }
-    send_text(reading, &Place::Report, encode_report(&report).into(), out).await
+    send_text(reading, &Place::Sequences, sequences.statements.into(), out).await
 }
 
-async fn after_data(
-    reading: &Reading,
-    found: &Arc<Found>,
-    statements: &Statements,
-    out: &mut Out,
-) -> Result<()> {
-    statements.send(reading, found, Section::Constraints, out).await?;
-    statements.send(reading, found, Section::Refresh, out).await
-}
-
-/// Plans some tables ahead, and yields one after the other.
-async fn read_tables(
-    reading: &Arc<Reading>,
-    request: &PostgresRequest,
-    mut tables: Tables,
-    out: &mut Out,
-) -> Result<Vec<ReportLine>> {
-    let mut planned = VecDeque::new();
+/// Yields one table after the other.
+async fn read_tables(reading: &Arc<Reading>, mut ahead: Ahead, out: &mut Out) -> Result<Vec<ReportLine>> {
     let mut report = Vec::new();
     let mut checked = 0;
-    loop {
-        while planned.len() < request.jobs * 2
-            && let Some(table) = tables.next(reading.session.client()).await?
-        {
-            match reads(&reading.session, &table) {
-                Ok(()) => planned.push_back(AbortOnDropHandle::new(tokio::spawn(table::plan(
-                    reading.clone(),
-                    table,
-                )))),
-                Err(why) => pass_over(reading, &table, why, out).await?,
+    while let Some(next) = ahead.next(reading).await? {
+        let plan = match next {
+            Next::Planned(plan) => *plan,
+            Next::PassedOver(table, why) => {
+                pass_over(reading, &table, why, out).await?;
+                continue;
             }
-        }
-        let Some(next) = planned.pop_front() else { break };
-        let plan = next
-            .await
-            .map_err(|e| Error::new(ErrorKind::Internal, "a planning task ended by itself").because(e))?;
-        let plan = plan?;
+        };
         reading.session.check()?;
         checked += plan.checked;
         report.push(rows::send(reading, plan, out).await?);
@@ -330,7 +337,7 @@ async fn read_tables(
         let text = format!("{checked} unchanged ranges were read again as a check, and were as expected");
         reading.context.emit(&Event::Note { text });
     }
-    types_stand(reading, &tables).await?;
+    types_stand(reading, ahead.tables()).await?;
     Ok(report)
 }
 

@@ -1,11 +1,12 @@
 //! One table: compared with the parent, checked by samples, and planned, before the first of its entries is yielded.
 
 use super::Reading;
+use super::marks::{Lanes, Marks};
 use super::prior::PriorRanges;
 use super::read::{Job, Running};
 use super::worker::Hands;
 use crate::connector::postgres::catalog::Table;
-use crate::connector::postgres::fingerprint::{Fingerprint, fingerprints};
+use crate::connector::postgres::fingerprint::Fingerprint;
 use crate::connector::postgres::incarnation::incarnation;
 use crate::connector::postgres::key::{self, Place};
 use crate::connector::postgres::plan::{self, Approach, Present, Range, Ranges};
@@ -15,7 +16,6 @@ use crate::connector::postgres::session::failed;
 use crate::connector::postgres::state::{Comparison, TableState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::entry::{Content, Entry, EntryHead, EntryKind, Item, PriorEntry};
-use futures::{StreamExt, TryStreamExt};
 use std::sync::Arc;
 use tokio_postgres::types::Type;
 
@@ -146,14 +146,16 @@ async fn draft(reading: &Reading, table: &Table, hands: &Hands) -> Result<Draft>
             Ok(in_full(Rows::Ranges(ranges), &why))
         }
         Approach::Full(why) => {
-            let ranges = mark(table, hands, fitting).await?;
+            let lanes = Lanes::new(reading, table, hands, fitting, None);
+            let ranges = mark(table, Marks::new(&lanes, size.blocks), fitting).await?;
             Ok(Draft {
                 comparison: comparison(reading, &present, 0),
                 ..in_full(Rows::Ranges(ranges), &why)
             })
         }
         Approach::Compare { range_blocks, since } => {
-            let marks = fingerprints(hands.client(), table, range_blocks, Some(since)).await?;
+            let lanes = Lanes::new(reading, table, hands, range_blocks, Some(since));
+            let marks = Marks::new(&lanes, size.blocks);
             let (ranges, vanished) = compare(table, marks, prior, range_blocks).await?;
             let (all, read) = ranges.counts();
             let changed = read + vanished;
@@ -187,11 +189,10 @@ fn comparison(reading: &Reading, present: &Present<'_>, changed_percent: u32) ->
 }
 
 /// Fingerprints for the next time; everything is read.
-async fn mark(table: &Table, hands: &Hands, range_blocks: u32) -> Result<Ranges> {
+async fn mark(table: &Table, mut marks: Marks<'_>, range_blocks: u32) -> Result<Ranges> {
     let mut ranges = Ranges::new(range_blocks);
-    let mut marks = fingerprints(hands.client(), table, range_blocks, None).await?;
     let mut last = None;
-    while let Some(mark) = marks.try_next().await? {
+    while let Some(mark) = marks.next().await? {
         ascending(table, &mut last, &mark)?;
         ranges.push(&mark, true);
     }
@@ -201,14 +202,13 @@ async fn mark(table: &Table, hands: &Hands, range_blocks: u32) -> Result<Ranges>
 /// Lays fingerprints beside the parent's ranges. Gives the verdicts, and how many ranges have no rows any more.
 async fn compare(
     table: &Table,
-    marks: impl StreamExt<Item = Result<Fingerprint>>,
+    mut marks: Marks<'_>,
     mut prior: PriorRanges,
     range_blocks: u32,
 ) -> Result<(Ranges, u64)> {
     let mut ranges = Ranges::new(range_blocks);
     let (mut next, mut vanished, mut last) = (prior.next().await, 0, None);
-    let mut marks = std::pin::pin!(marks);
-    while let Some(mark) = marks.next().await.transpose()? {
+    while let Some(mark) = marks.next().await? {
         ascending(table, &mut last, &mark)?;
         while next.as_ref().is_some_and(|next| next.range.block < mark.block) {
             vanished += 1;

@@ -20,6 +20,7 @@ const TRIES: u32 = 5;
 /// The connections of one snapshot.
 pub(super) struct Workers {
     session: Arc<Session>,
+    number: usize,
     idle: Mutex<Vec<Worker>>,
     seats: Arc<Semaphore>,
     ahead: Arc<Semaphore>,
@@ -59,10 +60,16 @@ impl Workers {
     pub(super) fn new(session: Arc<Session>, jobs: usize) -> Self {
         Self {
             session,
+            number: jobs.max(1),
             idle: Mutex::default(),
             seats: Arc::new(Semaphore::new(jobs.max(1))),
             ahead: Arc::new(Semaphore::new(jobs.max(1) - 1)),
         }
+    }
+
+    /// Connections that may read at once.
+    pub(super) fn number(&self) -> usize {
+        self.number
     }
 
     /// Waits for a connection to be free.

@@ -1,0 +1,128 @@
+//! Fingerprints of a large table on several connections at once: a stripe of blocks each, handed on in their order.
+
+use super::Reading;
+use super::worker::{Hands, Seat};
+use crate::connector::postgres::catalog::Table;
+use crate::connector::postgres::fingerprint::{Fingerprint, fingerprints};
+use crate::error::Result;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesOrdered, StreamExt};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::Mutex;
+use tokio_postgres::Client;
+
+/// Blocks of a stripe, but for the rest of a range: 32 MiB of heap, so that a connection that joins late or is lost changes little.
+const STRIPE_BLOCKS: u64 = 4096;
+
+/// What stripes of one table are fingerprinted with: the connection that the table is planned on, and whatever others are free.
+pub(super) struct Lanes<'a> {
+    reading: &'a Reading,
+    table: &'a Table,
+    /// One statement at a time, so that whoever waits for it may find another connection first.
+    own: Mutex<&'a Client>,
+    /// No other connection can read the table, or none is to be had.
+    alone: AtomicBool,
+    range_blocks: u32,
+    since: Option<u64>,
+}
+
+/// The fingerprints of a table, ascending.
+pub(super) struct Marks<'a> {
+    lanes: &'a Lanes<'a>,
+    blocks: u64,
+    /// The first block of the next stripe.
+    next: u64,
+    running: FuturesOrdered<BoxFuture<'a, Result<Vec<Fingerprint>>>>,
+    found: std::vec::IntoIter<Fingerprint>,
+}
+
+impl<'a> Lanes<'a> {
+    pub(super) fn new(
+        reading: &'a Reading,
+        table: &'a Table,
+        hands: &'a Hands,
+        range_blocks: u32,
+        since: Option<u64>,
+    ) -> Self {
+        Self {
+            reading,
+            table,
+            own: Mutex::new(hands.client()),
+            alone: AtomicBool::new(matches!(hands, Hands::Coordinator(_))),
+            range_blocks,
+            since,
+        }
+    }
+
+    async fn stripe(&self, blocks: Range<u64>) -> Result<Vec<Fingerprint>> {
+        let own = if self.alone.load(Ordering::Relaxed) {
+            self.own.lock().await
+        } else {
+            tokio::select! {
+                biased;
+                own = self.own.lock() => own,
+                seat = self.reading.workers.seat() => match self.beside(seat?, blocks.clone()).await {
+                    Some(found) => return Ok(found),
+                    None => {
+                        self.alone.store(true, Ordering::Relaxed);
+                        self.own.lock().await
+                    }
+                },
+            }
+        };
+        self.read(&own, blocks).await
+    }
+
+    /// On a connection of its own; nothing if there is none, or it is lost: then the stripe is left to the first.
+    async fn beside(&self, _seat: Seat, blocks: Range<u64>) -> Option<Vec<Fingerprint>> {
+        let hands = self.reading.workers.hands(self.table).await.ok()?;
+        if let Hands::Coordinator(_) = hands {
+            return None;
+        }
+        let found = self.read(hands.client(), blocks).await.ok()?;
+        self.reading.workers.give_back(hands);
+        Some(found)
+    }
+
+    async fn read(&self, client: &Client, blocks: Range<u64>) -> Result<Vec<Fingerprint>> {
+        self.reading.session.check()?;
+        fingerprints(client, self.table, blocks, self.range_blocks, self.since).await
+    }
+}
+
+impl<'a> Marks<'a> {
+    /// Of a table of so many blocks. No row that the snapshot sees lies behind those that are there now.
+    pub(super) fn new(lanes: &'a Lanes<'a>, blocks: u64) -> Self {
+        Self {
+            lanes,
+            blocks,
+            next: 0,
+            running: FuturesOrdered::new(),
+            found: Vec::new().into_iter(),
+        }
+    }
+
+    /// The next range that holds rows.
+    ///
+    /// # Errors
+    /// `Source` if the server cannot be asked.
+    pub(super) async fn next(&mut self) -> Result<Option<Fingerprint>> {
+        loop {
+            if let Some(mark) = self.found.next() {
+                return Ok(Some(mark));
+            }
+            while self.next < self.blocks && self.running.len() < self.lanes.reading.workers.number() {
+                let stripe = STRIPE_BLOCKS.next_multiple_of(self.lanes.range_blocks.max(1).into());
+                let end = self.blocks.min(self.next + stripe);
+                let lanes = self.lanes;
+                self.running.push_back(Box::pin(lanes.stripe(self.next..end)));
+                self.next = end;
+            }
+            let Some(stripe) = self.running.next().await else {
+                return Ok(None);
+            };
+            self.found = stripe?.into_iter();
+        }
+    }
+}
