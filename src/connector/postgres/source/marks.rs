@@ -56,21 +56,19 @@ impl<'a> Lanes<'a> {
     }
 
     async fn stripe(&self, blocks: Range<u64>) -> Result<Vec<Fingerprint>> {
-        let own = if self.alone.load(Ordering::Relaxed) {
-            self.own.lock().await
-        } else {
+        if !self.alone.load(Ordering::Relaxed) {
             tokio::select! {
                 biased;
-                own = self.own.lock() => own,
-                seat = self.reading.workers.seat() => match self.beside(seat?, blocks.clone()).await {
-                    Some(found) => return Ok(found),
-                    None => {
-                        self.alone.store(true, Ordering::Relaxed);
-                        self.own.lock().await
+                own = self.own.lock() => return self.read(&own, blocks).await,
+                seat = self.reading.workers.seat() => {
+                    if let Some(found) = self.beside(seat?, blocks.clone()).await {
+                        return Ok(found);
                     }
-                },
+                    self.alone.store(true, Ordering::Relaxed);
+                }
             }
-        };
+        }
+        let own = self.own.lock().await;
         self.read(&own, blocks).await
     }
 
