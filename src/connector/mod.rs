@@ -27,6 +27,12 @@ pub trait Source: Send {
     /// process that failed, a server that was restarted). An error means that nothing is committed.
     fn finish(&mut self) -> BoxFuture<'_, Result<()>>;
 
+    /// Called in place of [`Self::finish`] when the snapshot failed or was cancelled, after the stream was dropped: ends what still runs
+    /// for it on the system that was read.
+    fn give_up(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     /// The one moment that everything it yielded belongs to, if there is one; known when the stream has ended.
     fn consistent_at(&self) -> Option<Time> {
         None

@@ -205,6 +205,7 @@ async fn run(
         writer.use_deltas(blobs, request.deltas);
     }
     if let Err(error) = read_sources(context, repository, sources, &prior, &mut writer).await {
+        leave_sources(sources).await;
         give_up(context, session, &mut writer, &error).await;
         return Err(error);
     }
@@ -267,6 +268,13 @@ async fn read_sources(
     }
     context.emit(&Event::PhaseEnded { phase: "snapshot" });
     Ok(())
+}
+
+/// Has nothing go on where it was read.
+async fn leave_sources(sources: &mut [Box<dyn Source>]) {
+    for source in sources.iter_mut() {
+        source.give_up().await;
+    }
 }
 
 fn interrupted(error: Error) -> Error {
@@ -361,10 +369,35 @@ async fn dry_run(
     };
     let mut snapshot =
         SnapshotRecord::planned(request.host.clone(), request.project.clone(), records, started);
+    if let Err(error) = look_at_sources(context, sources, &prior, &mut snapshot).await {
+        leave_sources(sources).await;
+        return Err(error);
+    }
+    snapshot.ended = context.clock.now();
+    let seconds = snapshot.ended.seconds_since(started);
+    Ok(SnapshotReport {
+        snapshot: Arc::new(snapshot),
+        parent: parent.map(|p| p.sid),
+        seconds,
+        dry_run: true,
+    })
+}
+
+async fn look_at_sources(
+    context: &Context,
+    sources: &mut [Box<dyn Source>],
+    prior: &Arc<dyn Prior>,
+    snapshot: &mut SnapshotRecord,
+) -> Result<()> {
     for source in sources.iter_mut() {
         let mut items = source.entries(context, prior.clone());
-        while let Some(item) = items.next().await {
-            context.check_cancelled()?;
+        loop {
+            let item = tokio::select! {
+                biased;
+                () = context.cancel.cancelled() => return context.check_cancelled(),
+                item = items.next() => item,
+            };
+            let Some(item) = item else { break };
             match item? {
                 Item::Entry(entry) => {
                     snapshot.statistics.entries_new += 1;
@@ -383,12 +416,5 @@ async fn dry_run(
             }
         }
     }
-    snapshot.ended = context.clock.now();
-    let seconds = snapshot.ended.seconds_since(started);
-    Ok(SnapshotReport {
-        snapshot: Arc::new(snapshot),
-        parent: parent.map(|p| p.sid),
-        seconds,
-        dry_run: true,
-    })
+    Ok(())
 }

@@ -18,6 +18,7 @@ mod servers;
 mod soak;
 mod source;
 mod source_changes;
+mod source_connections;
 mod source_durable;
 mod source_failures;
 mod source_statements;

@@ -6,6 +6,7 @@ mod failure;
 mod line;
 mod parameters;
 mod passfile;
+mod pieces;
 mod pooler;
 mod reach;
 mod service;

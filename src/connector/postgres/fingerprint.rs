@@ -3,6 +3,7 @@
 
 use super::catalog::Table;
 use super::name;
+use super::record::ColumnRecord;
 use super::session::{explain, failed};
 use crate::error::{Error, ErrorKind, Result};
 use futures::TryStreamExt;
@@ -98,16 +99,16 @@ fn fingerprint(row: &Row) -> Result<Fingerprint> {
     read().ok_or_else(strange)
 }
 
-/// SQL that reads ranges `[from, to)` of blocks, each row behind its `ctid`, for `COPY`.
+/// SQL that reads ranges `[from, to)` of blocks for `COPY`, each row behind its `ctid` and, if it is to be `marked`, its `xmin`.
 ///
 /// # Errors
 /// `Unsupported` for a name that no statement can hold.
-pub(crate) fn copy_ranges(table: &Table, ranges: &[(u64, u64)]) -> Result<String> {
+pub(crate) fn copy_ranges(table: &Table, ranges: &[(u64, u64)], marked: bool) -> Result<String> {
     let name = name::qualified(&table.name)?;
-    let mut columns = String::from("a.ctid");
-    for column in &table.record.columns {
-        columns.push_str(", a.");
-        columns.push_str(&name::quote(&column.name)?);
+    let mut columns = String::from(if marked { "a.ctid, a.xmin" } else { "a.ctid" });
+    for column in columns_of(table)? {
+        columns.push_str(", ");
+        columns.push_str(&column);
     }
     let tid = |block: u64| format!("'({},0)'::pg_catalog.tid", block.min(BLOCK_END));
     if let [(from, to)] = ranges {
@@ -126,6 +127,22 @@ pub(crate) fn copy_ranges(table: &Table, ranges: &[(u64, u64)]) -> Result<String
         "COPY (SELECT x.* FROM (VALUES {values}) r(low, high), LATERAL (SELECT {columns} FROM ONLY {name} a
          WHERE a.ctid >= r.low AND a.ctid < r.high OFFSET 0) x) TO STDOUT"
     ))
+}
+
+/// SQL that reads one row, by its place, for `COPY`.
+///
+/// # Errors
+/// `Unsupported` for a name that no statement can hold.
+pub(crate) fn copy_row(table: &Table, block: u32, offset: u16) -> Result<String> {
+    let (name, columns) = (name::qualified(&table.name)?, columns_of(table)?.join(", "));
+    Ok(format!(
+        "COPY (SELECT {columns} FROM ONLY {name} a WHERE a.ctid = '({block},{offset})'::pg_catalog.tid) TO STDOUT"
+    ))
+}
+
+fn columns_of(table: &Table) -> Result<Vec<String>> {
+    let quoted = |column: &ColumnRecord| Ok(format!("a.{}", name::quote(&column.name)?));
+    table.record.columns.iter().map(quoted).collect()
 }
 
 /// SQL that reads a whole table for `COPY`, each row behind its `ctid` if rows have a place.

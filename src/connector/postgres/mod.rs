@@ -6,6 +6,7 @@ pub mod dump;
 mod fingerprint;
 mod incarnation;
 pub mod key;
+mod mark;
 pub mod name;
 pub mod plan;
 pub mod record;

@@ -39,7 +39,7 @@ pub enum Approach {
         /// The parent's oldest running transaction.
         since: u64,
     },
-    /// Fingerprint it for the next time, and read everything.
+    /// Read everything, and fingerprint what comes for the next time.
     Full(String),
     /// Read everything; fingerprints would be of no use.
     Unmarked(String),
@@ -65,7 +65,7 @@ pub fn approach(prior: Option<&TableState>, present: &Present<'_>) -> Approach {
         return full("the server's history does not follow that of the snapshot compared with");
     }
     if comparison.changed_percent > CHANGED_MOST {
-        return Approach::Unmarked("most of it had changed when it was last compared".to_owned());
+        return full("most of it had changed when it was last compared");
     }
     Approach::Compare {
         range_blocks: prior.range_blocks,
@@ -83,7 +83,7 @@ pub fn still_serves(comparison: &Comparison, present: &Present<'_>) -> bool {
 pub struct PriorRange {
     /// The first block.
     pub block: u64,
-    /// What its first part says of the range, if it says something.
+    /// What its parts say of the range, if they say something.
     pub state: Option<SegmentState>,
     /// Rows of all parts that can be had.
     pub record: SegmentRecord,
@@ -108,7 +108,9 @@ pub fn unchanged(now: &Fingerprint, prior: &PriorRange) -> bool {
 #[derive(Clone, Debug, Default)]
 pub struct Ranges {
     range_blocks: u32,
-    ranges: Vec<Packed>,
+    /// Fingerprints come with the rows.
+    marked_by_rows: bool,
+    packed: Vec<Packed>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -135,7 +137,8 @@ impl Ranges {
     pub fn new(range_blocks: u32) -> Self {
         Self {
             range_blocks: range_blocks.max(1),
-            ranges: Vec::new(),
+            marked_by_rows: false,
+            packed: Vec::new(),
         }
     }
 
@@ -147,8 +150,20 @@ impl Ranges {
             rows_and_read: 1,
             ..Packed::default()
         };
-        ranges.ranges = vec![read; usize::try_from(count).unwrap_or(usize::MAX)];
+        ranges.packed = vec![read; usize::try_from(count).unwrap_or(usize::MAX)];
         ranges
+    }
+
+    /// The same, to be fingerprinted as the rows come: the server need not read its heap twice.
+    #[must_use]
+    pub fn marked_by_rows(mut self) -> Self {
+        self.marked_by_rows = true;
+        self
+    }
+
+    /// Whether fingerprints come with the rows.
+    pub fn are_marked_by_rows(&self) -> bool {
+        self.marked_by_rows
     }
 
     /// Blocks of a range.
@@ -159,8 +174,8 @@ impl Ranges {
     /// Adds the next range that holds rows.
     pub fn push(&mut self, now: &Fingerprint, read: bool) {
         let index = usize::try_from(now.block / u64::from(self.range_blocks)).unwrap_or(usize::MAX);
-        self.ranges.resize(index, Packed::default());
-        self.ranges.push(Packed {
+        self.packed.resize(index, Packed::default());
+        self.packed.push(Packed {
             rows_and_read: now.rows << 1 | u32::from(read),
             // A range has under 2¹⁵ rows, so that sums have under 80 bits.
             sum_high: i32::try_from(now.sum >> 64).unwrap_or(i32::MAX),
@@ -170,7 +185,7 @@ impl Ranges {
 
     /// Has everything read.
     pub fn read_all(&mut self) {
-        for range in &mut self.ranges {
+        for range in &mut self.packed {
             if range.rows_and_read > 0 {
                 range.rows_and_read |= 1;
             }
@@ -179,7 +194,7 @@ impl Ranges {
 
     /// The range of this number, counted from the beginning of the table.
     pub fn number(&self, index: usize) -> Option<Range> {
-        let packed = self.ranges.get(index)?;
+        let packed = self.packed.get(index)?;
         let rows = packed.rows_and_read >> 1;
         let state = SegmentState {
             rows: rows.into(),
@@ -200,12 +215,12 @@ impl Ranges {
 
     /// All ranges, ascending, those without rows too.
     pub fn iter(&self) -> impl Iterator<Item = Range> + '_ {
-        (0..self.ranges.len()).filter_map(|index| self.number(index))
+        (0..self.packed.len()).filter_map(|index| self.number(index))
     }
 
     /// Ranges that hold rows, and those of them that are read.
     pub fn counts(&self) -> (u64, u64) {
-        let held = self.ranges.iter().filter(|range| range.rows_and_read > 0);
+        let held = self.packed.iter().filter(|range| range.rows_and_read > 0);
         held.fold((0, 0), |(all, read), range| {
             (all + 1, read + u64::from(range.rows_and_read & 1))
         })

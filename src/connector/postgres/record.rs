@@ -152,7 +152,11 @@ pub enum How {
 impl RowSum {
     /// The hash of one row: its line without the line feed.
     pub fn of_line(line: &[u8]) -> Self {
-        let hash = blake3::hash(line);
+        Self::of_hash(&blake3::hash(line))
+    }
+
+    /// The hash of one row, of which BLAKE3 is known.
+    pub fn of_hash(hash: &blake3::Hash) -> Self {
         let low = hash.as_bytes().first_chunk::<16>().copied().unwrap_or_default();
         Self(u128::from_le_bytes(low))
     }

@@ -5,6 +5,7 @@
 //! was read is worth anything.
 
 mod lock;
+mod running;
 pub(crate) mod settings;
 
 use super::catalog::{self, ServerFacts, Table};
@@ -12,16 +13,24 @@ use super::connect::{Connection, Server};
 use super::key::TableName;
 use crate::context::{Context, Time};
 use crate::error::{Error, ErrorKind, Result};
-use std::sync::Mutex;
+use crate::event::Event;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 pub(crate) use lock::{Locked, explain, locked};
+pub(crate) use running::{Busy, RunningStatements};
 
 /// How long the server may take to make its log durable. One whose log stands just at the beginning of a page may not say so before
 /// it writes more.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often a snapshot that is held is looked after, and how often the server is asked for a sign of life.
+const LOOK: Duration = Duration::from_millis(500);
+const PING: Duration = Duration::from_secs(30);
 
 /// How a session behaves.
 #[derive(Clone, Debug)]
@@ -30,6 +39,8 @@ pub struct SessionOptions {
     pub lock_timeout: Duration,
     /// The greatest age of the snapshot that is read: it keeps the server from cleaning up what was deleted since.
     pub max_age: Duration,
+    /// How long a server may show nothing where it has little to do before it is held for stuck.
+    pub silence: Duration,
 }
 
 impl Default for SessionOptions {
@@ -37,6 +48,7 @@ impl Default for SessionOptions {
         Self {
             lock_timeout: Duration::from_secs(60),
             max_age: Duration::from_secs(24 * 3600),
+            silence: Duration::from_secs(600),
         }
     }
 }
@@ -63,6 +75,10 @@ pub(crate) struct Session {
     /// By which workers find it.
     id: String,
     begun: Instant,
+    /// Statements that must not go on at the server when nobody waits for them any more.
+    running: Arc<RunningStatements>,
+    /// How many statements keep the coordinator from answering.
+    busy: Arc<AtomicUsize>,
     /// What is locked and read.
     held: Mutex<Vec<(u32, TableName)>>,
     pub(crate) facts: Facts,
@@ -73,8 +89,14 @@ impl Session {
     ///
     /// # Errors
     /// `Source` if the server cannot be reached or asked.
-    pub(crate) async fn begin(context: &Context, server: &Server, options: &SessionOptions) -> Result<Self> {
-        let coordinator = server.connect(context).await?;
+    pub(crate) async fn begin(
+        context: &Context,
+        server: &Server,
+        options: &SessionOptions,
+        running: &Arc<RunningStatements>,
+    ) -> Result<Self> {
+        let coordinator = patiently(context, server, options).await?;
+        running.add(coordinator.cancel_token());
         coordinator.tell_learned(server, context);
         let client = coordinator.client();
         settings::pin(client, millis(options.lock_timeout)).await?;
@@ -95,6 +117,8 @@ impl Session {
             coordinator,
             id,
             begun: Instant::now(),
+            running: running.clone(),
+            busy: Arc::default(),
             held: Mutex::default(),
             facts,
         })
@@ -110,24 +134,24 @@ impl Session {
         &self.id
     }
 
-    /// A further connection that sees the same snapshot.
+    /// A further connection. What it reads stands in no transaction before [`Self::join`].
     ///
     /// # Errors
-    /// `Source` if the server cannot be reached, or the snapshot is gone with the coordinator.
+    /// `Source` if the server cannot be reached.
     pub(crate) async fn worker(&self) -> Result<Connection> {
         self.check()?;
         let connection = self.server.connect(&self.context).await?;
-        let client = connection.client();
-        settings::pin(client, millis(self.options.lock_timeout)).await?;
-        let import = format!(
+        self.running.add(connection.cancel_token());
+        settings::pin(connection.client(), millis(self.options.lock_timeout)).await?;
+        Ok(connection)
+    }
+
+    /// SQL by which a worker begins a transaction that sees the snapshot.
+    pub(crate) fn join(&self) -> String {
+        format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
             super::name::literal(&self.id)
-        );
-        client
-            .batch_execute(&import)
-            .await
-            .map_err(|e| failed("a worker cannot join the snapshot", e))?;
-        Ok(connection)
+        )
     }
 
     /// A further connection that sees what is there now.
@@ -135,9 +159,47 @@ impl Session {
     /// # Errors
     /// As [`Self::worker`].
     pub(crate) async fn bystander(&self) -> Result<Connection> {
-        let connection = self.server.connect(&self.context).await?;
+        let connection = patiently(&self.context, &self.server, &self.options).await?;
+        self.running.add(connection.cancel_token());
         settings::pin(connection.client(), millis(self.options.lock_timeout)).await?;
         Ok(connection)
+    }
+
+    /// The very server that was reached.
+    pub(crate) fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// What its work is done in.
+    pub(crate) fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// How it behaves.
+    pub(crate) fn options(&self) -> &SessionOptions {
+        &self.options
+    }
+
+    /// Says that the coordinator may not answer, until this is dropped.
+    pub(crate) fn busy(&self) -> Busy {
+        Busy::new(&self.busy)
+    }
+
+    /// Looks after the snapshot, whatever waits for what. Ends when it is lost or too old, or its server does not answer any more.
+    pub(crate) async fn watch(&self) -> Error {
+        let mut asked = Instant::now();
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if let Err(error) = self.check() {
+                return error;
+            }
+            if asked.elapsed() > PING {
+                if let Err(error) = self.ping().await {
+                    return error;
+                }
+                asked = Instant::now();
+            }
+        }
     }
 
     /// Whether the snapshot still stands, as far as this side knows.
@@ -163,17 +225,27 @@ impl Session {
         Ok(())
     }
 
-    /// Asks the coordinator for a sign of life; what lies between sees that the connection is used.
+    /// Asks the coordinator for a sign of life; what lies between sees that the connection is used. One that is busy is not waited
+    /// for.
     ///
     /// # Errors
-    /// As [`Self::check`].
+    /// As [`Self::check`]; `Source` if there is no answer.
     pub(crate) async fn ping(&self) -> Result<()> {
         self.check()?;
-        self.client()
-            .simple_query("SELECT 1")
-            .await
-            .map(drop)
-            .map_err(|e| self.lost().because(e))
+        let is_busy = || self.busy.load(Ordering::Relaxed) > 0;
+        if is_busy() {
+            return Ok(());
+        }
+        match tokio::time::timeout(self.options.silence, self.client().simple_query("SELECT 1")).await {
+            Ok(answer) => answer.map(drop).map_err(|e| self.lost().because(e)),
+            Err(_) if is_busy() => Ok(()),
+            Err(_) => Err(
+                Error::new(ErrorKind::Source, "the database server does not answer any more")
+                    .with("server", self.server_name())
+                    .with("seconds", self.options.silence.as_secs())
+                    .hint("nothing was committed; run again, what was uploaded is not stored twice"),
+            ),
+        }
     }
 
     fn lost(&self) -> Error {
@@ -257,7 +329,9 @@ impl Session {
         self.client()
             .batch_execute("COMMIT")
             .await
-            .map_err(|e| self.lost().because(e))
+            .map_err(|e| self.lost().because(e))?;
+        self.running.clear();
+        Ok(())
     }
 
     /// Takes note of tables that are locked, for the look at the end.
@@ -266,6 +340,31 @@ impl Session {
             held.extend(tables.iter().map(|table| (table.oid, table.name.clone())));
         }
     }
+}
+
+/// A connection, waited for as long as for a lock if the server has none left.
+async fn patiently(context: &Context, server: &Server, options: &SessionOptions) -> Result<Connection> {
+    let patience = Instant::now() + options.lock_timeout;
+    let mut told = false;
+    loop {
+        match server.connect(context).await {
+            Err(error) if is_full(&error) && Instant::now() < patience => {
+                if !std::mem::replace(&mut told, true) {
+                    context.emit(&Event::Retry {
+                        what: format!("a connection to {}", server.description()),
+                        why: error.what().to_owned(),
+                    });
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            connected => return connected,
+        }
+    }
+}
+
+/// Whether the server has no connection left, for all or for the role.
+pub(crate) fn is_full(error: &Error) -> bool {
+    error.context("sqlstate") == Some(SqlState::TOO_MANY_CONNECTIONS.code())
 }
 
 fn millis(duration: Duration) -> u64 {

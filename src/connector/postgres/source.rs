@@ -2,6 +2,7 @@
 
 mod ahead;
 mod database;
+mod long_row;
 mod marks;
 mod objects;
 mod prior;
@@ -13,7 +14,8 @@ mod worker;
 
 use super::catalog::Filter;
 use super::connect::Server;
-use super::session::{Session, SessionOptions};
+use super::segment::Room;
+use super::session::{RunningStatements, Session, SessionOptions};
 use crate::connector::{Origin, Source};
 use crate::context::{Context, Time};
 use crate::error::{Error, ErrorKind, Result};
@@ -23,6 +25,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, mpsc};
+use tokio_util::task::TaskTracker;
 
 /// Connections that read at once, unless another number is asked for: poolers in session mode have few.
 pub const JOBS: usize = 4;
@@ -109,6 +112,8 @@ struct Found {
     has_failed: Notify,
     /// Whether the last database was read to its end.
     ended: Mutex<bool>,
+    /// What runs at the server.
+    running: Arc<RunningStatements>,
 }
 
 impl Found {
@@ -147,6 +152,11 @@ struct Reading {
     /// What samples are drawn from.
     seed: [u8; 32],
     dry_run: bool,
+    /// Memory for long rows.
+    room: Room,
+    /// Contents that were handed out and read in the snapshot, which stays until they are dropped.
+    contents: TaskTracker,
+    found: Arc<Found>,
 }
 
 impl Reading {
@@ -233,6 +243,10 @@ impl Source for PostgresSource {
                 "a database was not read to its end",
             ))
         })
+    }
+
+    fn give_up(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(self.found.running.cancel())
     }
 
     fn consistent_at(&self) -> Option<Time> {

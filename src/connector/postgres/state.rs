@@ -31,7 +31,7 @@ pub struct Comparison {
     pub changed_percent: u32,
 }
 
-/// The state of the first part of a range.
+/// The state of the last part of a range.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SegmentState {
     /// Rows of the whole range.

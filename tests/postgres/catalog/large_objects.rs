@@ -1,11 +1,9 @@
 //! Large objects: in pages, with owner, access list and comment, and their bytes as the snapshot saw them.
 
 use super::session;
-use futures::TryStreamExt;
-use holdall::connector::postgres::catalog::{LargeObject, large_object_content, large_objects};
+use holdall::connector::postgres::catalog::{LargeObject, large_object_piece, large_objects};
 use holdall::connector::postgres::connect::Connection;
 use holdall::error::Result;
-use holdall::snapshot::entry::Piece;
 use holdall::testkit::PostgresServer;
 use std::sync::Arc;
 
@@ -22,19 +20,16 @@ async fn all(connection: &Connection) -> Vec<LargeObject> {
     }
 }
 
-async fn bytes(connection: &Arc<Connection>, oid: u32) -> Result<Vec<u8>> {
-    let mut content = large_object_content(Arc::clone(connection), oid);
+async fn bytes(connection: &Connection, oid: u32) -> Result<Vec<u8>> {
+    let client = connection.client();
     let mut all = Vec::new();
-    while let Some(piece) = content.try_next().await? {
-        match piece {
-            Piece::Data(data) => {
-                assert!(data.len() <= 1 << 20);
-                all.extend_from_slice(&data);
-            }
-            Piece::Hole(_) => unreachable!("the server tells of none"),
+    loop {
+        let piece = large_object_piece(client, oid, all.len() as u64, 1 << 20).await?;
+        all.extend_from_slice(&piece);
+        if piece.len() < 1 << 20 {
+            return Ok(all);
         }
     }
-    Ok(all)
 }
 
 #[tokio::test]

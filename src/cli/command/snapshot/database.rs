@@ -148,6 +148,7 @@ impl DatabaseArgs {
             session: SessionOptions {
                 lock_timeout: Duration::from_secs(self.lock_timeout),
                 max_age: Duration::from_secs(self.max_snapshot_age),
+                ..SessionOptions::default()
             },
             dry_run,
         })

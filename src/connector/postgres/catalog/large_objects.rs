@@ -1,21 +1,15 @@
 //! Large objects: what they are, in pages, and their bytes. `pg_largeobject` itself is for superusers only.
 
 use super::query::{Catalog, get, text};
-use crate::connector::postgres::connect::Connection;
 use crate::connector::postgres::record::LargeObjectRecord;
 use crate::error::{Error, ErrorKind, Result};
-use crate::snapshot::entry::{ContentStream, Piece};
 use bytes::Bytes;
-use futures::stream::{StreamExt, try_unfold};
-use std::sync::Arc;
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Row};
 
 /// Large objects that one page has at most.
 const PAGE: i64 = 1000;
-/// Bytes that one request reads.
-const PIECE: i32 = 1 << 20;
 
 /// A large object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +42,7 @@ pub async fn large_objects(client: &Client, behind: u32) -> Result<Vec<LargeObje
     );
     let parameters = [(&behind as _, Type::OID), (&PAGE as _, Type::INT8)];
     let rows = catalog.rows("large objects", &sql, &parameters).await?;
-    let read = |row: &tokio_postgres::Row| {
+    let read = |row: &Row| {
         Ok(LargeObject {
             oid: get(row, 0)?,
             record: LargeObjectRecord {
@@ -62,50 +56,46 @@ pub async fn large_objects(client: &Client, behind: u32) -> Result<Vec<LargeObje
     rows.iter().map(read).collect()
 }
 
-/// The bytes of a large object in pieces of 1 MiB, as the connection's snapshot sees them.
+/// The first bytes of large objects, at most `length` of each, as the connection's snapshot sees them.
 ///
 /// # Errors
-/// In the stream: `Source` that names it.
-pub fn large_object_content(connection: Arc<Connection>, oid: u32) -> ContentStream {
-    let start = (connection, 0_i64, false);
-    try_unfold(start, move |(connection, offset, ended)| async move {
-        if ended {
-            return Ok(None);
-        }
-        let piece = read_piece(connection.client(), oid, offset).await?;
-        if piece.is_empty() {
-            return Ok(None);
-        }
-        let length = i64::try_from(piece.len()).unwrap_or(i64::MAX);
-        let next = (
-            connection,
-            offset.saturating_add(length),
-            length < i64::from(PIECE),
-        );
-        Ok(Some((Piece::Data(piece), next)))
-    })
-    .boxed()
+/// `Source` if one cannot be read.
+pub async fn large_object_heads(client: &Client, oids: &[u32], length: u32) -> Result<Vec<Bytes>> {
+    let sql = "SELECT pg_catalog.lo_get(o.oid, 0, $2) FROM pg_catalog.unnest($1) WITH ORDINALITY o(oid, n) ORDER BY o.n";
+    let length = i32::try_from(length).unwrap_or(i32::MAX);
+    let parameters = [(&oids as _, Type::OID_ARRAY), (&length as _, Type::INT4)];
+    let rows = client.query_typed(sql, &parameters).await;
+    let rows = rows.map_err(|error| failed("cannot read large objects", error))?;
+    let bytes = |row: &Row| get::<&[u8]>(row, 0).map(Bytes::copy_from_slice);
+    rows.iter().map(bytes).collect()
 }
 
-async fn read_piece(client: &Client, oid: u32, offset: i64) -> Result<Bytes> {
+/// At most `length` bytes of a large object from `offset` on, as the connection's snapshot sees them; fewer only at its end.
+///
+/// # Errors
+/// `Source` that names it.
+pub async fn large_object_piece(client: &Client, oid: u32, offset: u64, length: u32) -> Result<Bytes> {
     let sql = "SELECT pg_catalog.lo_get($1, $2, $3)";
+    let (offset, length) = (
+        i64::try_from(offset).unwrap_or(i64::MAX),
+        i32::try_from(length).unwrap_or(i32::MAX),
+    );
     let parameters = [
         (&oid as _, Type::OID),
         (&offset as _, Type::INT8),
-        (&PIECE as _, Type::INT4),
+        (&length as _, Type::INT4),
     ];
     let rows = client.query_typed(sql, &parameters).await;
-    let rows = rows.map_err(|error| {
-        let denied = error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
-        let error = Error::new(ErrorKind::Source, "cannot read a large object")
-            .with("oid", oid)
-            .because(error);
-        if denied {
-            return error.hint("GRANT SELECT ON LARGE OBJECT to the role, or read as its owner");
-        }
-        error
-    })?;
-    let row = rows.first();
-    let piece = row.map(|row| get::<&[u8]>(row, 0)).transpose()?;
+    let rows = rows.map_err(|error| failed("cannot read a large object", error).with("oid", oid))?;
+    let piece = rows.first().map(|row| get::<&[u8]>(row, 0)).transpose()?;
     Ok(Bytes::copy_from_slice(piece.unwrap_or_default()))
+}
+
+fn failed(what: &str, error: tokio_postgres::Error) -> Error {
+    let denied = error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
+    let error = Error::new(ErrorKind::Source, what).because(error);
+    if denied {
+        return error.hint("GRANT SELECT ON LARGE OBJECT to the role, or read as its owner");
+    }
+    error
 }

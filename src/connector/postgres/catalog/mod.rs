@@ -22,7 +22,7 @@ mod types;
 pub use database::database;
 pub use filter::Filter;
 pub use globals::globals;
-pub use large_objects::{LargeObject, large_object_content, large_objects};
+pub use large_objects::{LargeObject, large_object_heads, large_object_piece, large_objects};
 pub use sequences::{Sequences, sequences};
 pub use server::{ServerFacts, flushed, server};
 pub use table::{Table, Tables, tables};

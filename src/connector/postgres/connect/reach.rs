@@ -2,6 +2,7 @@
 
 use super::failure::{self, Attempt};
 use super::line::Line;
+use super::pieces::{At, Pieces};
 use super::settings::{Host, Place, Settings, SslMode, Target};
 use super::tls;
 use crate::context::Context;
@@ -194,7 +195,12 @@ async fn start(
     connector: Option<&MakeRustlsConnect>,
     used: &Arc<AtomicBool>,
 ) -> Result<Reached, failure::Failure> {
-    let stream = dial(settings, host).await?;
+    let at = match way {
+        Way::Plain => At::Header(0),
+        Way::Prefer => At::Answer,
+        Way::Tls => At::Sealed,
+    };
+    let stream = Pieces::new(dial(settings, host).await?, at);
     let config = config(settings, host, way);
     let (client, work): (Client, BoxFuture<'static, ()>) = match connector {
         Some(connector) if way != Way::Plain => {
@@ -307,14 +313,15 @@ struct Watched {
     used: Arc<AtomicBool>,
 }
 
-impl TlsConnect<Line> for Watched {
-    type Stream = <Handshake as TlsConnect<Line>>::Stream;
-    type Error = <Handshake as TlsConnect<Line>>::Error;
-    type Future = <Handshake as TlsConnect<Line>>::Future;
+impl TlsConnect<Pieces<Line>> for Watched {
+    type Stream = Pieces<<Handshake as TlsConnect<Pieces<Line>>>::Stream>;
+    type Error = <Handshake as TlsConnect<Pieces<Line>>>::Error;
+    type Future = BoxFuture<'static, Result<Self::Stream, Self::Error>>;
 
-    fn connect(self, stream: Line) -> Self::Future {
+    fn connect(self, stream: Pieces<Line>) -> Self::Future {
         self.used.store(true, Ordering::Relaxed);
-        self.inner.connect(stream)
+        let opened = self.inner.connect(stream);
+        Box::pin(async move { Ok(Pieces::new(opened.await?, At::Header(0))) })
     }
 }
 

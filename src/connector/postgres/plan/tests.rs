@@ -48,7 +48,7 @@ fn a_table_is_compared_only_within_one_history() {
     };
     assert!(full(Some(&bare)));
     let hot = prior_with(|c| c.changed_percent = CHANGED_MOST + 1);
-    assert!(matches!(approach(Some(&hot), &present()), Approach::Unmarked(_)));
+    assert!(matches!(approach(Some(&hot), &present()), Approach::Full(_)));
     let obstacle = Present {
         obstacle: Some("no"),
         ..present()

@@ -10,6 +10,7 @@ use crate::connector::postgres::dump::{PgDump, Run};
 use crate::connector::postgres::incarnation;
 use crate::connector::postgres::key::{self, Place, TableName};
 use crate::connector::postgres::record::{Belongs, DatabaseRecord, Persistence, ReportLine, encode_report};
+use crate::connector::postgres::segment::Room;
 use crate::connector::postgres::session::{Locked, Session, failed, locked};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
@@ -18,9 +19,12 @@ use crate::snapshot::entry::{Content, Entry, EntryHead, EntryKind, Incident, Ite
 use bytes::Bytes;
 use std::sync::Arc;
 use tokio_postgres::error::SqlState;
+use tokio_util::task::TaskTracker;
 
 /// How often a snapshot is taken anew because tables changed before they were locked.
 const TRIES: u32 = 5;
+/// Which part of the memory budget long rows may take.
+const LONG_ROWS: u64 = 8;
 /// Names that an error lists.
 const NAMED: usize = 20;
 
@@ -100,10 +104,26 @@ async fn read(
     found: &Arc<Found>,
     out: &mut Out,
 ) -> Result<()> {
-    let (session, tables) = open(context, request, server).await?;
+    let (session, tables) = open(context, request, server, found).await?;
     let session = Arc::new(session);
+    // Whatever waits for whatever: a snapshot that is lost or too old ends it.
+    tokio::select! {
+        biased;
+        done = read_in(context, request, (session.clone(), tables), prior, found, out) => done,
+        error = session.watch() => Err(error),
+    }
+}
+
+async fn read_in(
+    context: &Context,
+    request: &PostgresRequest,
+    (session, tables): (Arc<Session>, Tables),
+    prior: &Arc<dyn Prior>,
+    found: &Arc<Found>,
+    out: &mut Out,
+) -> Result<()> {
     let workers = Arc::new(Workers::new(session.clone(), request.jobs));
-    let mut statements = statements(context, request, server, &session, &workers).await?;
+    let mut statements = statements(context, request, &session, &workers).await?;
     let record = catalog::database(session.client()).await?;
     if let (Ok(mut version), Ok(mut moments)) = (found.version.lock(), found.moments.lock()) {
         *version = Some(record.server_version.clone());
@@ -119,6 +139,9 @@ async fn read(
         flushed,
         seed: context.random.bytes()?,
         dry_run: request.dry_run,
+        room: Room::new(context.budget.total() / LONG_ROWS),
+        contents: TaskTracker::new(),
+        found: found.clone(),
         session,
     });
     if let Some(text) = doubt(&reading) {
@@ -145,6 +168,8 @@ async fn read(
         error = failure => return Err(error),
         error = found.failed() => return Err(error),
     }
+    reading.contents.close();
+    reading.contents.wait().await;
     reading.workers.end().await;
     reading.session.end().await
 }
@@ -162,10 +187,15 @@ fn doubt(reading: &Reading) -> Option<String> {
 }
 
 /// Takes a snapshot and locks its tables: again, if one of them changed in between.
-async fn open(context: &Context, request: &PostgresRequest, server: &Server) -> Result<(Session, Tables)> {
+async fn open(
+    context: &Context,
+    request: &PostgresRequest,
+    server: &Server,
+    found: &Found,
+) -> Result<(Session, Tables)> {
     let mut changed = None;
     for _ in 0..TRIES {
-        let session = Session::begin(context, server, &request.session).await?;
+        let session = Session::begin(context, server, &request.session, &found.running).await?;
         let tables = catalog::tables(session.client(), &request.filter).await?;
         if request.contents == Contents::Schema {
             return Ok((session, tables));
@@ -226,7 +256,6 @@ pub(super) fn reads(session: &Session, table: &Table) -> Result<(), String> {
 async fn statements(
     context: &Context,
     request: &PostgresRequest,
-    server: &Server,
     session: &Session,
     workers: &Arc<Workers>,
 ) -> Result<Option<Statements>> {
@@ -236,7 +265,7 @@ async fn statements(
     let version = session.facts.server.version_num;
     let program = PgDump::find(context, request.pg_dump.as_deref(), &request.search, version).await?;
     let run = Run {
-        environment: server.child_environment(),
+        environment: session.server().child_environment(),
         snapshot: session.id().to_owned(),
         lock_timeout: request.session.lock_timeout,
         filter: request.filter.clone(),
@@ -293,7 +322,7 @@ async fn read_contents(
     if rows {
         report = read_tables(reading, ahead, out).await?;
         if !request.filter.chooses() {
-            objects::send(reading, found, out).await?;
+            objects::send(reading, out).await?;
         }
         read_sequences(reading, request, out).await?;
     }

@@ -74,7 +74,7 @@ impl<'a> Lanes<'a> {
 
     /// On a connection of its own; nothing if there is none, or it is lost: then the stripe is left to the first.
     async fn beside(&self, _seat: Seat, blocks: Range<u64>) -> Option<Vec<Fingerprint>> {
-        let hands = self.reading.workers.hands(self.table).await.ok()?;
+        let hands = self.reading.workers.hands(Some(self.table)).await.ok()?;
         if let Hands::Coordinator(_) = hands {
             return None;
         }

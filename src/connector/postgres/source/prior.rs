@@ -59,7 +59,6 @@ impl PriorRanges {
             let mut segments = PriorSegments {
                 range: PriorRange {
                     block,
-                    state: SegmentState::decode(entry.state()).ok(),
                     ..PriorRange::default()
                 },
                 entries: Vec::new(),
@@ -79,13 +78,15 @@ impl PriorRanges {
 
 impl PriorSegments {
     fn add(&mut self, entry: PriorEntry) {
-        match SegmentRecord::from_metadata(&entry.record().metadata) {
-            Ok(record) => {
-                self.range.record.rows += record.rows;
-                self.range.record.sum.add(record.sum);
-                self.range.bytes += entry.record().size;
+        // The rows of a part of a later version are not counted, so that the range is not taken for whole.
+        if let Ok(record) = SegmentRecord::from_metadata(&entry.record().metadata) {
+            self.range.record.rows += record.rows;
+            self.range.record.sum.add(record.sum);
+            self.range.bytes += entry.record().size;
+            // One of the parts has it: the last, as only then all rows are known. A part that is lost is missed by its rows.
+            if let Ok(state) = SegmentState::decode(entry.state()) {
+                self.range.state = Some(state);
             }
-            Err(_) => self.range.state = None,
         }
         self.entries.push(entry);
     }

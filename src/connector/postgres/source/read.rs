@@ -9,7 +9,7 @@ use crate::connector::postgres::record::SegmentRecord;
 use crate::connector::postgres::segment::{Cut, Cutter, Part};
 use crate::connector::postgres::session::explain;
 use crate::error::{Error, ErrorKind, Result};
-use futures::TryStreamExt;
+use futures::{FutureExt, TryStreamExt};
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -33,15 +33,19 @@ pub(super) struct Running {
     job: Arc<Job>,
     parts: mpsc::Receiver<Part>,
     task: AbortOnDropHandle<Result<Outcome>>,
+    /// What was taken.
+    taken: Vec<Mark>,
+    /// Whether the coordinator does it.
+    on_coordinator: bool,
 }
 
 /// What became of a job.
 enum Outcome {
     /// All parts were handed on.
     Done,
-    /// Someone waits for an exclusive lock on the table, so that only the coordinator can read it; this is what was handed on before.
-    /// It is left to whoever takes the parts to say when: on one connection a job whose parts nobody takes would stop all others.
-    Blocked(Vec<Mark>),
+    /// Only the coordinator can read: someone waits for an exclusive lock on the table, or the server has no connection left. It is
+    /// left to whoever takes the parts to say when: on one connection a job whose parts nobody takes would stop all others.
+    Blocked,
 }
 
 /// A part that was handed on.
@@ -53,8 +57,12 @@ impl Job {
         let rows = |range: &Range| (range.block, range.state.map(|state| state.rows));
         Ok(Self {
             table: table.clone(),
-            statement: copy_ranges(table, &ranges.intervals(run))?,
-            cut: Cut::Blocks(ranges.range_blocks()),
+            statement: copy_ranges(table, &ranges.intervals(run), ranges.are_marked_by_rows())?,
+            cut: if ranges.are_marked_by_rows() {
+                Cut::Marked(ranges.range_blocks())
+            } else {
+                Cut::Blocks(ranges.range_blocks())
+            },
             expected: Some(run.iter().map(rows).collect()),
         })
     }
@@ -79,7 +87,13 @@ impl Job {
             drop(seat);
             result
         }));
-        Running { job, parts, task }
+        Running {
+            job,
+            parts,
+            task,
+            taken: Vec::new(),
+            on_coordinator: false,
+        }
     }
 
     /// Reads, once more from the beginning when the connection is lost: the snapshot gives the same rows, and what was handed on is
@@ -89,9 +103,9 @@ impl Job {
         let mut tries = 0;
         loop {
             reading.session.check()?;
-            let (hands, failure) = match reading.workers.hands(&self.table).await {
-                Ok(Hands::Coordinator(_)) => return Ok(Outcome::Blocked(handed)),
-                Ok(hands) => match self.attempt(hands.client(), &mut handed, out).await {
+            let (hands, failure) = match reading.workers.hands(Some(&self.table)).await {
+                Ok(Hands::Coordinator(_)) => return Ok(Outcome::Blocked),
+                Ok(hands) => match self.attempt(reading, hands.client(), &mut handed, out).await {
                     Ok(()) => {
                         reading.workers.give_back(hands);
                         return Ok(Outcome::Done);
@@ -106,18 +120,28 @@ impl Job {
         }
     }
 
-    async fn attempt(&self, client: &Client, handed: &mut Vec<Mark>, out: &mpsc::Sender<Part>) -> Result<()> {
+    async fn attempt(
+        &self,
+        reading: &Reading,
+        client: &Client,
+        handed: &mut Vec<Mark>,
+        out: &mpsc::Sender<Part>,
+    ) -> Result<()> {
         let wrong = |error| explain(&self.table, "cannot read a table", error);
         let stream = client.copy_out(&self.statement).await.map_err(wrong)?;
         let mut stream = std::pin::pin!(stream);
-        let mut cutter = Cutter::new(self.cut);
+        let cutter = || Cutter::new(self.cut, reading.room.clone());
+        let mut cutting = cutter();
         let (mut parts, mut seen) = (Vec::new(), Seen::default());
         loop {
-            let bytes = stream.try_next().await.map_err(wrong)?;
+            let bytes = match stream.try_next().now_or_never() {
+                Some(bytes) => bytes.map_err(wrong)?,
+                None => self.in_time(reading, stream.try_next()).await?.map_err(wrong)?,
+            };
             let end = bytes.is_none();
             match bytes {
-                Some(bytes) => cutter.data(&bytes, &mut parts),
-                None => std::mem::replace(&mut cutter, Cutter::new(self.cut)).end(&mut parts),
+                Some(bytes) => cutting.data(&bytes, &mut parts),
+                None => std::mem::replace(&mut cutting, cutter()).end(&mut parts),
             }
             .map_err(|e| e.with("table", &self.table.name))?;
             for part in parts.drain(..) {
@@ -127,6 +151,20 @@ impl Job {
                 return self.check(&seen);
             }
         }
+    }
+
+    /// Waits for rows. Those of a run are few blocks away: a server that shows none for so long does not work on them.
+    async fn in_time<T>(&self, reading: &Reading, rows: impl Future<Output = T>) -> Result<T> {
+        if self.expected.is_none() {
+            return Ok(rows.await);
+        }
+        let silence = reading.session.options().silence;
+        tokio::time::timeout(silence, rows).await.map_err(|_| {
+            Error::new(ErrorKind::Source, "the server gives no rows any more")
+                .with("table", &self.table.name)
+                .with("seconds", silence.as_secs())
+                .hint("look at what its session waits for in pg_stat_activity")
+        })
     }
 
     async fn hand_on(
@@ -196,6 +234,7 @@ impl Running {
     pub(super) async fn next(&mut self, reading: &Arc<Reading>) -> Result<Option<Part>> {
         loop {
             if let Some(part) = self.parts.recv().await {
+                self.taken.push((part.block, part.part, part.record));
                 return Ok(Some(part));
             }
             let ended = (&mut self.task).await.map_err(|error| {
@@ -203,19 +242,30 @@ impl Running {
             })?;
             match ended? {
                 Outcome::Done => return Ok(None),
-                Outcome::Blocked(handed) => self.go_on(reading, handed),
+                Outcome::Blocked => self.go_on(reading),
             }
         }
     }
 
     /// Has the coordinator do what is left.
-    fn go_on(&mut self, reading: &Arc<Reading>, mut handed: Vec<Mark>) {
+    fn go_on(&mut self, reading: &Arc<Reading>) {
         let (out, parts) = mpsc::channel(WAITING);
-        let (job, session) = (self.job.clone(), reading.session.clone());
+        let (job, reading, mut handed) = (self.job.clone(), reading.clone(), self.taken.clone());
         self.parts = parts;
+        self.on_coordinator = true;
         self.task = AbortOnDropHandle::new(tokio::spawn(async move {
-            let done = job.attempt(session.client(), &mut handed, &out).await;
+            let session = reading.session.clone();
+            let _busy = session.busy();
+            let done = job.attempt(&reading, session.client(), &mut handed, &out).await;
             done.map(|()| Outcome::Done)
         }));
+    }
+
+    /// Has the coordinator let go of this job until the next part is asked for: what it has not handed on would keep it from all else.
+    pub(super) fn pause(&mut self) {
+        if self.on_coordinator {
+            self.parts = mpsc::channel(WAITING).1;
+            self.task = AbortOnDropHandle::new(tokio::spawn(std::future::ready(Ok(Outcome::Blocked))));
+        }
     }
 }

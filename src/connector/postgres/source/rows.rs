@@ -1,5 +1,6 @@
 //! The entries of one table, in the order of their keys: what is taken over between what is read.
 
+use super::long_row::LongRow;
 use super::prior::{PriorRanges, PriorSegments};
 use super::read::{Job, Running};
 use super::table::{Planned, Rows};
@@ -9,7 +10,7 @@ use crate::connector::postgres::catalog::Table;
 use crate::connector::postgres::key::{self, Place, Segment};
 use crate::connector::postgres::plan::{Range, Ranges};
 use crate::connector::postgres::record::{How, ReportLine, RowSum};
-use crate::connector::postgres::segment::{Cut, Part, TARGET};
+use crate::connector::postgres::segment::{Cut, Part};
 use crate::error::{Error, Result};
 use crate::snapshot::entry::{Content, Entry, EntryHead, EntryKind, Item, Metadata};
 use bytes::Bytes;
@@ -36,6 +37,7 @@ pub(super) async fn send(reading: &Arc<Reading>, planned: Planned, out: &mut Out
         reading,
         table: planned.table,
         line,
+        about: planned.about,
         out,
     };
     match planned.rows {
@@ -68,18 +70,15 @@ struct Sender<'a> {
     reading: &'a Arc<Reading>,
     table: Arc<Table>,
     line: ReportLine,
+    /// About how many bytes a range has, and all.
+    about: (u64, u64),
     out: &'a mut Out,
 }
 
 impl Sender<'_> {
     async fn stream(&mut self, cut: Cut) -> Result<()> {
         if self.reading.dry_run {
-            return self
-                .expect(
-                    0,
-                    u64::from(self.table.pages) * self.reading.session.facts.block_size,
-                )
-                .await;
+            return self.expect(0, self.about.1).await;
         }
         let seat = self.reading.workers.seat().await?;
         let mut job = Job::whole(&self.table, cut)?.start(self.reading, seat);
@@ -94,9 +93,13 @@ impl Sender<'_> {
     /// An entry of rows that were read.
     async fn part(&mut self, part: Part, range: Option<Range>) -> Result<()> {
         self.line.rows += part.record.rows;
-        self.line.bytes += part.text.len() as u64;
         self.line.sum.add(part.record.sum);
-        let state = range.filter(|_| part.part == 0).and_then(|range| range.state);
+        let state = part
+            .state
+            .or(range.and_then(|range| range.state))
+            .filter(|_| part.last);
+        let length = part.left.map_or(part.text.len() as u64, |left| left.bytes);
+        self.line.bytes += length;
         let metadata = part.record.to_metadata().map_err(Error::from)?;
         let segment = Segment {
             block: part.block,
@@ -105,10 +108,22 @@ impl Sender<'_> {
         let head = EntryHead {
             metadata,
             state: state.map_or_else(Bytes::new, |state| state.encode()),
-            size: Some(part.text.len() as u64),
+            size: Some(length),
             ..self.head(segment)
         };
-        let content = Content::Bytes(part.text);
+        let content = match part.left {
+            None => Content::Bytes(part.text.clone()),
+            Some(left) => {
+                let (reading, table, sum) = (self.reading.clone(), self.table.clone(), part.record.sum);
+                LongRow {
+                    reading,
+                    table,
+                    left,
+                    sum,
+                }
+                .content()
+            }
+        };
         self.out.send(Item::Entry(Entry { head, content })).await
     }
 
@@ -239,6 +254,13 @@ impl Merge<'_> {
 
     async fn read_now(&mut self, range: Range) -> Result<()> {
         let reading = self.sender.reading;
+        if reading.dry_run {
+            return self.sender.expect(range.block, self.sender.about.0).await;
+        }
+        // What the coordinator reads would wait to be taken, and this for the coordinator.
+        if let Some(front) = self.running.front_mut() {
+            front.pause();
+        }
         // Every connection may be held by runs that wait for this one to be yielded: one more is opened.
         let job = Job::run(&self.sender.table, &self.ranges, &[range])?;
         let mut job = job.start(reading, Workers::further_seat());
@@ -262,7 +284,7 @@ impl Merge<'_> {
             .collect();
         for block in read {
             self.take_over_until(block).await?;
-            self.sender.expect(block, TARGET).await?;
+            self.sender.expect(block, self.sender.about.0).await?;
         }
         self.take_over_until(u64::MAX).await?;
         Ok(self.sender.line)

@@ -36,6 +36,8 @@ pub(super) struct Planned {
     pub(super) checked: u64,
     /// What people should know.
     pub(super) note: Option<String>,
+    /// About how many bytes a range has, and all.
+    pub(super) about: (u64, u64),
     /// Its only run, begun already, and the number of the range behind it.
     pub(super) begun: Option<(Running, usize)>,
 }
@@ -60,6 +62,7 @@ struct Draft {
     why: String,
     checked: u64,
     note: Option<String>,
+    about: (u64, u64),
 }
 
 /// Plans a table, once more if the connection is lost. A table of one run is begun to be read, if others wait meanwhile.
@@ -69,7 +72,7 @@ pub(super) async fn plan(reading: Arc<Reading>, table: Table) -> Result<Planned>
     let mut tries = 0;
     let draft = loop {
         reading.session.check()?;
-        let (hands, failure) = match reading.workers.hands(&table).await {
+        let (hands, failure) = match reading.workers.hands(Some(&table)).await {
             Ok(hands) => match draft(&reading, &table, &hands).await {
                 Ok(draft) => {
                     reading.workers.give_back(hands);
@@ -111,6 +114,7 @@ fn in_full(rows: Rows, why: &str) -> Draft {
         why: why.to_owned(),
         checked: 0,
         note: None,
+        about: (0, 0),
     }
 }
 
@@ -121,13 +125,22 @@ async fn draft(reading: &Reading, table: &Table, hands: &Hands) -> Result<Draft>
         .or(table.comparable.as_ref().err().map(String::as_str));
     if table.access_method != "heap" {
         let why = obstacle.unwrap_or("its rows have no blocks");
-        return Ok(in_full(Rows::Stream(Cut::Hashes), why));
+        let about = (0, u64::from(table.pages) * facts.block_size);
+        return Ok(Draft {
+            about,
+            ..in_full(Rows::Stream(Cut::Hashes), why)
+        });
     }
     let size = size(table, hands).await?;
-    let fitting = segment::range_blocks(size.bytes / size.blocks.max(1));
+    let block = size.bytes / size.blocks.max(1);
+    let fitting = segment::range_blocks(block);
+    let in_full = |rows: Rows, why: &str, range_blocks: u32| Draft {
+        about: (size.bytes.min(block * u64::from(range_blocks)), size.bytes),
+        ..in_full(rows, why)
+    };
     if facts.server.version_num < 140_000 || table.record.condition.is_some() {
         let why = obstacle.unwrap_or("it is read by a condition");
-        return Ok(in_full(Rows::Stream(Cut::Blocks(fitting)), why));
+        return Ok(in_full(Rows::Stream(Cut::Blocks(fitting)), why, fitting));
     }
     let present = Present {
         obstacle,
@@ -143,14 +156,13 @@ async fn draft(reading: &Reading, table: &Table, hands: &Hands) -> Result<Draft>
     match plan::approach(state.as_ref(), &present) {
         Approach::Unmarked(why) => {
             let ranges = Ranges::unmarked(fitting, size.blocks);
-            Ok(in_full(Rows::Ranges(ranges), &why))
+            Ok(in_full(Rows::Ranges(ranges), &why, fitting))
         }
         Approach::Full(why) => {
-            let lanes = Lanes::new(reading, table, hands, fitting, None);
-            let ranges = mark(table, Marks::new(&lanes, size.blocks), fitting).await?;
+            let ranges = Ranges::unmarked(fitting, size.blocks).marked_by_rows();
             Ok(Draft {
                 comparison: comparison(reading, &present, 0),
-                ..in_full(Rows::Ranges(ranges), &why)
+                ..in_full(Rows::Ranges(ranges), &why, fitting)
             })
         }
         Approach::Compare { range_blocks, since } => {
@@ -171,7 +183,7 @@ async fn draft(reading: &Reading, table: &Table, hands: &Hands) -> Result<Draft>
                 kept: group.filter(|_| changed == 0 && serves),
                 takes_over: true,
                 how,
-                ..in_full(Rows::Ranges(ranges), why)
+                ..in_full(Rows::Ranges(ranges), why, range_blocks)
             })
         }
     }
@@ -186,17 +198,6 @@ fn comparison(reading: &Reading, present: &Present<'_>, changed_percent: u32) ->
         incarnation: present.incarnation,
         changed_percent,
     })
-}
-
-/// Fingerprints for the next time; everything is read.
-async fn mark(table: &Table, mut marks: Marks<'_>, range_blocks: u32) -> Result<Ranges> {
-    let mut ranges = Ranges::new(range_blocks);
-    let mut last = None;
-    while let Some(mark) = marks.next().await? {
-        ascending(table, &mut last, &mark)?;
-        ranges.push(&mark, true);
-    }
-    Ok(ranges)
 }
 
 /// Lays fingerprints beside the parent's ranges. Gives the verdicts, and how many ranges have no rows any more.
@@ -321,7 +322,7 @@ fn finish(reading: &Reading, table: Arc<Table>, draft: Draft) -> Result<Planned>
     let kept = draft.kept.filter(|kept| kept.record().metadata == metadata);
     let range_blocks = match &draft.rows {
         Rows::Ranges(ranges) => ranges.range_blocks(),
-        Rows::Stream(Cut::Blocks(blocks)) => *blocks,
+        Rows::Stream(Cut::Blocks(blocks) | Cut::Marked(blocks)) => *blocks,
         Rows::Stream(Cut::Hashes) => 0,
     };
     let state = TableState {
@@ -350,6 +351,7 @@ fn finish(reading: &Reading, table: Arc<Table>, draft: Draft) -> Result<Planned>
         why: draft.why,
         checked: draft.checked,
         note: draft.note,
+        about: draft.about,
         begun: None,
     })
 }

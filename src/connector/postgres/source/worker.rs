@@ -3,34 +3,49 @@
 use crate::connector::postgres::catalog::Table;
 use crate::connector::postgres::connect::Connection;
 use crate::connector::postgres::name;
-use crate::connector::postgres::session::{Session, explain};
+use crate::connector::postgres::session::{Session, explain, failed, is_full};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
-use std::collections::HashSet;
+use futures::FutureExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 /// How often a piece of work is begun anew when its connection is lost.
 const TRIES: u32 = 5;
 
-/// The connections of one snapshot.
+/// How long a server that has no connection left is not asked for another.
+const REFUSED: Duration = Duration::from_secs(10);
+/// How long a connection may take to show that it lives.
+const ALIVE: Duration = Duration::from_secs(10);
+
+/// The connections of one snapshot. Each piece of work has a transaction of its own on one of them: what it locks, indexes too, is
+/// free again when it is done.
 pub(super) struct Workers {
     session: Arc<Session>,
     number: usize,
     idle: Mutex<Vec<Worker>>,
     seats: Arc<Semaphore>,
     ahead: Arc<Semaphore>,
+    /// Seats that are left, if the server gives fewer connections than were asked for; and those to be taken away of these.
+    left: Mutex<Left>,
+}
+
+/// How many may read at once.
+struct Left {
+    seats: usize,
+    owed: usize,
+    /// When the server last had no connection left.
+    refused: Option<Instant>,
 }
 
 /// One connection.
 struct Worker {
     connection: Connection,
-    /// Tables that it has locked.
-    locked: HashSet<u32>,
 }
 
 /// The right to use one connection.
@@ -48,7 +63,7 @@ pub(super) struct Ahead {
 pub(super) enum Hands {
     Worker(Box<WorkerHands>),
     /// Someone waits for an exclusive lock: whoever asks for the table now waits behind them, and they wait for the coordinator. It
-    /// has its lock already, so it does the work.
+    /// has its lock already, so it does the work. It also does if the server has no connection left.
     Coordinator(Arc<Session>),
 }
 
@@ -64,6 +79,11 @@ impl Workers {
             idle: Mutex::default(),
             seats: Arc::new(Semaphore::new(jobs.max(1))),
             ahead: Arc::new(Semaphore::new(jobs.max(1) - 1)),
+            left: Mutex::new(Left {
+                seats: jobs.max(1),
+                owed: 0,
+                refused: None,
+            }),
         }
     }
 
@@ -74,21 +94,55 @@ impl Workers {
 
     /// Waits for a connection to be free.
     pub(super) async fn seat(&self) -> Result<Seat> {
-        let permit = self.seats.clone().acquire_owned().await;
-        let permit = permit.map_err(|_| Error::new(ErrorKind::Internal, "the seats are closed"))?;
-        Ok(Seat {
+        loop {
+            let permit = self.seats.clone().acquire_owned().await;
+            let permit = permit.map_err(|_| Error::new(ErrorKind::Internal, "the seats are closed"))?;
+            if let Some(seat) = self.keep(permit) {
+                return Ok(seat);
+            }
+        }
+    }
+
+    /// The right to use one, if it is free now.
+    pub(super) fn try_seat(&self) -> Option<Seat> {
+        loop {
+            let permit = self.seats.clone().try_acquire_owned().ok()?;
+            if let Some(seat) = self.keep(permit) {
+                return Some(seat);
+            }
+        }
+    }
+
+    /// A seat, unless it is one to be taken away.
+    fn keep(&self, permit: OwnedSemaphorePermit) -> Option<Seat> {
+        if let Ok(mut left) = self.left.lock()
+            && left.owed > 0
+        {
+            left.owed -= 1;
+            permit.forget();
+            return None;
+        }
+        Some(Seat {
             _permit: Some(permit),
             ahead: None,
         })
     }
 
-    /// The right to use one, if it is free now.
-    pub(super) fn try_seat(&self) -> Option<Seat> {
-        let permit = self.seats.clone().try_acquire_owned().ok()?;
-        Some(Seat {
-            _permit: Some(permit),
-            ahead: None,
-        })
+    /// Takes note that the server has no connection left: from now on one less reads at once, and one at least.
+    fn refuse(&self) {
+        let Ok(mut left) = self.left.lock() else { return };
+        left.refused = Some(Instant::now());
+        if left.seats > 1 {
+            left.seats -= 1;
+            left.owed += 1;
+            let text = format!("the server has no connection left: {} read at once", left.seats);
+            self.session.context().emit(&Event::Note { text });
+        }
+    }
+
+    fn is_refused(&self) -> bool {
+        let left = self.left.lock();
+        left.is_ok_and(|left| left.refused.is_some_and(|when| when.elapsed() < REFUSED))
     }
 
     /// The right to a connection beyond the number, for what cannot wait.
@@ -105,41 +159,60 @@ impl Workers {
         Some(Ahead { _permit: permit })
     }
 
-    /// A connection on which `table` is locked. Whoever calls has a seat.
+    /// A connection that sees the snapshot, and has locked `table`. Whoever calls has a seat.
     ///
     /// # Errors
     /// `Source` if the snapshot is gone or the table cannot be locked.
-    pub(super) async fn hands(&self, table: &Table) -> Result<Hands> {
+    pub(super) async fn hands(&self, table: Option<&Table>) -> Result<Hands> {
         let idle = self.idle.lock().ok().and_then(|mut idle| idle.pop());
-        let mut worker = match idle {
+        let worker = match idle {
             Some(worker) => worker,
-            None => Worker {
-                connection: self.session.worker().await?,
-                locked: HashSet::new(),
+            None if self.is_refused() => return Ok(Hands::Coordinator(self.session.clone())),
+            None => match self.session.worker().await {
+                Ok(connection) => Worker { connection },
+                Err(error) if is_full(&error) => {
+                    self.refuse();
+                    return Ok(Hands::Coordinator(self.session.clone()));
+                }
+                Err(error) => return Err(error),
             },
         };
-        if worker.locked.contains(&table.oid) {
-            return Ok(Hands::Worker(Box::new(WorkerHands { worker })));
-        }
-        let statement = format!(
-            "LOCK TABLE ONLY {} IN ACCESS SHARE MODE NOWAIT",
-            name::qualified(&table.name)?
-        );
-        match worker.connection.client().batch_execute(&statement).await {
-            Ok(()) => {
-                worker.locked.insert(table.oid);
-                Ok(Hands::Worker(Box::new(WorkerHands { worker })))
+        let join = self.session.join();
+        let statement = match table {
+            Some(table) => {
+                let name = name::qualified(&table.name)?;
+                format!("{join}; LOCK TABLE ONLY {name} IN ACCESS SHARE MODE NOWAIT")
             }
-            Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+            None => join,
+        };
+        // Nothing of this waits for anybody but the server's own session.
+        let begun = worker.connection.client().batch_execute(&statement);
+        let begun = tokio::time::timeout(self.session.options().silence, begun).await;
+        let begun =
+            begun.map_err(|_| Error::new(ErrorKind::Source, "a session of the server does not answer"))?;
+        let hands = Hands::Worker(Box::new(WorkerHands { worker }));
+        match (begun, table) {
+            (Ok(()), _) => Ok(hands),
+            (Err(error), _) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                self.give_back(hands);
                 Ok(Hands::Coordinator(self.session.clone()))
             }
-            Err(error) => Err(explain(table, "cannot lock a table", error)),
+            (Err(error), Some(table)) => Err(explain(table, "cannot lock a table", error)),
+            (Err(error), None) => Err(failed("a worker cannot join the snapshot", error)),
         }
     }
 
-    /// Gives a connection back after good work.
+    /// Gives a connection back after good work, and ends its transaction. Nobody waits for that: a connection that is lost is found to
+    /// be by whoever has it next.
     pub(super) fn give_back(&self, hands: Hands) {
-        if let (Hands::Worker(hands), Ok(mut idle)) = (hands, self.idle.lock()) {
+        let Hands::Worker(hands) = hands else { return };
+        let _sent = hands
+            .worker
+            .connection
+            .client()
+            .batch_execute("ROLLBACK")
+            .now_or_never();
+        if let Ok(mut idle) = self.idle.lock() {
             idle.push(hands.worker);
         }
     }
@@ -173,10 +246,10 @@ impl Workers {
             Some(Hands::Worker(hands)) => !alive(hands.worker.connection.client()).await,
             // Its failed transaction takes the snapshot along.
             Some(Hands::Coordinator(_)) => return Err(failure),
-            // No connection could be had: another time perhaps.
+            // No connection could be had, or it was lost before it was used: another time perhaps.
             None => failure
                 .context("sqlstate")
-                .is_none_or(|code| code.starts_with("57P")),
+                .is_none_or(|code| code.starts_with("57P") || code.starts_with("08")),
         };
         self.session.ping().await?;
         if !lost || tries >= TRIES || failure.kind() != ErrorKind::Source {
@@ -197,9 +270,10 @@ impl Workers {
 
 /// Whether a connection still answers, if only that its transaction has failed.
 async fn alive(client: &Client) -> bool {
-    match client.simple_query("SELECT 1").await {
-        Ok(_) => true,
-        Err(error) => error.code().is_some_and(|code| !code.code().starts_with("57P")),
+    match tokio::time::timeout(ALIVE, client.simple_query("SELECT 1")).await {
+        Ok(Ok(_)) => true,
+        Ok(Err(error)) => error.code().is_some_and(|code| !code.code().starts_with("57P")),
+        Err(_) => false,
     }
 }
 
