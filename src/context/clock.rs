@@ -1,6 +1,9 @@
 //! Wall-clock time, behind a trait so that tests can set it.
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use std::sync::Mutex;
+use std::time::Duration;
 
 /// A point in time: seconds and nanoseconds since 1970-01-01T00:00:00Z; seconds may be negative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,7 +19,7 @@ impl Time {
     pub fn seconds_since(self, earlier: Self) -> f64 {
         let nanos = |time: Self| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos);
         let elapsed = u64::try_from(nanos(self) - nanos(earlier)).unwrap_or(0);
-        std::time::Duration::from_nanos(elapsed).as_secs_f64()
+        Duration::from_nanos(elapsed).as_secs_f64()
     }
 
     /// RFC 3339 in UTC, with whole seconds.
@@ -29,6 +32,11 @@ impl Time {
 pub trait Clock: Send + Sync {
     /// Now.
     fn now(&self) -> Time;
+
+    /// Ends when so much time has passed.
+    fn sleep(&self, duration: Duration) -> BoxFuture<'_, ()> {
+        tokio::time::sleep(duration).boxed()
+    }
 }
 
 /// The system's clock.
@@ -67,5 +75,19 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> Time {
         self.0.lock().map(|now| *now).unwrap_or_default()
+    }
+
+    /// Whoever sleeps by this clock moves it: nobody else does.
+    fn sleep(&self, duration: Duration) -> BoxFuture<'_, ()> {
+        async move {
+            let Time { seconds, nanos } = self.now();
+            let slept = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+            self.set(Time {
+                seconds: seconds.saturating_add(slept),
+                nanos,
+            });
+            tokio::task::yield_now().await;
+        }
+        .boxed()
     }
 }

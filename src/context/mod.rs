@@ -80,6 +80,19 @@ impl Context {
         self.observer.on(event);
     }
 
+    /// Waits, by the context's clock.
+    ///
+    /// # Errors
+    /// `Cancelled`.
+    pub async fn sleep(&self, duration: std::time::Duration) -> Result<()> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => {}
+            () = self.clock.sleep(duration) => {}
+        }
+        self.check_cancelled()
+    }
+
     /// Fails if the operation was cancelled.
     ///
     /// # Errors
