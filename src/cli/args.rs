@@ -1,7 +1,7 @@
 //! The arguments: what every command takes, and which commands there are. Each command's own are in its file.
 
 use super::command::{
-    cat, check, completions, demo, forget, init, key, list, ls, man, restore, snapshot, tag,
+    cat, check, completions, demo, forget, init, key, list, ls, man, prune, restore, snapshot, tag,
 };
 use super::parse;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -149,6 +149,8 @@ pub(super) enum Command {
     Check(check::Args),
     /// Let snapshots go, by name or by a policy of what to keep
     Forget(Box<forget::Args>),
+    /// Free what no snapshot needs any more
+    Prune(prune::Args),
     /// Change the tags of snapshots
     Tag(tag::Args),
     /// Keep snapshots whatever a policy says

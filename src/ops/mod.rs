@@ -9,11 +9,13 @@ mod key;
 mod list;
 mod note;
 mod place;
+mod prune;
 mod restore;
 mod retention;
 mod snapshot;
 
 pub use crate::repository::ReadData;
+pub use crate::repository::collect::{CollectOptions, CollectPlan, SealedRound, Swept, Unused};
 pub use check::{CheckReport, CheckRequest, check};
 pub use database::{TableFilter, content, database, database_place, databases, tables};
 pub use forget::{ForgetReport, ForgetRequest, Group, GroupBy, Verdict, forget};
@@ -22,6 +24,7 @@ pub use key::{AddedKey, KeySlotInfo, NewKey, add_key, change_key, list_keys, rem
 pub use list::{ListReport, ListedSnapshot, list, open_snapshot};
 pub use note::{Noted, TagChange, protect, tag};
 pub use place::{FilesPlace, count_streams, files_place, locate, ls, name_of, path_of};
+pub use prune::{PruneReport, PruneRequest, prune};
 pub use restore::{RestoreReport, RestoreRequest, restore};
 pub use retention::{Candidate, Period, Policy};
 pub use snapshot::{SnapshotReport, SnapshotRequest, snapshot};

@@ -6,10 +6,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::format::id::SessionId;
 use crate::format::snapshot::{SnapshotRecord, SourceRecord};
-use crate::repository::{Commit, Repository, Session};
+use crate::repository::{Commit, Durable, Repository, Session};
 use crate::snapshot::entry::{Item, NoPrior, Prior};
 use crate::snapshot::{
-    DeltaPolicy, ParentPrior, SnapshotReader, SnapshotSpec, SnapshotWriter, Written, choose_parent,
+    DeltaPolicy, ParentPrior, SnapshotReader, SnapshotSpec, SnapshotWriter, Written, adopt, choose_parent,
 };
 use futures::StreamExt;
 use std::collections::BTreeSet;
@@ -38,6 +38,8 @@ pub struct SnapshotRequest {
     pub deltas: DeltaPolicy,
     /// Read the sources' lists and compare them with the parent, and write nothing.
     pub dry_run: bool,
+    /// Do nothing if there is a complete snapshot of the same host, project and sources that was begun less than so many seconds ago.
+    pub skip_if_newer_than: Option<u64>,
 }
 
 /// What was done.
@@ -51,10 +53,12 @@ pub struct SnapshotReport {
     pub seconds: f64,
     /// Whether nothing was written.
     pub dry_run: bool,
+    /// Whether nothing was done because this one, of another run, is new enough.
+    pub skipped: bool,
 }
 
-/// Makes a snapshot of what `open_sources` gives. It is called once for each try: a run that a collector has fenced begins anew, and
-/// rests on what it uploaded. Nothing means that the sources cannot be read again.
+/// Makes a snapshot of what `open_sources` gives. A run that a collector has fenced is committed in a session of its own if that may
+/// rest on all of it; only if not, the sources are opened and read once more. Nothing means that they cannot be.
 ///
 /// # Errors
 /// `Source` if a source failed as a whole, `Conflict` if the run was fenced and cannot begin anew, `Cancelled`, or what the store
@@ -73,10 +77,18 @@ pub async fn snapshot(
         if request.dry_run {
             return dry_run(context, repository, request, &mut sources).await;
         }
+        if let Some(report) = skip(context, repository, request, &sources).await? {
+            return Ok(report);
+        }
         let session = Session::begin(repository, context, &request.host, adopted).await?;
         match run(context, repository, request, &session, &mut sources).await? {
-            Some(report) => return Ok(report),
-            None => adopted = Some(session.sid()),
+            Ended::Done(report) => return Ok(*report),
+            Ended::Fenced(snapshot) => {
+                match commit_again(context, repository, request, &session, *snapshot).await? {
+                    Ended::Done(report) => return Ok(*report),
+                    Ended::Fenced(snapshot) => adopted = Some(snapshot.sid),
+                }
+            }
         }
     }
     Err(Error::new(
@@ -167,14 +179,104 @@ fn find_parent(
     }
 }
 
-/// One try. Gives nothing if the session was fenced.
+/// How a try ended.
+enum Ended {
+    Done(Box<SnapshotReport>),
+    /// The session was fenced; what it would have committed.
+    Fenced(Box<SnapshotRecord>),
+}
+
+/// The report of a run that has nothing to do.
+async fn skip(
+    context: &Context,
+    repository: &Repository,
+    request: &SnapshotRequest,
+    sources: &[Box<dyn Source>],
+) -> Result<Option<SnapshotReport>> {
+    let Some(seconds) = request.skip_if_newer_than else {
+        return Ok(None);
+    };
+    let view = repository.view(context).await?;
+    let now = context.clock.now();
+    // What a wrong clock dated a day ahead or more would make every run idle until then.
+    let is_new = |snapshot: &&Arc<SnapshotRecord>| {
+        let age = now.seconds_since(snapshot.started);
+        !snapshot.partial
+            && snapshot.started.seconds < now.seconds.saturating_add(86_400)
+            && age < Duration::from_secs(seconds).as_secs_f64()
+    };
+    let (host, project) = (&request.host, request.project.as_deref());
+    let new = choose_parent(
+        view.snapshots().filter(is_new),
+        host,
+        project,
+        &source_records(sources),
+    );
+    Ok(new.map(|snapshot| SnapshotReport {
+        parent: snapshot.parent,
+        snapshot,
+        seconds: 0.0,
+        dry_run: false,
+        skipped: true,
+    }))
+}
+
+/// Commits what a fenced session has read and uploaded, in a session of its own, without reading the sources again. Fenced if that
+/// cannot be: a later run reads them.
+async fn commit_again(
+    context: &Context,
+    repository: &Repository,
+    request: &SnapshotRequest,
+    fenced: &Session,
+    mut snapshot: SnapshotRecord,
+) -> Result<Ended> {
+    let session = Session::begin(repository, context, &request.host, Some(fenced.sid())).await?;
+    let adopted = adopt(repository, context, &session, &snapshot).await;
+    snapshot.sid = session.sid();
+    snapshot.nonce = context.random.bytes()?;
+    let durable = match adopted {
+        Ok(Some(durable)) => durable,
+        Ok(None) => {
+            let why = "what a fenced session had read must be read again";
+            session.abort(context, why).await?;
+            return Ok(Ended::Fenced(Box::new(snapshot)));
+        }
+        Err(error) => return Err(end(context, &session, error).await),
+    };
+    let parent = snapshot.parent;
+    commit(context, &session, durable, (snapshot, parent), fenced.started()).await
+}
+
+/// W7 and W8.
+async fn commit(
+    context: &Context,
+    session: &Session,
+    durable: Durable,
+    (snapshot, parent): (SnapshotRecord, Option<SessionId>),
+    started: Time,
+) -> Result<Ended> {
+    match session.commit(context, durable, snapshot.clone()).await {
+        Ok(Commit::Fenced) => Ok(Ended::Fenced(Box::new(snapshot))),
+        Ok(Commit::Acknowledged(snapshot)) => Ok(Ended::Done(Box::new(SnapshotReport {
+            snapshot,
+            parent,
+            seconds: context.clock.now().seconds_since(started),
+            dry_run: false,
+            skipped: false,
+        }))),
+        // Whether the commit is there or not: who creates the key decides, and this abort only does if nothing else did.
+        Err(error) => Err(end(context, session, error).await),
+    }
+}
+
+/// One try.
 async fn run(
     context: &Context,
     repository: &Repository,
     request: &SnapshotRequest,
     session: &Session,
     sources: &mut [Box<dyn Source>],
-) -> Result<Option<SnapshotReport>> {
+) -> Result<Ended> {
     let records = source_records(sources);
     for (name, error) in &session.view().damaged {
         let text = format!("{name} is damaged: {error}; `holdall check` tells what it means");
@@ -214,23 +316,15 @@ async fn run(
         Err(error) => return Err(end(context, session, error).await),
     };
     let snapshot = assemble(request, session, sources, parent.as_deref(), &written, context)?;
-    let committed = match session.commit(context, written.durable, snapshot).await {
-        Ok(committed) => committed,
-        // Whether the commit is there or not: who creates the key decides, and this abort only does if nothing else did.
-        Err(error) => return Err(end(context, session, error).await),
-    };
-    match committed {
-        Commit::Fenced => Ok(None),
-        Commit::Acknowledged(snapshot) => {
-            let seconds = context.clock.now().seconds_since(session.started());
-            Ok(Some(SnapshotReport {
-                snapshot,
-                parent: parent.map(|p| p.sid),
-                seconds,
-                dry_run: false,
-            }))
-        }
-    }
+    let parent = parent.map(|parent| parent.sid);
+    commit(
+        context,
+        session,
+        written.durable,
+        (snapshot, parent),
+        session.started(),
+    )
+    .await
 }
 
 async fn read_sources(
@@ -380,6 +474,7 @@ async fn dry_run(
         parent: parent.map(|p| p.sid),
         seconds,
         dry_run: true,
+        skipped: false,
     })
 }
 

@@ -4,7 +4,7 @@
 use super::Repository;
 use super::view::Purpose;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::collect::{CondemnedRecord, SealRecord, StateRecord};
+use crate::format::collect::{CondemnedRecord, RunRow, SealRecord, StateRecord};
 use crate::format::id::{ObjectId, SessionId};
 use crate::format::layout::{ObjectName, Prefix};
 use std::collections::HashSet;
@@ -30,12 +30,16 @@ pub(crate) struct Log {
     pub(crate) floor: u64,
     /// Committed, unforgotten sessions below the floor.
     pub(crate) live: HashSet<SessionId>,
+    /// The rows of the state that name collector runs.
+    pub(crate) rows: Vec<RunRow>,
     /// The valid collector runs.
     pub(crate) runs: HashSet<(u64, ObjectId)>,
     /// Packs that the newest round killed.
     pub(crate) dead: HashSet<ObjectId>,
     /// Packs that the round after the newest seal has condemned.
     pub(crate) condemned: HashSet<ObjectId>,
+    /// Whether that round has begun, even with nothing condemned.
+    pub(crate) begun: bool,
 }
 
 impl Log {
@@ -108,13 +112,17 @@ impl Log {
                 log.floor = state.floor;
                 log.live = state.live.into_iter().collect();
                 log.runs = state.runs.iter().map(|run| (run.round, run.id)).collect();
+                log.rows = state.runs;
                 log.dead = state.dead.into_iter().collect();
             }
         }
         let next = ObjectName::Condemned(newest + 1);
         if names.contains(&next) {
             match repository.load::<CondemnedRecord>(next).await {
-                Ok(record) => log.condemned = record.packs.into_iter().collect(),
+                Ok(record) => {
+                    log.condemned = record.packs.into_iter().collect();
+                    log.begun = true;
+                }
                 // A later round has cleaned it away: there is a newer seal.
                 Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Attempt::Gone(next)),
                 Err(error) => return Err(error),
@@ -138,7 +146,8 @@ impl Log {
         ))
     }
 
-    async fn newest_seal(repository: &Repository) -> Result<u64> {
+    /// The number of the newest seal, as the store tells it now.
+    pub(crate) async fn newest_seal(repository: &Repository) -> Result<u64> {
         let names = repository.list(Prefix::Gc).await?;
         Ok(names
             .iter()

@@ -1,9 +1,11 @@
-//! A repository: keys, sessions, blobs in and blobs out. What a blob means is not known here.
+//! A repository: keys, sessions, blobs in and blobs out, and the collector. What a blob means is not known here; only the collector's mark
+//! looks for the references in nodes and lists.
 //!
 //! The order *packs, then index runs, then the commit* is held by types: only [`BlobWriter::finish`] makes a [`Durable`], and only a
 //! `Durable` can be committed.
 
 mod cache;
+pub mod collect;
 mod delta;
 mod forgets;
 mod index;
@@ -31,7 +33,7 @@ pub use read::BlobReader;
 pub use session::{Commit, Session};
 pub use survey::{Finding, ReadData, Survey, SurveyReport};
 pub use view::View;
-pub use write::{Bases, BlobWriter, Durable, WriteCounts};
+pub use write::{Bases, BlobWriter, Durable, Rest, WriteCounts};
 
 use crate::chunk::{ChunkParams, Chunker};
 use crate::context::Context;
@@ -43,7 +45,7 @@ use crate::format::id::{BlobId, RepositoryId, SessionId};
 use crate::format::index::{BlobKind, Tables};
 use crate::format::layout::{ObjectName, Prefix};
 use crate::format::repo_config::ConfigRecord;
-use crate::store::{Listed, Put, Store};
+use crate::store::{Listed, ObjectInfo, Put, Store};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use std::sync::Arc;
@@ -150,6 +152,23 @@ impl Repository {
 
     pub(crate) fn concurrency(&self) -> usize {
         self.inner.store.concurrency().max(1)
+    }
+
+    /// Objects under a prefix, with what the store tells of them.
+    pub(crate) async fn list_objects(&self, prefix: Prefix) -> Result<Vec<ObjectInfo>> {
+        let object = |listed| async move {
+            Ok(if let Listed::Object(info) = listed {
+                Some(info)
+            } else {
+                None
+            })
+        };
+        self.inner
+            .store
+            .list(prefix)
+            .try_filter_map(object)
+            .try_collect()
+            .await
     }
 
     /// Names under a prefix; names that the format does not have are left to `check`.

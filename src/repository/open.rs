@@ -285,7 +285,7 @@ async fn unlock_any(store: &Store, id: RepositoryId, unlock: &Unlock) -> Result<
     }))
 }
 
-async fn reserve(store: &Store, context: &Context) -> Result<()> {
+pub(super) async fn reserve(store: &Store, context: &Context) -> Result<()> {
     for number in 0..4 {
         let mut bytes = vec![0; RESERVE_LEN - 32];
         let seed: [u8; 32] = context.random.bytes()?;

@@ -24,7 +24,7 @@ use crate::format::snapshot::Decision;
 use crate::store::Listed;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Display;
 use std::sync::Arc;
 
@@ -78,6 +78,10 @@ pub struct SurveyReport {
     pub packs_unlisted: u64,
     /// Their bytes.
     pub bytes_unlisted: u64,
+    /// Objects that count no more: a collection was allowed to delete them, and has not yet.
+    pub objects_void: u64,
+    /// Their bytes.
+    pub bytes_void: u64,
 }
 
 impl SurveyReport {
@@ -138,8 +142,9 @@ impl<'a> Survey<'a> {
             }
             Err(error) => return Err(error),
         };
+        survey.void(&log);
         survey.records(&log).await?;
-        survey.packs(read_data).await?;
+        survey.packs(&log, read_data).await?;
         Ok(survey.report)
     }
 
@@ -157,6 +162,16 @@ impl<'a> Survey<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Counts what is left of collections.
+    fn void(&mut self, log: &Log) {
+        for (name, size) in &self.sizes {
+            if super::collect::may_go(log, name) {
+                self.report.objects_void += 1;
+                self.report.bytes_void += size;
+            }
+        }
     }
 
     /// Reads every object but packs from the store, and decodes it.
@@ -207,7 +222,7 @@ impl<'a> Survey<'a> {
             ObjectName::SessionRun(..) | ObjectName::CollectorRun(..) => {
                 let tables = open_run(keyring, &name, bytes)?;
                 if log.is_valid(&name) {
-                    self.run_record(name, &tables);
+                    self.run_record(log, name, &tables);
                 }
                 Ok(())
             }
@@ -233,8 +248,9 @@ impl<'a> Survey<'a> {
         Ok(())
     }
 
-    fn run_record(&mut self, name: ObjectName, tables: &Tables) {
-        let mut builder = super::index::IndexBuilder::new(HashSet::new());
+    /// A pack that the newest round killed may still stand in a run of a young session: it is gone, or may go.
+    fn run_record(&mut self, log: &Log, name: ObjectName, tables: &Tables) {
+        let mut builder = super::index::IndexBuilder::new(log.dead.clone());
         builder.add(tables, false);
         let index = builder.finish();
         let all: BTreeSet<PackNumber> = (0u32..)
@@ -256,7 +272,7 @@ impl<'a> Survey<'a> {
         }
     }
 
-    async fn packs(&mut self, read_data: ReadData) -> Result<()> {
+    async fn packs(&mut self, log: &Log, read_data: ReadData) -> Result<()> {
         let present: HashMap<ObjectId, u64> = self
             .sizes
             .iter()
@@ -291,6 +307,9 @@ impl<'a> Survey<'a> {
         let mut wanted = Vec::new();
         for (id, size) in &present {
             let rows = self.listed.get(id);
+            if log.dead.contains(id) {
+                continue;
+            }
             if rows.is_none() {
                 self.report.packs_unlisted += 1;
                 self.report.bytes_unlisted += size;

@@ -3,6 +3,7 @@
 pub mod entry;
 pub mod tree;
 
+mod adopt;
 mod content;
 mod deltas;
 mod nodes;
@@ -11,6 +12,7 @@ mod reader;
 mod select;
 mod writer;
 
+pub use adopt::adopt;
 pub use deltas::DeltaPolicy;
 pub use parent::{ParentPrior, choose_parent};
 pub use reader::SnapshotReader;

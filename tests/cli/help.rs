@@ -2,7 +2,7 @@
 
 use crate::Sandbox;
 
-const VERBS: [&str; 15] = [
+const VERBS: [&str; 16] = [
     "init",
     "snapshot",
     "list",
@@ -11,6 +11,7 @@ const VERBS: [&str; 15] = [
     "restore",
     "check",
     "forget",
+    "prune",
     "tag",
     "protect",
     "unprotect",

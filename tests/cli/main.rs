@@ -9,6 +9,7 @@ mod help;
 mod interrupts;
 mod manners;
 mod pipes;
+mod prune;
 mod streams;
 mod verbs;
 

@@ -9,6 +9,9 @@
 
 mod bounds;
 mod cache;
+mod collect;
+mod collect_crash;
+mod collect_races;
 mod crash;
 mod damage;
 mod deltas;

@@ -15,7 +15,7 @@ use holdall::repository::Repository;
 use holdall::snapshot::SnapshotFilter;
 use holdall::snapshot::entry::{Item, Prior};
 use holdall::testkit::rounds::{Hand, Round};
-use holdall::testkit::{Op, repo};
+use holdall::testkit::{Failure, Op, Plan, When, repo};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -378,7 +378,12 @@ impl Source for Fenced {
     }
 }
 
-async fn fenced(stage: &Stage, fences: usize, openings: usize) -> Result<ops::SnapshotReport> {
+async fn fenced(
+    stage: &Stage,
+    repository: &Repository,
+    fences: usize,
+    openings: usize,
+) -> Result<ops::SnapshotReport> {
     let left = Arc::new(AtomicUsize::new(fences));
     let mut opened = 0;
     let mut open = || -> Result<Option<Vec<Box<dyn Source>>>> {
@@ -389,14 +394,36 @@ async fn fenced(stage: &Stage, fences: usize, openings: usize) -> Result<ops::Sn
         let (things, world, left) = (things(1), stage.world.clone(), left.clone());
         Ok(Some(vec![Box::new(Fenced { things, world, left })]))
     };
-    ops::snapshot(&stage.context, &stage.repository, &repo::request(), &mut open).await
+    ops::snapshot(&stage.context, repository, &repo::request(), &mut open).await
+}
+
+/// A repository in which packs of dead sessions are always found to be gone.
+async fn without_claims(stage: &Stage) -> Repository {
+    let faults = stage.world.faults();
+    let gone = Plan::new(When::Before, Failure::Status(404, "NoSuchKey"));
+    faults.plan(gone.op(Op::Head).name("packs/").forever());
+    let store = over(Arc::new(faults), &stage.context);
+    repo::open(&store).await.unwrap()
 }
 
 #[tokio::test]
-async fn a_fenced_run_begins_anew_and_commits_what_it_uploaded() {
+async fn a_fenced_run_commits_what_it_uploaded_without_reading_again() {
     let stage = stage().await;
-    let report = fenced(&stage, 1, 9).await.unwrap();
-    assert_eq!(report.snapshot.statistics.bytes_new, 0, "all of it was claimed");
+    let report = fenced(&stage, &stage.repository, 1, 1).await.unwrap();
+    // What the whole run did, as if nothing had come between.
+    assert_eq!(report.snapshot.statistics.bytes_new, 1_240_000);
+    assert_eq!(stage.packs().await.len(), 2);
+    let store = stage.world.store(&stage.context);
+    assert_eq!(assert_whole(&stage.context, &store, &[&things(1)]).await, 1);
+}
+
+#[tokio::test]
+async fn a_fenced_run_that_may_not_rest_on_what_it_uploaded_reads_again() {
+    let stage = stage().await;
+    let repository = without_claims(&stage).await;
+    let report = fenced(&stage, &repository, 1, 9).await.unwrap();
+    assert_eq!(report.snapshot.statistics.bytes_new, 1_240_000);
+    assert_eq!(stage.packs().await.len(), 4, "stored anew");
     let store = stage.world.store(&stage.context);
     assert_eq!(assert_whole(&stage.context, &store, &[&things(1)]).await, 1);
 }
@@ -404,7 +431,8 @@ async fn a_fenced_run_begins_anew_and_commits_what_it_uploaded() {
 #[tokio::test]
 async fn a_fenced_run_whose_source_cannot_be_read_again_says_so() {
     let stage = stage().await;
-    let error = fenced(&stage, 1, 1).await.unwrap_err();
+    let repository = without_claims(&stage).await;
+    let error = fenced(&stage, &repository, 1, 1).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
     assert!(stage.listed().await.is_empty());
     let next = take(&stage.context, &stage.repository, &things(1)).await.unwrap();
@@ -414,7 +442,37 @@ async fn a_fenced_run_whose_source_cannot_be_read_again_says_so() {
 #[tokio::test]
 async fn a_run_that_is_fenced_again_and_again_gives_up() {
     let stage = stage().await;
-    let error = fenced(&stage, 99, 99).await.unwrap_err();
+    let repository = without_claims(&stage).await;
+    let error = fenced(&stage, &repository, 99, 99).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
     assert!(stage.listed().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_run_is_skipped_where_another_one_was_just_done() {
+    let stage = stage().await;
+    let first = stage.take(&things(1)).await;
+    let run = async |seconds: u64| {
+        stage.later();
+        let request = ops::SnapshotRequest {
+            skip_if_newer_than: Some(seconds),
+            ..repo::request()
+        };
+        let mut open = || -> Result<Option<Vec<Box<dyn Source>>>> { Ok(Some(vec![Box::new(things(10))])) };
+        ops::snapshot(&stage.context, &stage.repository, &request, &mut open)
+            .await
+            .unwrap()
+    };
+    let before = stage.world.objects().await;
+    let skipped = run(3600).await;
+    assert!(skipped.skipped && skipped.snapshot.sid == first.sid);
+    assert!(before == stage.world.objects().await);
+    assert!(!run(15).await.skipped);
+    // What was dated by a wrong clock does not count for ever.
+    let now = stage.context.clock.now();
+    stage.clock.set(Time {
+        seconds: now.seconds - 3 * 86_400,
+        nanos: 0,
+    });
+    assert!(!run(3600).await.skipped);
 }

@@ -5,6 +5,7 @@ use crate::cli::exit::{DAMAGED, DONE, Ended, reported};
 use crate::cli::repo::{self, Access};
 use crate::cli::{parse, render};
 use crate::ops::{self, CheckReport, CheckRequest, ReadData};
+use crate::repository::SurveyReport;
 use serde_json::json;
 
 /// Arguments of `check`.
@@ -61,6 +62,8 @@ fn show(app: &App, report: &CheckReport) -> std::io::Result<()> {
             "blobs_verified": survey.blobs_verified,
             "packs_unlisted": survey.packs_unlisted,
             "bytes_unlisted": survey.bytes_unlisted,
+            "objects_void": survey.objects_void,
+            "bytes_void": survey.bytes_void,
             "total_duration": report.seconds,
         }));
     }
@@ -82,13 +85,7 @@ fn show(app: &App, report: &CheckReport) -> std::io::Result<()> {
         render::count(survey.blobs_verified, "blob"),
         render::seconds(report.seconds),
     );
-    if survey.packs_unlisted > 0 {
-        text.push_str(&format!(
-            "{} ({}) wait for the next run: an interrupted one left them\n",
-            render::count(survey.packs_unlisted, "pack"),
-            render::bytes(survey.bytes_unlisted),
-        ));
-    }
+    text.push_str(&leavings(survey));
     text.push_str(&match (errors, report.snapshots_hit.len() as u64) {
         (0, _) => "no errors were found\n".to_owned(),
         (n, 0) => format!(
@@ -107,4 +104,24 @@ fn show(app: &App, report: &CheckReport) -> std::io::Result<()> {
         ),
     });
     render::print(&text)
+}
+
+/// What takes space and is of no use, or not yet.
+fn leavings(survey: &SurveyReport) -> String {
+    let mut text = String::new();
+    if survey.packs_unlisted > 0 {
+        text.push_str(&format!(
+            "{} ({}) wait for the next run: an interrupted one left them\n",
+            render::count(survey.packs_unlisted, "pack"),
+            render::bytes(survey.bytes_unlisted),
+        ));
+    }
+    if survey.objects_void > 0 {
+        text.push_str(&format!(
+            "{} ({}) count no more and wait for `holdall prune` to delete them\n",
+            render::count(survey.objects_void, "object"),
+            render::bytes(survey.bytes_void),
+        ));
+    }
+    text
 }

@@ -1,6 +1,6 @@
 //! `holdall forget`.
 
-use super::Filter;
+use super::{Filter, prune};
 use crate::cli::app::App;
 use crate::cli::exit::{DONE, Ended, reported};
 use crate::cli::parse;
@@ -21,7 +21,7 @@ use serde_json::{Value, json};
     holdall forget 4f2a91c0\n\n\
     A policy holds for each group by itself: the snapshots of one host, project and set of sources. Rules add up. Counting rules count \
     complete snapshots: a partial one never takes the place of a complete one. A snapshot that was let go is not listed any more, and \
-    cannot be brought back; the space that it takes stays taken until a collection. What the repository retains (`init --retain-last`, \
+    cannot be brought back; the space that it takes stays taken until `holdall prune`, or --prune. What the repository retains (`init --retain-last`, \
     `--retain-age`) is kept whatever a policy says, and named or not.")]
 pub(in crate::cli) struct Args {
     /// Let these go, whatever a policy says
@@ -37,6 +37,11 @@ pub(in crate::cli) struct Args {
     /// Only say what would be let go, and why the rest is kept
     #[arg(short = 'n', long)]
     dry_run: bool,
+    /// Free the space at once, as `holdall prune` does
+    #[arg(long)]
+    prune: bool,
+    #[command(flatten)]
+    how: prune::How,
 }
 
 #[derive(Debug, clap::Args)]
@@ -120,7 +125,14 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
     let repository = repo::open(app, access).await?;
     let report = ops::forget(&app.context, &repository, &request).await?;
     app.progress.end();
-    reported(DONE, tell(app, &report))
+    let code = reported(DONE, tell(app, &report))?;
+    if !args.prune {
+        return Ok(code);
+    }
+    let verdicts = report.groups.iter().flat_map(|group| &group.verdicts);
+    let forgotten = verdicts.filter(|verdict| verdict.reasons.is_empty());
+    let forgotten = forgotten.map(|verdict| verdict.snapshot.record.sid).collect();
+    prune::collect(app, &repository, &args.how.request(args.dry_run, forgotten)).await
 }
 
 fn request(args: &Args) -> Result<ForgetRequest> {

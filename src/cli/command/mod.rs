@@ -10,6 +10,7 @@ pub(super) mod key;
 pub(super) mod list;
 pub(super) mod ls;
 pub(super) mod man;
+pub(super) mod prune;
 pub(super) mod restore;
 pub(super) mod snapshot;
 pub(super) mod tag;

@@ -66,6 +66,9 @@ pub(in crate::cli) struct Args {
     /// Only look at what would be read
     #[arg(short = 'n', long)]
     dry_run: bool,
+    /// Do nothing if there is a complete snapshot of the same host, project and sources that is younger: 90s, 30m, 12h, 7d
+    #[arg(long, value_name = "SPAN", value_parser = parse::seconds)]
+    skip_if_newer_than: Option<u64>,
     /// Leave out what matches, as .gitignore lines do
     #[arg(short, long, value_name = "PATTERN", help_heading = "What to leave out")]
     exclude: Vec<String>,
@@ -128,6 +131,7 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
         parent: args.parent.clone(),
         force_read: args.force_read,
         dry_run: args.dry_run,
+        skip_if_newer_than: args.skip_if_newer_than,
         deltas: deltas(app, &args)?,
     };
     let access = if args.dry_run {
@@ -154,7 +158,7 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
     if let Some(name) = plan
         .stdin
         .as_ref()
-        .filter(|_| !report.dry_run && plan.came.load(Ordering::Relaxed) == 0)
+        .filter(|_| !report.dry_run && !report.skipped && plan.came.load(Ordering::Relaxed) == 0)
     {
         app.warning(&format!(
             "standard input was empty: the stream {name} holds nothing"
@@ -338,6 +342,7 @@ fn show(app: &App, report: &SnapshotReport) -> std::io::Result<()> {
         return render::line(&json!({
             "message_type": "summary",
             "dry_run": report.dry_run,
+            "skipped": report.skipped,
             "files_new": counts.entries_new,
             "files_changed": counts.entries_changed,
             "files_unmodified": counts.entries_unchanged,
@@ -362,6 +367,13 @@ fn show(app: &App, report: &SnapshotReport) -> std::io::Result<()> {
             render::count(counts.entries_new, "entry"),
             render::bytes(counts.bytes_read),
             render::count(counts.entries_unchanged, "unchanged entry"),
+        ));
+    }
+    if report.skipped {
+        return render::print(&format!(
+            "skipped: snapshot {} of {} is new enough; nothing was read or written\n",
+            render::bold(&snapshot.sid.short()),
+            render::local_time(snapshot.started),
         ));
     }
     let compared = match report.parent {

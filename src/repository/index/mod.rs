@@ -21,6 +21,11 @@ pub(crate) struct Copy {
 }
 
 impl Copy {
+    /// Whether it needs a base.
+    pub(crate) fn is_delta(&self) -> bool {
+        self.delta
+    }
+
     pub(crate) fn kind(&self) -> BlobKind {
         match self.kind {
             0 => BlobKind::Data,
@@ -58,7 +63,7 @@ pub(crate) struct Pack {
 }
 
 /// The entries of a view.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Index {
     packs: Vec<Pack>,
     blocks: Vec<Block>,
@@ -86,6 +91,30 @@ impl IndexBuilder {
         Self {
             excluded,
             ..Self::default()
+        }
+    }
+
+    /// A builder that adds to an index: what it has keeps its order among itself, and its packs and blocks their numbers.
+    pub(crate) fn onto(index: Index, excluded: HashSet<ObjectId>) -> Self {
+        let of = |number: u32| match index.copies.get(number as usize) {
+            Some(base) => Some(base.id),
+            None => index.foreign.get(number as usize - index.copies.len()).copied(),
+        };
+        let bases = index.bases.iter();
+        let bases = bases
+            .filter_map(|(block, offset, base)| Some((*block, *offset, of(*base)?)))
+            .collect();
+        let numbers = (0u32..).zip(&index.packs);
+        let numbers = numbers.map(|(at, pack)| (pack.id, PackNumber(at))).collect();
+        Self {
+            bases,
+            numbers,
+            excluded,
+            index: Index {
+                bases: Vec::new(),
+                foreign: Vec::new(),
+                ..index
+            },
         }
     }
 
@@ -181,6 +210,32 @@ impl Index {
         rest.get(..len).unwrap_or_default()
     }
 
+    /// Every copy, ascending by id, block and offset. The place of a blob's first copy in it is the blob's number.
+    pub(crate) fn all_copies(&self) -> &[Copy] {
+        &self.copies
+    }
+
+    /// The number of a blob, if there is an entry for it.
+    pub(crate) fn number(&self, id: &BlobId) -> Option<u32> {
+        let at = self.copies.partition_point(|copy| copy.id < *id);
+        let found = self.copies.get(at).is_some_and(|copy| copy.id == *id);
+        found.then_some(u32::try_from(at).ok()?)
+    }
+
+    /// The number of a delta's base, if there is an entry for it.
+    pub(crate) fn base_number(&self, copy: &Copy) -> Option<u32> {
+        let number = self.base_place(copy)?;
+        self.copies.get(number as usize).map(|_| number)
+    }
+
+    fn base_place(&self, copy: &Copy) -> Option<u32> {
+        let place = (copy.block, copy.offset);
+        let at = self
+            .bases
+            .binary_search_by_key(&place, |(block, offset, _)| (*block, *offset));
+        self.bases.get(at.ok()?).map(|(.., number)| *number)
+    }
+
     /// The block that holds a copy.
     pub(crate) fn block(&self, copy: &Copy) -> Option<&Block> {
         self.blocks.get(copy.block as usize)
@@ -193,12 +248,7 @@ impl Index {
 
     /// The base of a delta.
     pub(crate) fn base(&self, copy: &Copy) -> Option<BlobId> {
-        let place = (copy.block, copy.offset);
-        let at = self
-            .bases
-            .binary_search_by_key(&place, |(block, offset, _)| (*block, *offset));
-        let (.., number) = self.bases.get(at.ok()?)?;
-        let number = *number as usize;
+        let number = self.base_place(copy)? as usize;
         match self.copies.get(number) {
             Some(base) => Some(base.id),
             None => self.foreign.get(number - self.copies.len()).copied(),

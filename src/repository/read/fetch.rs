@@ -259,7 +259,12 @@ impl Blocks {
     }
 }
 
-fn open_block(keyring: &Keyring, pack: &Pack, block: &Block, sealed: &[u8]) -> Result<Bytes> {
+pub(in crate::repository) fn open_block(
+    keyring: &Keyring,
+    pack: &Pack,
+    block: &Block,
+    sealed: &[u8],
+) -> Result<Bytes> {
     let opener = Opener::new(keyring, &pack.header, ObjectType::Pack, "")?;
     let stored = opener.record(block.record, false, sealed)?;
     Ok(decode_block(stored, block.codec, block.plain)?.into())

@@ -1,6 +1,6 @@
 //! Blobs out: ranges of one pack are fetched together, every blob is verified, every copy is tried before a blob counts as lost.
 
-mod fetch;
+pub(super) mod fetch;
 
 use super::delta::apply_delta;
 use super::index::{Copy, Index, PackNumber};
@@ -94,6 +94,27 @@ impl BlobReader {
                 cached,
                 snapshot,
                 state,
+            }),
+        }
+    }
+
+    /// A reader of entries that were read after the seal `newest`, for a collector.
+    pub(super) fn over(repository: Repository, context: Context, (index, newest): (Arc<Index>, u64)) -> Self {
+        let blocks = Blocks::new(repository.clone(), context.clone(), index.clone(), true);
+        let state = State {
+            index,
+            blocks: Arc::new(blocks),
+            newest,
+            gone: false,
+            bad: Arc::default(),
+        };
+        Self {
+            inner: Arc::new(Inner {
+                repository,
+                context,
+                cached: true,
+                snapshot: None,
+                state: RwLock::new(state),
             }),
         }
     }

@@ -17,7 +17,7 @@ const BLOCK_BLOBS_MAX: usize = 16_384;
 /// A pack holds so many blobs at the most: its directory is one record, and a block of small blobs may have thousands.
 const PACK_BLOBS_MAX: usize = 100_000;
 
-pub(super) struct Lane {
+pub(in crate::repository) struct Lane {
     block: OpenBlock,
     deltas: OpenBlock,
     preparing: VecDeque<(usize, BoxFuture<'static, Result<Result<ReadyBlock>>>)>,
@@ -30,7 +30,7 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(context: &Context, pack_target: usize) -> Self {
+    pub(in crate::repository) fn new(context: &Context, pack_target: usize) -> Self {
         // Blocks on their way hold budget and do not end by themselves: they get an eighth of it at most.
         let share = usize::try_from(context.budget.total() / 8).unwrap_or(usize::MAX);
         // In bytes: a block of one large chunk may be many times the target.
@@ -49,7 +49,7 @@ impl Lane {
     }
 
     /// Adds a blob; gives whether a pack is full.
-    pub(super) async fn push(
+    pub(in crate::repository) async fn push(
         &mut self,
         context: &Context,
         kind: BlobKind,
@@ -66,7 +66,7 @@ impl Lane {
     }
 
     /// Adds the delta of a blob of `plain` bytes; gives whether a pack is full.
-    pub(super) async fn push_delta(
+    pub(in crate::repository) async fn push_delta(
         &mut self,
         context: &Context,
         (kind, id, plain): (BlobKind, BlobId, u32),
@@ -83,7 +83,7 @@ impl Lane {
     }
 
     /// Closes the open blocks.
-    pub(super) async fn close(&mut self, context: &Context) -> Result<()> {
+    pub(in crate::repository) async fn close(&mut self, context: &Context) -> Result<()> {
         self.close_block(context).await?;
         let deltas = std::mem::replace(&mut self.deltas, OpenBlock::of_deltas());
         self.prepare(context, deltas).await
@@ -109,7 +109,7 @@ impl Lane {
     }
 
     /// Waits for the next block; gives whether there was one.
-    pub(super) async fn take_ready(&mut self) -> Result<bool> {
+    pub(in crate::repository) async fn take_ready(&mut self) -> Result<bool> {
         let Some((len, job)) = self.preparing.pop_front() else {
             return Ok(false);
         };
@@ -122,17 +122,17 @@ impl Lane {
     }
 
     /// Whether the blocks that are ready make a pack.
-    pub(super) fn is_full(&self) -> bool {
+    pub(in crate::repository) fn is_full(&self) -> bool {
         self.pack_len >= self.pack_target || self.pack_blobs >= PACK_BLOBS_MAX
     }
 
     /// Bytes of the blocks that wait for their pack.
-    pub(super) fn pack_len(&self) -> usize {
+    pub(in crate::repository) fn pack_len(&self) -> usize {
         self.pack_len
     }
 
     /// Takes the blocks that are ready.
-    pub(super) fn take_pack(&mut self) -> Vec<ReadyBlock> {
+    pub(in crate::repository) fn take_pack(&mut self) -> Vec<ReadyBlock> {
         self.pack_len = 0;
         self.pack_blobs = 0;
         std::mem::take(&mut self.pack)

@@ -2,8 +2,9 @@
 //! moment it was read until its pack is durable.
 
 mod bases;
-mod lane;
-mod runs;
+pub(super) mod lane;
+mod rest;
+pub(super) mod runs;
 
 use super::Repository;
 use super::delta::Delta;
@@ -19,6 +20,7 @@ use crate::format::index::{BlobKind, Tables};
 use crate::format::layout::ObjectName;
 pub use bases::Bases;
 use lane::Lane;
+pub use rest::Rest;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,11 +28,11 @@ use tokio::task::JoinSet;
 
 /// The largest target for a pack of data, in bytes of its blocks: padded it stays below 32 MiB, above which the C library's
 /// allocator maps fresh pages for every buffer, and their first touch costs more than the encryption.
-const DATA_PACK_MAX: usize = 29 << 20;
+pub(super) const DATA_PACK_MAX: usize = 29 << 20;
 /// The target for a pack of nodes and lists, in bytes.
-const NODE_PACK_MAX: usize = 8 << 20;
+pub(super) const NODE_PACK_MAX: usize = 8 << 20;
 /// Data and nodes of a run that together are below this share one pack.
-const SHARED_PACK_MAX: usize = 1 << 20;
+pub(super) const SHARED_PACK_MAX: usize = 1 << 20;
 /// A live writer puts an index run at least so often, in seconds: only a dead one looks idle.
 const HEARTBEAT_SECONDS: f64 = 300.0;
 /// An index run is put after so many packs, so that an interrupted run loses little.

@@ -8,7 +8,7 @@ use crate::format::index::Tables;
 use crate::store::Put;
 
 /// The largest run in bytes; more rows go into another one.
-const RUN_MAX: usize = 12 << 20;
+pub(in crate::repository) const RUN_MAX: usize = 12 << 20;
 
 impl BlobWriter {
     /// Puts a run of everything that is durable and not listed yet: an empty one if there is nothing, as a sign of life.
@@ -50,7 +50,8 @@ fn merge(mut rows: Vec<Tables>) -> Vec<Tables> {
     runs.into_iter().map(join).collect()
 }
 
-fn join(parts: Vec<Tables>) -> Tables {
+/// Puts tables of one pack each, ascending by their ids, together as one run.
+pub(in crate::repository) fn join(parts: Vec<Tables>) -> Tables {
     let mut out = Tables::default();
     let mut entries = Vec::new();
     for part in parts {

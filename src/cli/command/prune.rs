@@ -1,0 +1,249 @@
+//! `holdall prune`, and what `forget --prune` does after it.
+
+use crate::cli::app::App;
+use crate::cli::exit::{DONE, Ended, reported};
+use crate::cli::parse;
+use crate::cli::render;
+use crate::cli::repo::{self, Access};
+use crate::error::Result;
+use crate::format::id::SessionId;
+use crate::ops::{self, CollectOptions, PruneReport, PruneRequest, Unused};
+use crate::repository::Repository;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// Arguments of `prune`.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Examples:\n  \
+    holdall prune --dry-run\n  \
+    holdall prune\n  \
+    holdall prune --max-unused 0 --max-repack 20G\n\n\
+    Frees what no snapshot needs any more. Any machine may run it at any time, while others take snapshots and restore: there is no lock \
+    and nothing to unlock. What it would delete is published first; runs that were open then are waited for, and one that was not heard \
+    of for the time of --lease is ended (it loses no data, its next run finds what it uploaded). If it is interrupted, the next prune \
+    goes on, wherever it runs. What a store refuses to delete, because it keeps objects for a time, is counted as retained and tried \
+    again next time; that is no failure. On a full local disk the space that init reserved is used for the work.\n\n\
+    A snapshot is let go with `holdall forget`; what is protected, or retained by the repository, stays, and is told.")]
+pub(in crate::cli) struct Args {
+    #[command(flatten)]
+    pub(super) how: How,
+    /// Only say what would be done; nothing is written or deleted
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+/// How a collection goes about it; `forget --prune` takes these too.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Freeing space")]
+pub(super) struct How {
+    /// What may stay of bytes that nobody needs, before the rest of their packs is copied: percent of what is needed (5%), a size, or "unlimited"
+    #[arg(long, value_name = "AMOUNT", default_value = "5%", value_parser = unused)]
+    max_unused: Unused,
+    /// Copy at most so much
+    #[arg(long, value_name = "SIZE", value_parser = parse::bytes)]
+    max_repack: Option<u64>,
+    /// End runs that were not heard of for so long
+    #[arg(long, value_name = "SPAN", default_value = "24h", value_parser = parse::seconds)]
+    lease: u64,
+    /// Do not leave another collector's round alone, however young it is
+    #[arg(long)]
+    take_over: bool,
+    /// Go on though over 30 % of the snapshots or half of the bytes go
+    #[arg(long)]
+    confirm: bool,
+    /// Nothing else writes here now: for stores that do not keep an object that is put twice
+    #[arg(long)]
+    exclusive: bool,
+}
+
+impl How {
+    pub(super) fn request(&self, dry_run: bool, also_forgotten: BTreeSet<SessionId>) -> PruneRequest {
+        let defaults = CollectOptions::default();
+        PruneRequest {
+            options: CollectOptions {
+                max_unused: self.max_unused,
+                max_repack: self.max_repack.unwrap_or(defaults.max_repack),
+                lease: Duration::from_secs(self.lease),
+                take_over: if self.take_over {
+                    Duration::ZERO
+                } else {
+                    defaults.take_over
+                },
+                dry_run,
+                also_forgotten,
+            },
+            confirmed: self.confirm,
+            exclusive: self.exclusive,
+        }
+    }
+}
+
+/// `5%`, `10G`, `unlimited`.
+fn unused(text: &str) -> Result<Unused, String> {
+    if text == "unlimited" {
+        return Ok(Unused::Unlimited);
+    }
+    match text.strip_suffix('%') {
+        Some(percent) => percent
+            .parse()
+            .map(Unused::Percent)
+            .map_err(|_| "a share is a number with % behind it, such as 5%".to_owned()),
+        None => parse::bytes(text).map(Unused::Bytes),
+    }
+}
+
+pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
+    let access = if args.dry_run {
+        Access::ReadOnly
+    } else {
+        Access::ReadWrite
+    };
+    let repository = repo::open(app, access).await?;
+    collect(app, &repository, &args.how.request(args.dry_run, BTreeSet::new())).await
+}
+
+/// Collects and tells.
+pub(super) async fn collect(app: &App, repository: &Repository, request: &PruneRequest) -> Ended {
+    let report = ops::prune(&app.context, repository, request).await?;
+    app.progress.end();
+    reported(DONE, tell(app, &report))
+}
+
+fn tell(app: &App, report: &PruneReport) -> std::io::Result<()> {
+    if app.json() {
+        return render::line(&value(report));
+    }
+    for (sid, why) in &report.plan.kept_in_spite {
+        app.warning(&format!(
+            "snapshot {} was let go, and stays nevertheless: {why}",
+            sid.short()
+        ));
+    }
+    for sid in &report.fenced {
+        app.note(&format!(
+            "session {} was ended: it was not heard of for longer than the lease",
+            sid.short()
+        ));
+    }
+    render::print(&text(report))
+}
+
+/// For people. A run says the same of its plan as a dry run.
+fn text(report: &PruneReport) -> String {
+    let plan = &report.plan;
+    let bytes = render::bytes;
+    let mut text = String::new();
+    let going = plan.snapshots_going.len() as u64;
+    text.push_str(&format!(
+        "{} kept, {} let go\n",
+        render::count(plan.snapshots_kept, "snapshot"),
+        going,
+    ));
+    text.push_str(&format!(
+        "{} ({}) with nothing that is needed, {} ({}) with too little: {} copied\n",
+        render::count(plan.dead_packs, "pack"),
+        bytes(plan.dead_bytes),
+        render::count(plan.repack_packs, "pack"),
+        bytes(plan.repack_bytes),
+        bytes(plan.copied_bytes),
+    ));
+    let freed = plan.dead_bytes + plan.repack_bytes - plan.copied_bytes;
+    text.push_str(&format!(
+        "{} of {} freed; of what stays nobody needs {}\n",
+        bytes(freed),
+        bytes(plan.pack_bytes),
+        bytes(plan.unused_bytes),
+    ));
+    if report.dry_run {
+        if plan.unfinished > 0 {
+            text.push_str(&format!(
+                "{} ({}) are left of an earlier collection\n",
+                render::count(plan.unfinished, "object"),
+                bytes(plan.unfinished_bytes),
+            ));
+        }
+        if plan.is_large {
+            text.push_str(
+                "more than 30 % of the snapshots or half of the bytes would go: that needs --confirm\n",
+            );
+        }
+        text.push_str("nothing was written or deleted\n");
+        return text;
+    }
+    match &report.round {
+        None => text.push_str("there was nothing to do\n"),
+        Some(round) => text.push_str(&format!(
+            "round {}: {} became {}\n",
+            round.number,
+            render::count(round.runs_absorbed, "index run"),
+            round.runs_new,
+        )),
+    }
+    let swept = &report.swept;
+    text.push_str(&format!(
+        "deleted {} ({}), {}\n",
+        render::count(swept.deleted, "object"),
+        bytes(swept.bytes),
+        render::seconds(report.seconds),
+    ));
+    if swept.retained > 0 {
+        text.push_str(&format!(
+            "retained: the store does not let go of {} ({}) yet; the next collection tries again\n",
+            render::count(swept.retained, "object"),
+            bytes(swept.retained_bytes),
+        ));
+    }
+    text
+}
+
+fn value(report: &PruneReport) -> Value {
+    let plan = &report.plan;
+    let going: Vec<_> = plan.snapshots_going.iter().map(SessionId::name).collect();
+    let kept = plan.kept_in_spite.iter();
+    let kept: Vec<_> = kept
+        .map(|(sid, why)| json!({"id": sid.name(), "why": why}))
+        .collect();
+    let fenced: Vec<_> = report.fenced.iter().map(SessionId::name).collect();
+    let round = report.round.as_ref().map(|round| {
+        json!({
+            "number": round.number,
+            "dead_packs": round.dead_packs,
+            "reprieved_packs": round.reprieved_packs,
+            "new_packs": round.new_packs,
+            "new_bytes": round.new_bytes,
+            "runs_absorbed": round.runs_absorbed,
+            "runs_new": round.runs_new,
+            "notes": round.notes,
+        })
+    });
+    json!({
+        "message_type": "summary",
+        "dry_run": report.dry_run,
+        "snapshots_kept": plan.snapshots_kept,
+        "snapshots_going": going,
+        "kept_in_spite": kept,
+        "packs": plan.packs,
+        "pack_bytes": plan.pack_bytes,
+        "dead_packs": plan.dead_packs,
+        "dead_bytes": plan.dead_bytes,
+        "repack_packs": plan.repack_packs,
+        "repack_bytes": plan.repack_bytes,
+        "copied_bytes": plan.copied_bytes,
+        "unused_bytes": plan.unused_bytes,
+        "unfinished": plan.unfinished,
+        "unfinished_bytes": plan.unfinished_bytes,
+        "index_runs": plan.runs,
+        "nodes_read": plan.nodes_read,
+        "references_used": plan.references_used,
+        "needed": plan.is_needed,
+        "needs_confirm": plan.is_large,
+        "round": round,
+        "fenced_sessions": fenced,
+        "deleted": report.swept.deleted,
+        "deleted_bytes": report.swept.bytes,
+        "retained": report.swept.retained,
+        "retained_bytes": report.swept.retained_bytes,
+        "total_duration": report.seconds,
+    })
+}

@@ -1,0 +1,370 @@
+//! G0 to G2: the log, the lists, the mark, the plan.
+
+use super::bits::Bits;
+use super::chains::{keep, pack_of};
+use super::entries::Entries;
+use super::listing::{Listing, commits};
+use super::mark::Mark;
+use super::plan::{self, PackUse};
+use super::refs::References;
+use super::reserve::Pen;
+use super::round::{CollectOptions, CollectPlan, Round, Work, aborted};
+use super::sweep::{Swept, delete, may_go};
+use crate::context::{Context, Time};
+use crate::crypto::peek_origin;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::header::{HEADER_LEN, Origin};
+use crate::format::id::{ObjectId, SessionId};
+use crate::format::layout::ObjectName;
+use crate::repository::forgets::{Committed, without_effect};
+use crate::repository::log::Log;
+use crate::repository::minimum::Minimum;
+use crate::repository::{Repository, ledger};
+use futures::stream::{self, StreamExt};
+use std::collections::{BTreeSet, HashSet};
+
+/// How often a round is looked for again because others end rounds meanwhile.
+const TRIES: u32 = 16;
+/// A round is worth its requests if so many session runs could become few.
+const RUNS_MANY: usize = 16;
+
+impl Round {
+    /// G0 to G2. Deletes first what the newest seal allows and an earlier collector did not get to.
+    ///
+    /// # Errors
+    /// `Busy` if another collector works here and its round is younger than [`CollectOptions::take_over`]; `Damaged` if something that
+    /// snapshots need cannot be read, so that nobody can tell what else they need; or what the store says.
+    pub async fn begin(repository: &Repository, context: &Context, options: CollectOptions) -> Result<Self> {
+        let mut pen = Pen::new(repository, context);
+        let collector = context.random.bytes()?;
+        let log = g0(repository, context, &options, &mut pen, collector).await?;
+        let mut listing = Listing::read(repository).await?;
+        if options.dry_run {
+            listing.forgets.extend(&options.also_forgotten);
+        }
+        let (plan, swept, leftover) =
+            unfinished(repository, context, &log, &listing, options.dry_run).await?;
+
+        let committed = commits(repository, &log, listing.decided.keys().copied()).await?;
+        let forgets = Forgets::read(repository, context, &listing, &committed).await?;
+        let is_decided = |sid: &SessionId| listing.decided.contains_key(sid);
+        let entries = Entries::read((repository, context), &log, &listing.runs, &is_decided).await?;
+        let references = References::new(repository, context, listing.refs.clone(), !options.dry_run);
+        let mut mark = Mark::new(
+            (repository, context),
+            (entries.index.clone(), log.newest),
+            references,
+        );
+        for (sid, record) in &committed {
+            if !forgets.effective.contains(sid) {
+                mark.snapshot(record).await?;
+            }
+        }
+        let nodes_read = mark.read;
+        let (needed, references) = mark.into_parts();
+        let plan = CollectPlan {
+            round: log.newest + 1,
+            kept_in_spite: forgets.without_effect,
+            nodes_read,
+            references_used: references.used,
+            ..plan
+        };
+        let absent = absent_packs(repository, &entries, &listing).await?;
+        let mut work = Box::new(Work {
+            repository: repository.clone(),
+            context: context.clone(),
+            pen,
+            collector,
+            log,
+            listing,
+            committed,
+            forgotten: forgets.effective,
+            unseen: forgets.unseen,
+            entries,
+            needed,
+            references: Some(references),
+            quarantined: ledger::quarantined(repository).await?,
+            absent,
+            leftover,
+            chosen: plan::Chosen::default(),
+            plan,
+            swept,
+            options,
+        });
+        work.g2().await?;
+        Ok(Self(work))
+    }
+}
+
+/// G0: the log of which the next round has not begun. A round that somebody else has begun is left alone, or taken over.
+async fn g0(
+    repository: &Repository,
+    context: &Context,
+    options: &CollectOptions,
+    pen: &mut Pen,
+    collector: [u8; 16],
+) -> Result<Log> {
+    for _ in 0..TRIES {
+        context.check_cancelled()?;
+        let log = Log::read(repository).await?;
+        if !log.begun || options.dry_run {
+            return Ok(log);
+        }
+        let name = ObjectName::Condemned(log.newest + 1);
+        let since = match repository.store().head(&name).await {
+            Ok(info) => info.last_modified,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        if context.clock.now().seconds_since(since) < options.take_over.as_secs_f64() {
+            return Err(Error::new(ErrorKind::Busy, "another collector works here")
+                .with("round", log.newest + 1)
+                .with("since", since.to_rfc3339())
+                .hint("wait until it has ended; if it died, `holdall prune --take-over` goes on at once"));
+        }
+        // Conflict: its own seal was faster.
+        let _put = pen
+            .save(&aborted(&log, collector, context.random.bytes()?))
+            .await?;
+    }
+    Err(Error::new(
+        ErrorKind::Busy,
+        "other collectors begin rounds faster than this one can",
+    ))
+}
+
+/// Deletes what the newest seal allows; gives what there was, what became of it, and packs that the store did not let go.
+async fn unfinished(
+    repository: &Repository,
+    context: &Context,
+    log: &Log,
+    listing: &Listing,
+    dry_run: bool,
+) -> Result<(CollectPlan, Swept, Vec<ObjectId>)> {
+    let mut going = listing.names();
+    going.retain(|name, _| may_go(log, name));
+    let plan = CollectPlan {
+        unfinished: going.len() as u64,
+        unfinished_bytes: going.values().sum(),
+        ..CollectPlan::default()
+    };
+    let (swept, retained) = if dry_run {
+        (Swept::default(), going)
+    } else {
+        delete(repository, context, going).await?
+    };
+    let packs = retained.into_keys().filter_map(|name| match name {
+        ObjectName::Pack(id) => Some(id),
+        _ => None,
+    });
+    Ok((plan, swept, packs.collect()))
+}
+
+/// What forgets keys and notes say, as of G1.
+struct Forgets {
+    effective: BTreeSet<SessionId>,
+    without_effect: std::collections::BTreeMap<SessionId, String>,
+    /// Commits without a note of their first sight.
+    unseen: Vec<(SessionId, Time)>,
+}
+
+impl Forgets {
+    async fn read(
+        repository: &Repository,
+        context: &Context,
+        listing: &Listing,
+        committed: &Committed,
+    ) -> Result<Self> {
+        let of_commits =
+            |name: &ObjectName| matches!(name, ObjectName::Note(sid, _) if committed.contains_key(sid));
+        let names = listing.notes.iter().filter(|name| of_commits(name));
+        let mut notes = repository.load_notes(names.copied().collect()).await?;
+        let mut unseen = Vec::new();
+        for sid in committed.keys() {
+            let Some(time) = listing.decided.get(sid) else {
+                continue;
+            };
+            let said = &mut notes.entry(*sid).or_default().said;
+            if said.first_seen.is_none() {
+                said.first_seen = Some(*time);
+                unseen.push((*sid, *time));
+            }
+        }
+        let minimum = Minimum::of(repository.config());
+        let now = context.clock.now();
+        let without_effect = without_effect(minimum, committed, &listing.forgets, &notes, now);
+        let forgotten = committed.keys().filter(|sid| listing.forgets.contains(sid));
+        let effective = forgotten.filter(|sid| !without_effect.contains_key(sid)).copied();
+        Ok(Self {
+            effective: effective.collect(),
+            without_effect,
+            unseen,
+        })
+    }
+}
+
+/// Packs that a run lists and that the store does not have. One that was put after the list is there.
+async fn absent_packs(
+    repository: &Repository,
+    entries: &Entries,
+    listing: &Listing,
+) -> Result<HashSet<ObjectId>> {
+    let packs = entries.index.packs().iter().map(|pack| pack.id);
+    let unseen: Vec<_> = packs.filter(|id| !listing.packs.contains_key(id)).collect();
+    let heads = unseen.into_iter().map(|id| async move {
+        let head = repository.store().head(&ObjectName::Pack(id)).await;
+        (id, head)
+    });
+    let heads: Vec<_> = heads.collect();
+    let mut heads = stream::iter(heads).buffered(repository.concurrency());
+    let mut absent = HashSet::new();
+    while let Some((id, head)) = heads.next().await {
+        match head {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => drop(absent.insert(id)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(absent)
+}
+
+impl Work {
+    /// G2: which packs go, and which hold too little.
+    async fn g2(&mut self) -> Result<()> {
+        let index = self.entries.index.clone();
+        let (present, good) = self.present(&index);
+        let kept = keep(&index, &self.needed, &[good, present]);
+        if let Some(lost) = kept
+            .lost
+            .and_then(|number| index.all_copies().get(number as usize))
+        {
+            return Err(Error::new(
+                ErrorKind::Damaged,
+                "snapshots need a blob of which no copy is left; nothing was deleted",
+            )
+            .because(crate::repository::lost(&lost.id))
+            .hint("`holdall check` names the snapshots; once they are forgotten, they block no collection"));
+        }
+        let uses = self.uses(&kept.copies);
+        let loose = self.loose_packs().await?;
+        self.chosen = plan::choose(&uses, &loose, self.options.max_unused, self.options.max_repack);
+        self.tell();
+        Ok(())
+    }
+
+    /// How full each pack of the index is.
+    fn uses(&self, kept: &Bits) -> Vec<PackUse> {
+        let index = &self.entries.index;
+        let size = |id: &ObjectId| self.listing.packs.get(id).copied();
+        let uses = index.packs().iter().map(|pack| PackUse {
+            id: pack.id,
+            size: size(&pack.id).unwrap_or(0),
+            all: 0,
+            live: 0,
+            is_finished: !self.entries.open.contains(&pack.id)
+                && (size(&pack.id).is_some() || self.absent.contains(&pack.id)),
+        });
+        let mut uses: Vec<_> = uses.collect();
+        for (at, copy) in (0u32..).zip(index.all_copies()) {
+            let pack = pack_of(index, copy).and_then(|pack| uses.get_mut(pack.0 as usize));
+            if let Some(pack) = pack {
+                pack.all += u64::from(copy.encoded);
+                pack.live += if kept.has(at) { u64::from(copy.encoded) } else { 0 };
+            }
+        }
+        uses
+    }
+
+    /// Packs that no valid run lists and whose makers have finished, with their sizes.
+    async fn loose_packs(&self) -> Result<Vec<(ObjectId, u64)>> {
+        let listed: HashSet<ObjectId> = self.entries.index.packs().iter().map(|pack| pack.id).collect();
+        let packs = self.listing.packs.iter();
+        let unlisted = packs.filter(|(id, _)| !listed.contains(id) && !self.log.dead.contains(id));
+        let gets = unlisted.map(|(id, size)| async move {
+            let header = 0..HEADER_LEN as u64;
+            let got = self
+                .repository
+                .store()
+                .get_range(&ObjectName::Pack(*id), header)
+                .await;
+            (*id, *size, got)
+        });
+        let gets: Vec<_> = gets.collect();
+        let mut gets = stream::iter(gets).buffered(self.repository.concurrency());
+        let mut loose = Vec::new();
+        while let Some((id, size, header)) = gets.next().await {
+            let header = match header {
+                Ok(header) => header,
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            // What does not tell its maker stays; `check` tells of it.
+            let is_finished = match peek_origin(&header) {
+                Ok(Origin::Session(sid)) => self.log.is_void(&sid) || self.listing.decided.contains_key(&sid),
+                Ok(Origin::Round(round)) => round <= self.log.newest,
+                Ok(Origin::None) | Err(_) => false,
+            };
+            if is_finished {
+                loose.push((id, size));
+            }
+        }
+        Ok(loose)
+    }
+
+    /// Puts the plan into figures.
+    fn tell(&mut self) {
+        let index = &self.entries.index;
+        // A snapshot whose tree another one has too takes nothing with it, and one whose tree is gone has taken it before.
+        let takes = |sid: &&SessionId| {
+            let root = self
+                .committed
+                .get(sid)
+                .and_then(|record| index.number(&record.root.id));
+            root.is_some_and(|number| !self.needed.has(number))
+        };
+        let going: Vec<_> = self.forgotten.iter().filter(takes).copied().collect();
+        let kept = (self.committed.len() - self.forgotten.len()) as u64;
+        let bytes: u64 = self.listing.packs.values().sum();
+        let chosen = &self.chosen;
+        let freed = chosen.dead_bytes + chosen.repack_bytes - chosen.copied_bytes;
+        let gone = going.len() as u64;
+        let is_large = plan::is_large((gone, gone + kept), (freed, bytes));
+        self.plan = CollectPlan {
+            is_needed: self.is_needed(&going),
+            is_large,
+            snapshots_kept: kept,
+            snapshots_going: going,
+            packs: self.listing.packs.len() as u64,
+            pack_bytes: bytes,
+            dead_packs: chosen.dead.len() as u64,
+            dead_bytes: chosen.dead_bytes,
+            repack_packs: chosen.repack.len() as u64,
+            repack_bytes: chosen.repack_bytes,
+            copied_bytes: chosen.copied_bytes,
+            unused_bytes: chosen.unused_bytes,
+            runs: self.entries.runs.len() as u64,
+            ..std::mem::take(&mut self.plan)
+        };
+    }
+
+    /// Whether a round would change anything that is worth its requests.
+    fn is_needed(&self, going: &[SessionId]) -> bool {
+        let (chosen, listing) = (&self.chosen, &self.listing);
+        let packs = !chosen.dead.is_empty() || !chosen.repack.is_empty();
+        // What the new floor passes: runs to absorb, objects of sessions that are over.
+        let passed = |sid: &SessionId| (self.log.floor..self.log.newest).contains(&sid.epoch);
+        let passed = listing.sessions.keys().any(passed)
+            || listing.decided.keys().any(passed)
+            || self.forgotten.iter().any(|sid| sid.epoch < self.log.newest);
+        let session_runs = self.entries.runs.keys();
+        let session_runs = session_runs
+            .filter(|name| matches!(name, ObjectName::SessionRun(..)))
+            .count();
+        let now = self.context.clock.now();
+        let idle =
+            |sid: &SessionId| now.seconds_since(listing.last_sign(sid)) >= self.options.lease.as_secs_f64();
+        let open = listing.sessions.keys();
+        let mut open = open.filter(|sid| !self.log.is_void(sid) && !listing.decided.contains_key(sid));
+        packs || !going.is_empty() || passed || session_runs >= RUNS_MANY || open.any(idle)
+    }
+}

@@ -1,0 +1,153 @@
+//! What a collector lists, in the order that the protocol wants: what a session had put before it finished is then seen.
+
+use crate::context::Time;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::id::{BlobId, ObjectId, SessionId};
+use crate::format::layout::{ObjectName, Prefix};
+use crate::format::snapshot::Decision;
+use crate::repository::Repository;
+use crate::repository::forgets::Committed;
+use crate::repository::log::Log;
+use crate::store::ObjectInfo;
+use futures::stream::{self, StreamExt};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+/// One list of everything that a round may delete or rest on.
+#[derive(Default)]
+pub(super) struct Listing {
+    /// Sessions, and when the store says they began.
+    pub(super) sessions: BTreeMap<SessionId, Time>,
+    /// Sessions with a decision, and when the store says it was put.
+    pub(super) decided: BTreeMap<SessionId, Time>,
+    pub(super) forgets: HashSet<SessionId>,
+    pub(super) notes: Vec<ObjectName>,
+    /// Packs with their sizes.
+    pub(super) packs: BTreeMap<ObjectId, u64>,
+    /// Index runs, valid or not.
+    pub(super) runs: Vec<ObjectInfo>,
+    /// What collectors put for their rounds.
+    pub(super) rounds: Vec<ObjectInfo>,
+    /// Nodes that have a record of references.
+    pub(super) refs: BTreeSet<BlobId>,
+}
+
+impl Listing {
+    /// G1: sessions, then snapshots, forgets, notes, then packs, then index.
+    pub(super) async fn read(repository: &Repository) -> Result<Self> {
+        let mut listing = Self {
+            sessions: times(repository, Prefix::Sessions).await?,
+            decided: times(repository, Prefix::Snapshots).await?,
+            ..Self::default()
+        };
+        for name in repository.list(Prefix::Forgets).await? {
+            if let ObjectName::Forget(sid) = name {
+                listing.forgets.insert(sid);
+            }
+        }
+        listing.notes = repository.list(Prefix::Notes).await?;
+        for info in repository.list_objects(Prefix::Packs).await? {
+            if let ObjectName::Pack(id) = info.name {
+                listing.packs.insert(id, info.size);
+            }
+        }
+        listing.runs = runs(repository).await?;
+        // Nothing rests on when these are listed.
+        listing.rounds = repository.list_objects(Prefix::Gc).await?;
+        for name in repository.list(Prefix::Refs).await? {
+            if let ObjectName::Refs(node) = name {
+                listing.refs.insert(node);
+            }
+        }
+        Ok(listing)
+    }
+
+    /// The store's time of the newest object of a session.
+    pub(super) fn last_sign(&self, sid: &SessionId) -> Time {
+        let began = self.sessions.get(sid).copied().unwrap_or_default();
+        let of_session =
+            |info: &&ObjectInfo| matches!(info.name, ObjectName::SessionRun(of, _) if of == *sid);
+        let runs = self.runs.iter().filter(of_session).map(|info| info.last_modified);
+        runs.fold(began, Time::max)
+    }
+
+    /// Everything that was listed and that some round may delete one day, but for records of references; packs and runs with sizes.
+    pub(super) fn names(&self) -> BTreeMap<ObjectName, u64> {
+        let packs = self.packs.iter().map(|(id, size)| (ObjectName::Pack(*id), *size));
+        let sized = |info: &ObjectInfo| (info.name, info.size);
+        let mut names: BTreeMap<_, _> = packs.collect();
+        names.extend(self.runs.iter().map(sized));
+        names.extend(self.rounds.iter().map(sized));
+        names.extend(self.sessions.keys().map(|sid| (ObjectName::Session(*sid), 0)));
+        names.extend(self.decided.keys().map(|sid| (ObjectName::Snapshot(*sid), 0)));
+        names.extend(self.forgets.iter().map(|sid| (ObjectName::Forget(*sid), 0)));
+        names.extend(self.notes.iter().map(|name| (*name, 0)));
+        names
+    }
+}
+
+/// Index runs: those of sessions, then those of collectors.
+pub(super) async fn runs(repository: &Repository) -> Result<Vec<ObjectInfo>> {
+    let mut runs = repository.list_objects(Prefix::SessionRuns).await?;
+    runs.extend(repository.list_objects(Prefix::CollectorRuns).await?);
+    Ok(runs)
+}
+
+/// Sessions, or their decisions, with the store's times.
+pub(super) async fn times(repository: &Repository, prefix: Prefix) -> Result<BTreeMap<SessionId, Time>> {
+    let objects = repository.list_objects(prefix).await?;
+    let times = objects.into_iter().filter_map(|info| match info.name {
+        ObjectName::Session(sid) | ObjectName::Snapshot(sid) => Some((sid, info.last_modified)),
+        _ => None,
+    });
+    Ok(times.collect())
+}
+
+/// The commits among decisions, void ones left out.
+///
+/// # Errors
+/// `Damaged` if one cannot be read: what it needs is not known then.
+pub(super) async fn commits(
+    repository: &Repository,
+    log: &Log,
+    decided: impl Iterator<Item = SessionId>,
+) -> Result<Committed> {
+    let sids: Vec<_> = decided.filter(|sid| !log.is_void(sid)).collect();
+    let loads = sids.into_iter().map(|sid| async move {
+        let name = ObjectName::Snapshot(sid);
+        (name, repository.load::<Decision>(name).await)
+    });
+    let mut loads = stream::iter(loads).buffered(repository.concurrency());
+    let mut commits = Committed::new();
+    while let Some((name, decision)) = loads.next().await {
+        match decision.map_err(|error| unreadable(name, error))? {
+            Decision::Commit(mut record) => {
+                // Up to a megabyte each, and of no interest here.
+                record.incidents = Vec::new();
+                commits.insert(record.sid, Arc::from(record));
+            }
+            Decision::Fence { .. } | Decision::Abort { .. } => {}
+        }
+    }
+    Ok(commits)
+}
+
+/// What a collector says of an object that it must understand and cannot.
+pub(super) fn unreadable(name: ObjectName, error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound => Error::new(
+            ErrorKind::Conflict,
+            "an object is gone that was listed: another collector has ended a round",
+        )
+        .with("object", name)
+        .hint("run the command again; if it says the same, `holdall check` tells what is missing"),
+        kind if crate::repository::view::is_damage(&Error::new(kind, "")) => Error::new(
+            ErrorKind::Damaged,
+            "an object cannot be read, so that nobody can tell what is still needed; nothing was deleted",
+        )
+        .with("object", name)
+        .because(error)
+        .hint("run `holdall check` to see what is hit"),
+        _ => error,
+    }
+}
