@@ -165,6 +165,8 @@ async fn dispatch(app: &App, command: Command) -> Ended {
         Command::List(args) => command::list::run(app, args).await,
         Command::Ls(args) => command::ls::run(app, args).await,
         Command::Cat(args) => command::cat::run(app, args).await,
+        Command::Find(args) => command::find::run(app, args).await,
+        Command::Diff(args) => command::diff::run(app, args).await,
         Command::Restore(args) => command::restore::run(app, args).await,
         Command::Check(args) => command::check::run(app, args).await,
         Command::Forget(args) => command::forget::run(app, *args).await,

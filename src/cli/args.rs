@@ -1,7 +1,8 @@
 //! The arguments: what every command takes, and which commands there are. Each command's own are in its file.
 
 use super::command::{
-    cat, check, completions, demo, forget, init, key, list, ls, man, prune, restore, snapshot, tag,
+    cat, check, completions, demo, diff, find, forget, init, key, list, ls, man, prune, restore, snapshot,
+    tag,
 };
 use super::parse;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -143,6 +144,10 @@ pub(super) enum Command {
     /// Write a file, stream or table of a snapshot to standard output
     #[command(visible_alias = "dump")]
     Cat(cat::Args),
+    /// Show in which snapshots an entry is, and in which versions
+    Find(find::Args),
+    /// Show what changed between two snapshots
+    Diff(diff::Args),
     /// Restore files of a snapshot into a directory, or a database into an empty one
     Restore(restore::Args),
     /// Prove that a repository is whole

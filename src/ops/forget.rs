@@ -226,15 +226,11 @@ fn by_policy(
                 .hint("say what to keep, as --keep-daily 7 --keep-weekly 5, or name the snapshots to forget"),
         );
     }
-    let mut groups: BTreeMap<GroupKey, Vec<ListedSnapshot>> = BTreeMap::new();
-    for snapshot in all {
-        if request.filter.passes(&snapshot.record, &snapshot.tags) {
-            let key = request.group_by.key(&snapshot);
-            groups.entry(key).or_default().push(snapshot);
-        }
-    }
+    let passing = all
+        .into_iter()
+        .filter(|s| request.filter.passes(&s.record, &s.tags));
     let mut out = Vec::new();
-    for (key, mut snapshots) in groups {
+    for (key, mut snapshots) in request.group_by.split(passing) {
         snapshots.sort_by_key(|s| std::cmp::Reverse((s.made(), s.record.sid)));
         let candidates: Vec<Candidate> = snapshots
             .iter()
@@ -278,7 +274,7 @@ fn keep_anyway(snapshots: &[ListedSnapshot], retained: &Retained, reasons: &mut 
 
 /// What the snapshots of a group have in common; none for what they need not have.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct GroupKey {
+pub(super) struct GroupKey {
     host: Option<String>,
     project: Option<String>,
     /// Connectors and what they read, in order.
@@ -287,6 +283,18 @@ struct GroupKey {
 }
 
 impl GroupBy {
+    /// The snapshots of each group, in the order in which they come.
+    pub(super) fn split(
+        self,
+        snapshots: impl IntoIterator<Item = ListedSnapshot>,
+    ) -> BTreeMap<GroupKey, Vec<ListedSnapshot>> {
+        let mut groups: BTreeMap<GroupKey, Vec<ListedSnapshot>> = BTreeMap::new();
+        for snapshot in snapshots {
+            groups.entry(self.key(&snapshot)).or_default().push(snapshot);
+        }
+        groups
+    }
+
     fn key(self, snapshot: &ListedSnapshot) -> GroupKey {
         let record = &snapshot.record;
         let sources = || {

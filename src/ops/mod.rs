@@ -3,6 +3,8 @@
 
 mod check;
 mod database;
+mod diff;
+mod find;
 mod forget;
 mod init;
 mod key;
@@ -18,6 +20,8 @@ pub use crate::repository::ReadData;
 pub use crate::repository::collect::{CollectOptions, CollectPlan, SealedRound, Swept, Unused};
 pub use check::{CheckReport, CheckRequest, check};
 pub use database::{TableFilter, content, database, database_place, databases, tables};
+pub use diff::{DiffLine, DiffSide, Difference, diff};
+pub use find::{FindRequest, FoundVersion, find};
 pub use forget::{ForgetReport, ForgetRequest, Group, GroupBy, Verdict, forget};
 pub use init::{InitReport, InitRequest, init};
 pub use key::{AddedKey, KeySlotInfo, NewKey, add_key, change_key, list_keys, remove_key};

@@ -2,12 +2,14 @@
 
 use crate::Sandbox;
 
-const VERBS: [&str; 16] = [
+const VERBS: [&str; 18] = [
     "init",
     "snapshot",
     "list",
     "ls",
     "cat",
+    "find",
+    "diff",
     "restore",
     "check",
     "forget",

@@ -6,6 +6,7 @@
 mod failures;
 mod forget;
 mod help;
+mod history;
 mod interrupts;
 mod manners;
 mod pipes;

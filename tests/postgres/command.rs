@@ -340,6 +340,7 @@ async fn a_database_goes_through_snapshots_and_back_and_only_changes_are_read() 
     let copied = server.psql("shop", "COPY orders TO STDOUT").unwrap();
     assert!(rows(shown) == rows(copied), "cat shows other rows");
 
+    what_changed_is_told_by_table(&repository);
     repository.text(0, &["check", "--read-data"]);
     for (snapshot, name, expected) in [("latest~1", "shop_then", &then), ("latest", "shop_now", &now)] {
         let lines = repository.json(&["restore", snapshot, "--target", &database(name)]);
@@ -374,6 +375,28 @@ async fn a_snapshot_of_a_choice_is_no_parent_of_a_whole_one() {
             .unwrap();
         assert_eq!(repository.text(0, &["cat", "latest", table]), copied);
     }
+}
+
+fn what_changed_is_told_by_table(repository: &Repository) {
+    let mut differences = repository.json(&["diff", "latest~1", "latest"]);
+    let summary = differences.pop().unwrap();
+    let differing: Vec<&str> = differences.iter().filter_map(|d| d["path"].as_str()).collect();
+    assert!(differing.contains(&"public.orders"), "{differences:?}");
+    assert!(!differing.contains(&"public.customers"), "{differences:?}");
+    let orders = differences.iter().find(|d| d["path"] == "public.orders").unwrap();
+    assert_eq!(
+        (&orders["modifier"], &orders["after"]["rows"]),
+        (&"M".into(), &60300.into())
+    );
+    let rows = |side: &str| orders[side]["rows"].as_u64().unwrap();
+    let more = rows("after") - rows("before");
+    assert_eq!(summary["added"]["rows"], more, "{summary}");
+    let found = repository.json(&["find", "customers", "--ignore-case"]);
+    assert_eq!(found.len(), 1, "one version: {found:?}");
+    assert_eq!(
+        (&found[0]["path"], &found[0]["snapshots"]),
+        (&"public.customers".into(), &2.into())
+    );
 }
 
 const WARNING: &str = "a password on the command line";

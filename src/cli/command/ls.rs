@@ -200,7 +200,7 @@ fn long(record: &EntryRecord, tables: &Tables) -> String {
 }
 
 /// Adds the bytes of what is not UTF-8 as lower-case hex: a program cannot get them back from the text.
-fn insert_bytes(value: &mut Value, name: &str, bytes: &[u8]) {
+pub(super) fn insert_bytes(value: &mut Value, name: &str, bytes: &[u8]) {
     if let (Err(_), Some(object)) = (std::str::from_utf8(bytes), value.as_object_mut()) {
         object.insert(name.into(), crate::format::id::hex(bytes).into());
     }

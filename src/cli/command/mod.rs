@@ -4,6 +4,8 @@ pub(super) mod cat;
 pub(super) mod check;
 pub(super) mod completions;
 pub(super) mod demo;
+pub(super) mod diff;
+pub(super) mod find;
 pub(super) mod forget;
 pub(super) mod init;
 pub(super) mod key;
