@@ -70,9 +70,9 @@ pub async fn prune(
         if report.plan.is_large && !request.confirmed {
             return Err(too_large(&report.plan));
         }
-        let number = report.plan.round;
+        let name = round.name();
         if let Err(error) = collect(context, round, &mut report).await {
-            give_way(context, repository, number).await;
+            give_way(context, repository, name).await;
             return Err(error);
         }
     }
@@ -159,7 +159,7 @@ fn waits_for(session: &OpenSession) -> String {
 }
 
 /// Lets the next collector begin at once. It could take this round over anyhow.
-async fn give_way(context: &Context, repository: &Repository, round: u64) {
+async fn give_way(context: &Context, repository: &Repository, round: (u64, [u8; 16])) {
     if let Err(error) = Round::abandon(repository, context, round).await {
         let text = format!("the round could not be ended; the next collection takes it over: {error}");
         context.emit(&Event::Note { text });

@@ -245,8 +245,12 @@ fn data_commands_work_with_a_store_that_may_only_be_read_and_writing_is_17() {
         }
         open(&directory, 0o555);
     }
+    // Where the program lies, everybody else may have no way to.
+    let program = sandbox.path("program");
+    std::fs::copy(crate::binary(), &program).unwrap();
+    open(&program, 0o755);
     let run = |arguments: &[&str]| {
-        let mut command = sandbox.command(arguments);
+        let mut command = sandbox.command_of(&program, arguments);
         command.args(["--no-cache"]);
         if root {
             command.uid(65534).gid(65534);

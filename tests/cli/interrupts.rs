@@ -1,16 +1,12 @@
 //! Signals lose nothing: what was uploaded is found by the next run.
 
 use crate::{Ran, Sandbox, files_below, noise};
+use rustix::process::{Pid, Signal, kill_process};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-fn kill(child: &Child, signal: &str) {
-    let pid = child.id().to_string();
-    let sent = crate::child(std::path::Path::new("kill"))
-        .args([signal, &pid])
-        .status()
-        .unwrap();
-    assert!(sent.success());
+fn kill(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
 }
 
 /// A snapshot whose files are uploaded, and which then waits for a command that says nothing.
@@ -32,7 +28,7 @@ fn begin(sandbox: &Sandbox) -> Child {
 
 #[test]
 fn an_interrupted_snapshot_commits_nothing_and_the_next_run_reuses_it() {
-    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
         let sandbox = Sandbox::new();
         let running = begin(&sandbox);
         kill(&running, signal);
@@ -57,7 +53,7 @@ fn a_second_signal_ends_it_at_once() {
     // Two in a row may be merged into one by the system: the second is sent until the process is gone.
     let began = Instant::now();
     while running.try_wait().unwrap().is_none() && began.elapsed() < Duration::from_secs(60) {
-        kill(&running, "-INT");
+        kill(&running, Signal::INT);
         std::thread::sleep(Duration::from_millis(20));
     }
     let status = running.wait().unwrap();

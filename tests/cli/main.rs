@@ -69,7 +69,11 @@ impl Sandbox {
 
     /// The program, with nothing of this environment but where to find programs.
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = child(&binary());
+        self.command_of(&binary(), arguments)
+    }
+
+    fn command_of(&self, program: &Path, arguments: &[&str]) -> Command {
+        let mut command = child(program);
         command
             .args(arguments)
             .current_dir(self.directory.path())

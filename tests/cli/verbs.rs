@@ -122,6 +122,7 @@ fn json_of_writing_commands_has_the_documented_members() {
             "incidents",
             "message_type",
             "parent",
+            "skipped",
             "snapshot_id",
             "status",
             "total_bytes_processed",

@@ -140,7 +140,7 @@ async fn what_was_let_go_is_freed_and_the_rest_restores() {
 }
 
 /// Many small things, of which those below `changed` are of that round.
-fn many(round: u64, changed: u64) -> Things {
+pub(crate) fn many(round: u64, changed: u64) -> Things {
     let content = |n: u64| noise(6_000, if n < changed { 1_000 * round + n } else { n });
     Things::new((0..300).map(|n| (format!("{n:03}"), content(n))))
 }

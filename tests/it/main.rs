@@ -11,6 +11,7 @@ mod bounds;
 mod cache;
 mod collect;
 mod collect_crash;
+mod collect_damage;
 mod collect_races;
 mod crash;
 mod damage;

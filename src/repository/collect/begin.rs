@@ -3,7 +3,7 @@
 use super::bits::Bits;
 use super::chains::{keep, pack_of};
 use super::entries::Entries;
-use super::listing::{Listing, commits};
+use super::listing::{Listing, commits, unreadable};
 use super::mark::Mark;
 use super::plan::{self, PackUse};
 use super::refs::References;
@@ -45,6 +45,12 @@ impl Round {
         let (plan, swept, leftover) =
             unfinished(repository, context, &log, &listing, options.dry_run).await?;
 
+        let is_here = |sid: &&SessionId| listing.decided.contains_key(sid) || listing.forgets.contains(sid);
+        if let Some(gone) = log.live.iter().find(|sid| !is_here(sid)) {
+            // Nobody has let it go: it is no garbage, and what it needs is not known.
+            let error = Error::new(ErrorKind::NotFound, "it is gone");
+            return Err(unreadable(ObjectName::Snapshot(*gone), error));
+        }
         let committed = commits(repository, &log, listing.decided.keys().copied()).await?;
         let forgets = Forgets::read(repository, context, &listing, &committed).await?;
         let is_decided = |sid: &SessionId| listing.decided.contains_key(sid);
@@ -60,6 +66,7 @@ impl Round {
                 mark.snapshot(record).await?;
             }
         }
+        mark.check_sound()?;
         let nodes_read = mark.read;
         let (needed, references) = mark.into_parts();
         let plan = CollectPlan {
@@ -70,6 +77,8 @@ impl Round {
             ..plan
         };
         let absent = absent_packs(repository, &entries, &listing).await?;
+        let mut quarantined = ledger::quarantined(repository).await?;
+        quarantined.extend(cut_off(&entries, &listing));
         let mut work = Box::new(Work {
             repository: repository.clone(),
             context: context.clone(),
@@ -83,7 +92,7 @@ impl Round {
             entries,
             needed,
             references: Some(references),
-            quarantined: ledger::quarantined(repository).await?,
+            quarantined,
             absent,
             leftover,
             chosen: plan::Chosen::default(),
@@ -116,7 +125,8 @@ async fn g0(
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };
-        if context.clock.now().seconds_since(since) < options.take_over.as_secs_f64() {
+        let age = context.clock.now().seconds_since(since);
+        if !options.take_over.is_zero() && age < options.take_over.as_secs_f64() {
             return Err(Error::new(ErrorKind::Busy, "another collector works here")
                 .with("round", log.newest + 1)
                 .with("since", since.to_rfc3339())
@@ -226,6 +236,15 @@ async fn absent_packs(
         }
     }
     Ok(absent)
+}
+
+/// Packs that have another size than the runs say: a power cut or a full disk has cut them off.
+fn cut_off<'a>(entries: &'a Entries, listing: &'a Listing) -> impl Iterator<Item = ObjectId> + 'a {
+    let size = |id: &ObjectId| listing.packs.get(id).copied();
+    let packs = entries.index.packs().iter();
+    packs
+        .filter(move |pack| size(&pack.id).is_some_and(|size| size != u64::from(pack.size)))
+        .map(|pack| pack.id)
 }
 
 impl Work {

@@ -132,6 +132,15 @@ pub(super) async fn commits(
     Ok(commits)
 }
 
+/// What a collector says where one copy is damaged: others of the same blobs may be, or may be all that is left.
+pub(super) fn doubtful() -> Error {
+    Error::new(
+        ErrorKind::Damaged,
+        "a pack that snapshots rest on is damaged, so that nobody can tell which copies are whole; nothing was deleted",
+    )
+    .hint("run `holdall check --read-data`: it sets damaged packs aside, and the next collection leaves them and other copies alone")
+}
+
 /// What a collector says of an object that it must understand and cannot.
 pub(super) fn unreadable(name: ObjectName, error: Error) -> Error {
     match error.kind() {

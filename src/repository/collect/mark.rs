@@ -2,6 +2,7 @@
 //! references covers is not read at all.
 
 use super::bits::Bits;
+use super::listing::doubtful;
 use super::refs::{Gathered, References, Shelf};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
@@ -69,6 +70,18 @@ impl Mark {
             (marked, _) => marked,
         };
         marked.map_err(|error| in_snapshot(error, snapshot.sid))
+    }
+
+    /// Ends a collection that has seen damage while it read: it knows nothing of the copies that it did not read, and could keep the
+    /// damaged ones and delete the others.
+    ///
+    /// # Errors
+    /// `Damaged`.
+    pub(super) fn check_sound(&self) -> Result<()> {
+        if self.reader.has_found_damage()? {
+            return Err(doubtful());
+        }
+        Ok(())
     }
 
     async fn tree(&mut self, root: BlobId) -> Result<()> {

@@ -1,5 +1,6 @@
 //! Copying what is needed out of packs that hold too little of it. Encoded blobs are copied as they are: a delta stays the same delta.
 
+use super::listing::doubtful;
 use crate::context::{Context, Reservation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::header::{Origin, check_trailer};
@@ -70,10 +71,11 @@ impl<'a> Repack<'a> {
         }
     }
 
-    /// Copies what `jobs` name. A pack that cannot be read, and all that are left when the store is full, stay as they are.
+    /// Copies what `jobs` name. All that are left when the store is full stay as they are.
     ///
     /// # Errors
-    /// What the store says otherwise.
+    /// `Damaged` if a pack is damaged or gone: other copies of its blobs may die in this round, which was planned with these. What the
+    /// store says otherwise.
     pub(super) async fn run(mut self, jobs: &[Job]) -> Result<Repacked> {
         match self.copy(jobs).await {
             Err(error) if error.kind() == ErrorKind::StoreFull => {
@@ -127,8 +129,9 @@ impl<'a> Repack<'a> {
                 Err(error)
                     if error.kind() == ErrorKind::NotFound || crate::repository::view::is_damage(&error) =>
                 {
-                    let name = ObjectName::Pack(job.pack.id);
-                    self.out.left.push(format!("{name} stays as it is: {error}"));
+                    return Err(doubtful()
+                        .because(error)
+                        .with("pack", ObjectName::Pack(job.pack.id)));
                 }
                 copied => copied?,
             }

@@ -57,7 +57,10 @@ impl Waiting {
         let kept = work.mark_new(&decided, &runs).await?;
         let index = work.entries.index.clone();
         let saved = work.saved(&index, &condemned)?;
-        let repack: HashSet<ObjectId> = work.chosen.repack.iter().copied().collect();
+        // A damaged pack is not copied out of: what is whole in it stays there.
+        let repack = work.chosen.repack.iter();
+        let repack = repack.filter(|id| condemned.contains(id) && !work.quarantined.contains(id));
+        let repack: HashSet<ObjectId> = repack.copied().collect();
         let (jobs, mut reprieved) = split(&index, &saved, &condemned, &repack);
         let jobs = work.in_order(jobs);
         let (repository, context) = (work.repository.clone(), work.context.clone());
@@ -116,6 +119,7 @@ impl Work {
             for record in new.values() {
                 mark.snapshot(record).await?;
             }
+            mark.check_sound()?;
             self.plan.nodes_read += mark.read;
             let (needed, references) = mark.into_parts();
             self.needed = needed;

@@ -47,7 +47,8 @@ impl Default for CollectOptions {
             max_unused: Unused::default(),
             max_repack: u64::MAX,
             lease: Duration::from_secs(24 * 3600),
-            take_over: Duration::from_secs(3600),
+            // A round may wait for a session as long as the lease is.
+            take_over: Duration::from_secs(25 * 3600),
             dry_run: false,
             also_forgotten: BTreeSet::new(),
         }
@@ -173,14 +174,31 @@ impl Round {
     ///
     /// # Errors
     /// What the store says; then the next collector takes the round over.
-    pub async fn abandon(repository: &Repository, context: &Context, round: u64) -> Result<()> {
+    pub async fn abandon(
+        repository: &Repository,
+        context: &Context,
+        (round, collector): (u64, [u8; 16]),
+    ) -> Result<()> {
         let log = Log::read(repository).await?;
         if log.newest + 1 == round && log.begun {
+            let name = ObjectName::Condemned(round);
+            match repository.load::<CondemnedRecord>(name).await {
+                // Another collector was faster, and works on.
+                Ok(record) if record.collector != collector => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(error),
+            }
             let seal = aborted(&log, context.random.bytes()?, context.random.bytes()?);
             // Conflict: it was sealed meanwhile.
             let _put = Pen::new(repository, context).save(&seal).await?;
         }
         Ok(())
+    }
+
+    /// Its number, and who it is that collects: what [`Self::abandon`] takes.
+    pub fn name(&self) -> (u64, [u8; 16]) {
+        (self.0.number(), self.0.collector)
     }
 
     /// What it would do.

@@ -196,6 +196,17 @@ impl BlobReader {
         Ok(())
     }
 
+    /// Whether some copy was found to be gone or damaged, though another one may have served.
+    ///
+    /// # Errors
+    /// `Internal` only.
+    pub(super) fn has_found_damage(&self) -> Result<bool> {
+        let poisoned = |_| Error::new(ErrorKind::Internal, "reader is poisoned");
+        let state = self.state()?;
+        let bad = state.bad.read().map_err(poisoned)?;
+        Ok(!(bad.packs.is_empty() && bad.blocks.is_empty() && bad.copies.is_empty()))
+    }
+
     /// Bytes of packs that were fetched so far.
     pub fn bytes_fetched(&self) -> u64 {
         self.state().map_or(0, |state| state.blocks.bytes_fetched())

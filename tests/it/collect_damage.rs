@@ -1,0 +1,94 @@
+//! Collections in repositories that are not whole: they delete nothing that could be the last copy.
+
+use crate::collect::{Stage, all, many, stage, things};
+use crate::world::{World, names};
+use holdall::error::ErrorKind;
+use holdall::format::layout::ObjectName;
+use holdall::ops;
+use holdall::repository::collect::Round;
+use holdall::testkit::repo;
+
+/// A stage with a pack that holds little of use, and that pack.
+async fn with_a_sparse_pack() -> (Stage, String) {
+    let stage = stage().await;
+    let first = stage.take(&many(0, 0)).await;
+    stage.take(&many(2, 240)).await;
+    let objects = stage.world.objects().await;
+    let run = names(&objects, &format!("index/s/{first}")).remove(0);
+    let packs = stage.hand().read_run(run).await.packs;
+    let largest = packs.iter().max_by_key(|pack| pack.size).unwrap();
+    stage.hand().forget(first).await;
+    (stage, ObjectName::Pack(largest.id).to_string())
+}
+
+#[tokio::test]
+async fn a_pack_that_is_found_damaged_while_it_is_copied_ends_the_round() {
+    let (stage, pack) = with_a_sparse_pack().await;
+    let mut bytes = stage.world.get(&pack).await.unwrap().to_vec();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    stage.world.remove(&pack).await;
+    stage.world.set(&pack, bytes.into()).await;
+    let before = stage.world.objects().await;
+    let error = stage.prune(&all()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
+    assert!(error.advice().unwrap().contains("check --read-data"), "{error}");
+    let after = stage.world.objects().await;
+    assert!(before.keys().all(|name| after.contains_key(name)));
+
+    // Once a check has set the pack aside, the next collection goes on and leaves it.
+    let found = repo::check_all(&stage.context, &stage.repository).await.unwrap();
+    assert!(!found.findings.is_empty());
+    assert!(stage.prune(&all()).await.unwrap().round.is_some());
+    assert!(stage.world.get(&pack).await.is_some());
+}
+
+#[tokio::test]
+async fn a_pack_that_was_cut_off_is_not_copied_out_of_and_stays() {
+    let (stage, pack) = with_a_sparse_pack().await;
+    let bytes = stage.world.get(&pack).await.unwrap();
+    stage.world.remove(&pack).await;
+    stage.world.set(&pack, bytes.slice(..bytes.len() / 2)).await;
+    assert!(stage.prune(&all()).await.unwrap().round.is_some());
+    assert!(stage.world.get(&pack).await.is_some());
+}
+
+#[tokio::test]
+async fn a_snapshot_that_counts_and_is_not_there_is_no_garbage() {
+    let stage = stage().await;
+    let first = stage.take(&things(1)).await;
+    let kept = stage.take(&things(10)).await;
+    stage.take(&things(20)).await;
+    stage.hand().forget(first).await;
+    for _ in 0..2 {
+        stage.prune(&all()).await.unwrap();
+    }
+    let objects = stage.world.objects().await;
+    let world = World::of(&objects).await;
+    world.remove(&format!("snapshots/{kept}")).await;
+    let repository = repo::open(&world.store(&stage.context)).await.unwrap();
+    let error = ops::prune(&stage.context, &repository, &all()).await.unwrap_err();
+    assert!(error.advice().unwrap().contains("holdall check"), "{error}");
+    let after = world.objects().await;
+    let packs = |name: &&String| name.starts_with("packs/") || name.starts_with("index/");
+    assert!(objects.keys().filter(packs).all(|name| after.contains_key(name)));
+}
+
+#[tokio::test]
+async fn a_collector_that_was_slower_does_not_end_the_round_of_another() {
+    let (stage, _) = with_a_sparse_pack().await;
+    let begin = || Round::begin(&stage.repository, &stage.context, all().options);
+    let (one, other) = (begin().await.unwrap(), begin().await.unwrap());
+    let slower = other.name();
+    let mut waiting = one.condemn().await.unwrap();
+    let Err(error) = other.condemn().await else {
+        panic!("two collectors have one round")
+    };
+    assert_eq!(error.kind(), ErrorKind::Busy);
+    Round::abandon(&stage.repository, &stage.context, slower)
+        .await
+        .unwrap();
+    assert!(waiting.settle().await.unwrap());
+    let sealed = waiting.rescue().await.unwrap().seal().await.unwrap();
+    assert!(sealed.sweep().await.unwrap().bytes > 0);
+}
