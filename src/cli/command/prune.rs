@@ -129,8 +129,8 @@ fn tell(app: &App, report: &PruneReport) -> std::io::Result<()> {
     render::print(&text(report))
 }
 
-/// For people. A run says the same of its plan as a dry run.
-fn text(report: &PruneReport) -> String {
+/// The plan, for people: a run says the same of it as a dry run.
+fn plan_text(report: &PruneReport) -> String {
     let plan = &report.plan;
     let bytes = render::bytes;
     let mut text = String::new();
@@ -150,11 +150,24 @@ fn text(report: &PruneReport) -> String {
     ));
     let freed = plan.dead_bytes + plan.repack_bytes - plan.copied_bytes;
     text.push_str(&format!(
-        "{} of {} freed; of what stays nobody needs {}\n",
+        "{} of {} {}; of what stays nobody needs {}\n",
         bytes(freed),
         bytes(plan.pack_bytes),
+        if report.dry_run {
+            "would be freed"
+        } else {
+            "were to be freed"
+        },
         bytes(plan.unused_bytes),
     ));
+    text
+}
+
+/// For people.
+fn text(report: &PruneReport) -> String {
+    let plan = &report.plan;
+    let bytes = render::bytes;
+    let mut text = plan_text(report);
     if report.dry_run {
         if plan.unfinished > 0 {
             text.push_str(&format!(
@@ -174,8 +187,10 @@ fn text(report: &PruneReport) -> String {
     match &report.round {
         None => text.push_str("there was nothing to do\n"),
         Some(round) => text.push_str(&format!(
-            "round {}: {} became {}\n",
+            "round {}: {} killed, {} spared after all; {} became {}\n",
             round.number,
+            render::count(round.dead_packs, "pack"),
+            round.reprieved_packs,
             render::count(round.runs_absorbed, "index run"),
             round.runs_new,
         )),
