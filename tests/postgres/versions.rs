@@ -40,14 +40,15 @@ fn dump(program: &PostgresServer, server: &PostgresServer, database: &str) -> St
     features::sorted(&text)
 }
 
-/// Takes the database over as the newer server's own programs do. Servers print views in their own way, so that a dump of the old one
+/// Takes the database over as the servers' own programs do. Servers print views in their own way, so that a dump of the old one
 /// is no measure for the new one.
 fn pipe(old: &PostgresServer, new: &PostgresServer, database: &str) {
     new.psql("postgres", &format!("CREATE DATABASE {database}"))
         .unwrap();
     let (from, to) = (old.url("source"), new.url(database));
     let file = new.socket().join("dump").display().to_string();
-    new.run("pg_dump", &["-Fc", "-d", &from, "-f", &file]).unwrap();
+    // The old server's own: an older minor release of the new one may not know what a later one of the old has in its catalog.
+    old.run("pg_dump", &["-Fc", "-d", &from, "-f", &file]).unwrap();
     new.run("pg_restore", &["--exit-on-error", "-d", &to, &file])
         .unwrap();
 }
