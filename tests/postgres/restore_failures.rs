@@ -66,6 +66,42 @@ async fn a_refused_row_costs_its_segment_and_shows_no_value() {
 }
 
 #[tokio::test]
+async fn a_value_that_names_what_is_not_there_costs_its_segment_alone_and_is_not_shown() {
+    let server = PostgresServer::start(15, "").unwrap();
+    server.psql("postgres", "CREATE DATABASE source").unwrap();
+    let fill = "CREATE FUNCTION public.fit(text) RETURNS bool LANGUAGE plpgsql AS $$BEGIN
+            IF $1 LIKE 's3cret%' THEN RAISE 'not %', $1; END IF; RETURN true; END$$;
+        CREATE DOMAIN public.word AS text CHECK (public.fit(VALUE));
+        CREATE TABLE named (id int, c regclass); INSERT INTO named SELECT n, 'pg_class' FROM generate_series(1, 500) n;
+        CREATE TABLE words (id int, c public.word); INSERT INTO words SELECT n, 'word ' || n FROM generate_series(1, 500) n";
+    server.psql("source", fill).unwrap();
+    let mut snapshot = handmade::snapshot(&server, "source", "").await;
+    edit(&mut snapshot, &segment("named", 0), |rows| {
+        rows.replacen("pg_class", "s3cret_table", 1)
+    });
+    edit(&mut snapshot, &segment("words", 0), |rows| {
+        rows.replacen("word 2\n", "s3cret word\n", 1)
+    });
+    server.psql("postgres", "CREATE DATABASE target").unwrap();
+    let restored = restore(&snapshot, request(&server.url("target"))).await;
+    assert_eq!(restored.report.unwrap().failed, 2, "{:?}", restored.incidents);
+    let told = restored.incidents.join("\n");
+    assert!(!told.contains("s3cret"), "{told}");
+    for expected in [
+        "public.named from block 0: its rows are not in the target: 42P01: the server does not take a row; row 1, column c",
+        "public.words from block 0: its rows are not in the target: P0001: a function of the database raised an error; row 2, column c",
+    ] {
+        assert!(told.contains(expected), "{expected} is not in\n{told}");
+    }
+    for table in ["named", "words"] {
+        let rows = server
+            .psql("target", &format!("SELECT count(*) > 300 FROM {table}"))
+            .unwrap();
+        assert_eq!(rows, "t\n", "{table}");
+    }
+}
+
+#[tokio::test]
 async fn settings_of_the_database_do_not_stop_the_restore_that_makes_them() {
     let server = PostgresServer::start(15, "").unwrap();
     for sql in [

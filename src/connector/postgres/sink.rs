@@ -337,10 +337,18 @@ impl PostgresSink {
         }
         self.run_later(context).await?;
         // The sessions did not wait for the disk; the log is written in order, so the last commit waits for all. It must have written
-        // something itself: the server does not wait for a transaction that has nothing but a number.
+        // something itself: the server does not wait for a transaction that has nothing but a number. `local`: one waits for a
+        // synchronous standby for ever if it is not there.
         let sql =
-            "SET synchronous_commit = on; SELECT pg_catalog.pg_logical_emit_message(true, 'holdall', '')";
-        self.control()?.ask(sql, "cannot make the target durable").await?;
+            "SET synchronous_commit = local; SELECT pg_catalog.pg_logical_emit_message(true, 'holdall', '')";
+        match self.control()?.rows(context, sql).await {
+            Ok(_) => {}
+            Err(Trouble::Lost(error)) => return Err(error),
+            Err(Trouble::Refused(refusal)) => {
+                let error = Error::new(ErrorKind::Source, "cannot make the target durable");
+                return Err(error.with("the server said", refusal));
+            }
+        }
         if !self.summary.roles.is_empty() {
             let text = format!(
                 "{} roles were made, without passwords: {}; give those that log in one with ALTER ROLE … PASSWORD",

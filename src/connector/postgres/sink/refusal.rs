@@ -9,6 +9,8 @@ use tokio_postgres::error::DbError;
 pub(super) struct Refusal {
     pub(super) code: String,
     pub(super) message: String,
+    /// Whether it is about the value of one column: other rows may be taken.
+    of_a_value: bool,
 }
 
 impl std::fmt::Display for Refusal {
@@ -23,19 +25,21 @@ impl Refusal {
         Self {
             code: "holdall".into(),
             message: message.into(),
+            of_a_value: false,
         }
     }
 
     /// Whether what was refused are not some rows, but all of them: the table is not there, or not as it should be, or forbidden.
     pub(super) fn is_of_the_table(&self) -> bool {
-        self.code.starts_with("42") || self.code.starts_with("3F")
+        !self.of_a_value && (self.code.starts_with("42") || self.code.starts_with("3F"))
     }
 
     /// Of a statement. The message of the server is about the schema but where a value has no place in its type, and it has details
     /// that are; those of a violated constraint are values.
     pub(super) fn of_statement(said: &DbError) -> Self {
         let code = said.code().code();
-        let values = code.starts_with("22") && !ABOUT_THE_TEXT.contains(&code);
+        // A function that raises an error says in it what it likes.
+        let values = code.starts_with("P0") || code.starts_with("22") && !ABOUT_THE_TEXT.contains(&code);
         let mut message = if values {
             general(code).to_owned()
         } else {
@@ -59,13 +63,18 @@ impl Refusal {
         Self {
             code: code.to_owned(),
             message,
+            of_a_value: false,
         }
     }
 
     /// Of rows that a `COPY` sent into `table`, which has these columns. Only what names the schema is quoted, and the row's number.
     pub(super) fn of_rows(said: &DbError, table: &[u8], columns: &[Vec<u8>]) -> Self {
         let code = said.code().code();
-        let safe = ABOUT_THE_TEXT.contains(&code) || SAFE.iter().any(|class| code.starts_with(class));
+        let place = said.where_().and_then(|text| place(text, table, columns));
+        // The names that a value of one column stands for (regclass, tsquery) are values, whatever the class says.
+        let of_a_value = matches!(place, Some((_, Some(_))));
+        let safe = SAFE.iter().any(|class| code.starts_with(class)) && !of_a_value;
+        let safe = safe || ABOUT_THE_TEXT.contains(&code);
         let mut message = if safe { said.message() } else { general(code) }.to_owned();
         let names = [("constraint", said.constraint()), ("column", said.column())];
         for (what, name) in names {
@@ -73,7 +82,6 @@ impl Refusal {
                 let _ = write!(message, "; {what} {}", display(name.as_bytes()));
             }
         }
-        let place = said.where_().and_then(|text| place(text, table, columns));
         if let Some((row, column)) = place {
             let _ = write!(message, "; row {row}");
             if let (Some(column), None) = (column, said.column()) {
@@ -86,6 +94,7 @@ impl Refusal {
         Self {
             code: code.to_owned(),
             message,
+            of_a_value,
         }
     }
 }
@@ -105,6 +114,7 @@ fn general(code: &str) -> &'static str {
         "23514" => "a row does not meet a check",
         _ if code.starts_with("22") => "a value does not fit its type",
         _ if code.starts_with("23") => "a row violates a constraint",
+        _ if code.starts_with("P0") => "a function of the database raised an error",
         _ => "the server does not take a row",
     }
 }
