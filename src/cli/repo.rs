@@ -101,6 +101,7 @@ fn s3_options(globals: &Globals) -> Result<S3Options> {
         access_key_id: access_key_id.map(|text| text.as_str().to_owned()),
         secret_access_key: read_secret("AWS_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY_FILE")?,
         session_token: read_secret("AWS_SESSION_TOKEN", "AWS_SESSION_TOKEN_FILE")?,
+        storage_class: environment::text("HOLDALL_S3_STORAGE_CLASS")?,
         ca_certificates,
     })
 }

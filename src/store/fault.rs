@@ -156,7 +156,7 @@ fn of_status(status: u16, code: &str) -> Class {
         (_, "SlowDown" | "SlowDownWrite" | "SlowDownRead" | "TooManyRequests" | "RequestLimitExceeded")
         | (429 | 503, _) => Class::Busy,
         (_, "NoSuchBucket") => Class::NoStore,
-        (_, "NotImplemented") | (501, _) => Class::Unsupported,
+        (_, "NotImplemented" | "InvalidStorageClass") | (501, _) => Class::Unsupported,
         (_, "RequestTimeout" | "InternalError") | (408 | 425 | 500..=599, _) => Class::Lost,
         (404 | 410, _) => Class::Absent,
         (304 | 409 | 412, _) => Class::Exists,
@@ -308,6 +308,9 @@ fn hint(class: Class, attempt: Attempt, error: &object_store::Error) -> Option<&
         (_, Some((300..=399, _) | (_, "AuthorizationHeaderMalformed"))) => {
             "check the region and the endpoint: the bucket lives elsewhere"
         }
+        (_, Some((_, "InvalidStorageClass"))) => {
+            "the server does not know this storage class: set HOLDALL_S3_STORAGE_CLASS to one it has, or unset it"
+        }
         (Class::Full, _) => "free some space or raise the quota; nothing that was stored before is harmed",
         (Class::Denied, _) => match attempt {
             Attempt::Read | Attempt::List => {
@@ -364,6 +367,7 @@ mod tests {
             (500, "InternalError", Class::Lost),
             (504, "", Class::Lost),
             (501, "NotImplemented", Class::Unsupported),
+            (400, "InvalidStorageClass", Class::Unsupported),
             (400, "InvalidArgument", Class::Wrong),
             (301, "PermanentRedirect", Class::Wrong),
         ] {

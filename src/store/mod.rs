@@ -38,8 +38,8 @@ use crate::event::Observer;
 use crate::format::layout::ObjectName;
 use fault::{Attempt, Place};
 use limit::{Gate, Limiter};
-use object_store::ObjectStore;
 use object_store::path::Path;
+use object_store::{AttributeValue, ObjectStore};
 use secret::Redactor;
 use std::fmt;
 use std::sync::Arc;
@@ -60,6 +60,8 @@ struct Shared {
     /// What messages call the store.
     label: String,
     redactor: Redactor,
+    /// Of packs.
+    storage_class: Option<AttributeValue>,
     retry: Retry,
     download: Option<Arc<Limiter>>,
     uploads: Arc<Gate>,

@@ -68,6 +68,7 @@ pub(super) fn over(
         root,
         label: label.to_owned(),
         redactor: Redactor::new(secrets(&options.s3)),
+        storage_class: options.s3.storage_class.clone().map(Into::into),
         retry: options.retry,
         download: Limiter::new(options.limit_download),
         uploads: Gate::new(uploads),
@@ -94,6 +95,7 @@ fn secrets(s3: &S3Options) -> impl Iterator<Item = Secret> {
 
 fn s3(bucket: &str, options: &StoreOptions) -> Result<Arc<dyn ObjectStore>> {
     let s3 = &options.s3;
+    fits(s3.storage_class.as_deref())?;
     let wire = Wire::new(s3, options.timeouts, Limiter::new(options.limit_upload))?;
     let path_style = s3.path_style.unwrap_or(s3.endpoint.is_some());
     let mut builder = AmazonS3Builder::new()
@@ -120,6 +122,22 @@ fn s3(bucket: &str, options: &StoreOptions) -> Result<Arc<dyn ObjectStore>> {
         .build()
         .map_err(|e| Error::new(ErrorKind::Invalid, "the S3 options do not fit").because(e.to_string()))?;
     Ok(Arc::new(store))
+}
+
+/// Refuses a storage class from which nothing can be read at once: the next snapshot, a check and the collector all read packs.
+fn fits(class: Option<&str>) -> Result<()> {
+    let Some(class) = class else { return Ok(()) };
+    let wrong = |why| Err(Error::new(ErrorKind::Invalid, why).with("storage class", class.escape_debug()));
+    let known = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+    if class.is_empty() || class.len() > 64 || !class.chars().all(known) {
+        return wrong("not the name of a storage class");
+    }
+    if matches!(class, "GLACIER" | "DEEP_ARCHIVE") {
+        return wrong("objects of this storage class cannot be read before they are thawed").map_err(|e| {
+            e.hint("take one that is read at once: STANDARD_IA, INTELLIGENT_TIERING, GLACIER_IR")
+        });
+    }
+    Ok(())
 }
 
 /// The endpoint as the library wants it (with the bucket in the host unless path style), and whether it is plain HTTP.
@@ -191,6 +209,28 @@ mod tests {
             let error = endpoint_of(wrong, "b", true).unwrap_err();
             assert!(!format!("{error:?}").contains("topsecret"));
         }
+    }
+
+    #[test]
+    fn only_storage_classes_that_are_read_at_once_are_taken() {
+        for good in [None, Some("STANDARD_IA"), Some("GLACIER_IR")] {
+            fits(good).unwrap();
+        }
+        for wrong in [
+            "",
+            "standard",
+            "A\r\nx-amz-acl: public-read",
+            "DEEP_ARCHIVE",
+            "GLACIER",
+        ] {
+            assert_eq!(
+                fits(Some(wrong)).unwrap_err().kind(),
+                ErrorKind::Invalid,
+                "{wrong}"
+            );
+        }
+        let hint = fits(Some("GLACIER")).unwrap_err();
+        assert!(hint.advice().unwrap().contains("GLACIER_IR"));
     }
 
     #[test]

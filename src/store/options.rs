@@ -50,6 +50,8 @@ pub struct S3Options {
     pub secret_access_key: Option<Secret>,
     /// The token of temporary credentials.
     pub session_token: Option<Secret>,
+    /// The storage class of packs, as the server calls it (`STANDARD_IA`); none, and for every other object: the bucket's own.
+    pub storage_class: Option<String>,
     /// Certificates (PEM) that are trusted besides those of the system.
     pub ca_certificates: Option<Vec<u8>>,
     /// A proxy for all requests, and the hosts that are reached without it (as `NO_PROXY` writes them).

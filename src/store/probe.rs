@@ -8,6 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::ObjectName;
 use bytes::Bytes;
 use futures::future::join_all;
+use object_store::Attributes;
 
 /// Whether the store honours put-if-absent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +54,7 @@ impl Store {
         let path = self.path(&text);
         let mut tries = Tries::new(self, Attempt::Write, &text);
         loop {
-            let Err(error) = self.create(&path, &bytes).await else {
+            let Err(error) = self.create(&path, Attributes::new(), &bytes).await else {
                 return Ok(Capability::Overwrites);
             };
             match classify(&error) {
@@ -99,7 +100,12 @@ impl Store {
             let salt = crate::format::id::hex(&context.random.bytes::<32>()?);
             bodies.push(Bytes::from(format!("holdall probe, may be deleted\n{salt}\n")));
         }
-        let answers = join_all(bodies.iter().map(|body| self.create(&path, body))).await;
+        let answers = join_all(
+            bodies
+                .iter()
+                .map(|body| self.create(&path, Attributes::new(), body)),
+        )
+        .await;
         let mut winners = Vec::new();
         for (body, answer) in bodies.iter().zip(answers) {
             match answer.map_err(|e| (classify(&e), e)) {

@@ -10,7 +10,7 @@ use crate::format::limits::OBJECT_MAX;
 use bytes::Bytes;
 use futures::StreamExt;
 use object_store::path::Path;
-use object_store::{GetOptions, PutMode, PutOptions};
+use object_store::{Attribute, Attributes, GetOptions, PutMode, PutOptions};
 
 /// What became of a put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl Store {
             return Err(self.place(Attempt::Write, &text).place(error));
         }
         let _pass = self.shared.uploads.enter().await;
-        let put = self.settle(&text, &bytes).await?;
+        let put = self.settle(&text, self.attributes(name), &bytes).await?;
         if put == Put::Created {
             self.shared.observer.on(&Event::ObjectStored {
                 name: text,
@@ -60,10 +60,26 @@ impl Store {
         Ok(put)
     }
 
+    /// Packs are most of the bytes and few of the requests; what is small and read often stays in the bucket's own class.
+    fn attributes(&self, name: &ObjectName) -> Attributes {
+        let class = self.shared.storage_class.clone();
+        let class = class.filter(|_| matches!(name, ObjectName::Pack(_)));
+        class
+            .map(|class| (Attribute::StorageClass, class))
+            .into_iter()
+            .collect()
+    }
+
     /// One put, as the store answers it.
-    pub(super) async fn create(&self, path: &Path, bytes: &Bytes) -> object_store::Result<()> {
+    pub(super) async fn create(
+        &self,
+        path: &Path,
+        attributes: Attributes,
+        bytes: &Bytes,
+    ) -> object_store::Result<()> {
         let options = PutOptions {
             mode: PutMode::Create,
+            attributes,
             ..PutOptions::default()
         };
         self.shared
@@ -74,14 +90,14 @@ impl Store {
     }
 
     /// Puts and reads back until the outcome is known.
-    async fn settle(&self, text: &str, bytes: &Bytes) -> Result<Put> {
+    async fn settle(&self, text: &str, attributes: Attributes, bytes: &Bytes) -> Result<Put> {
         let path = self.path(text);
         let place = self.place(Attempt::Write, text);
         let mut tries = Tries::new(self, Attempt::Write, text);
         // Whether some try may have stored the object.
         let mut open = false;
         loop {
-            let Err(error) = self.create(&path, bytes).await else {
+            let Err(error) = self.create(&path, attributes.clone(), bytes).await else {
                 tries.answered();
                 self.shared.uploads.succeed();
                 return Ok(Put::Created);

@@ -31,7 +31,7 @@ impl SeaweedFs {
     /// # Errors
     /// If the program cannot be had (`scripts/test-servers` fetches it) or does not start; never a reason to skip a test.
     pub async fn start() -> Result<Self> {
-        let program = program().await?;
+        let program = program("seaweedfs").await?;
         let mut last = None;
         // Another process may take a port between our look and the server's start.
         for _ in 0..3 {
@@ -215,10 +215,10 @@ fn failed(what: &str) -> Error {
 }
 
 /// Has the script print where the program is; it fetches it the first time.
-async fn program() -> Result<PathBuf> {
+pub(super) async fn program(name: &str) -> Result<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/test-servers");
     let output = Command::new(&script)
-        .arg("seaweedfs")
+        .arg(name)
         .stdin(Stdio::null())
         .output()
         .await
@@ -231,7 +231,7 @@ async fn program() -> Result<PathBuf> {
 }
 
 /// The server dies with the test, even one that is killed, where `setpriv` can arrange that.
-fn command(program: &Path) -> Command {
+pub(super) fn command(program: &Path) -> Command {
     let setpriv = Path::new("/usr/bin/setpriv");
     if setpriv.exists() {
         let mut command = Command::new(setpriv);

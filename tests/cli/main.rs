@@ -8,6 +8,7 @@ mod forget;
 mod help;
 mod history;
 mod interrupts;
+mod killed;
 mod manners;
 mod pipes;
 mod prune;

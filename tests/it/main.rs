@@ -20,6 +20,8 @@ mod forgets;
 mod limits;
 mod property;
 mod protocol;
+mod requests;
 mod round_trip;
+mod s3;
 mod stores;
 mod world;

@@ -128,7 +128,7 @@ async fn a_session_of_the_server_that_stands_still_is_replaced() {
     request.session.silence = Duration::from_secs(2);
     let stop = "DO $$ DECLARE p int; BEGIN
         SELECT pid INTO STRICT p FROM pg_stat_activity WHERE application_name = 'holdall' AND query LIKE 'COPY%' LIMIT 1;
-        EXECUTE format('COPY (SELECT 1) TO PROGRAM %L', 'kill -STOP ' || p); END $$";
+        EXECUTE format('COPY (SELECT 1) TO PROGRAM %L', 'cat > /dev/null; kill -STOP ' || p); END $$";
     let taken = disturbed(&server, &request, &[(20, stop)]).await;
     assert_same_rows(&taken, &whole);
 }
