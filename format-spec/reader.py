@@ -7,6 +7,7 @@ HOLDALL_PASSWORD_FILE or HOLDALL_KEY_FILE. Needs blake3, zstandard, cryptography
 """
 import hmac, json, os, re, struct, sys
 from pathlib import Path
+import reader_forgets
 import zstandard
 from argon2.low_level import Type, hash_secret_raw
 from blake3 import blake3
@@ -200,8 +201,7 @@ def open_block(opener, row, sealed):
     stored = opener.record(row[1], False, sealed)
     return unzstd(stored, row[4]) if row[5] else stored
 def keep(recent, key, value, most):  # the last few of something
-    if len(recent) >= most:
-        recent.pop(next(iter(recent)))
+    recent.pop(next(iter(recent))) if len(recent) >= most else None
     recent[key] = value
     return value
 
@@ -243,7 +243,7 @@ class Repository:
         repository, _ = marker(self.read("holdall.json"))
         self.ring = self.unlock(repository)
         need(self.names("config"), "invalid", "an unfinished repository: no configuration")
-        config = self.open("config", "config/%d" % max(map(int, self.names("config"))))
+        self.config = config = self.open("config", "config/%d" % max(map(int, self.names("config"))))
         need(config[0] == repository and config[2] == hash_of(self.read("holdall.json")), "invalid", "marker")
         need(config[8][0] == 0, "unknown version", "feature")
         self.log()
@@ -275,10 +275,12 @@ class Repository:
         self.runs = {(row[:8].hex(), row[8:40].hex()) for row in cut(state[3], 80)}
         self.dead = set(cut(state[4], 32))
     def snapshots(self):
-        """Committed snapshots that are not void, oldest first, and whether each has a forgets key."""
+        """Committed snapshots that are not void, oldest first, and whether each was let go with an effect."""
         sids = [sid for sid in self.names("snapshots") if int(sid[:16], 16) >= self.floor or sid in self.live]
-        decisions = [(self.open("snapshot", "snapshots/" + sid), (self.root / "forgets" / sid).exists()) for sid in sids]
-        return sorted((d for d in decisions if d[0][0] == 0), key=lambda s: (s[0][4], s[0][1]))
+        commits = [s for s in (self.open("snapshot", "snapshots/" + sid) for sid in sids) if s[0] == 0]
+        keys, kept = set(self.names("forgets")), reader_forgets.kept(self, commits, Refused)
+        gone = [(s, sid_text(s[1]) in keys and s[1] not in kept) for s in commits]
+        return sorted(gone, key=lambda s: (s[0][4], s[0][1]))
     def find(self, name):
         found = [s for s, gone in self.snapshots() if s[1][8:].hex().startswith(name) or (name == "latest" and not gone)]
         need(found and (name == "latest" or len(found) == 1), "invalid", "%d snapshots match %s" % (len(found), name))
@@ -382,13 +384,11 @@ if __name__ == "__main__":
         if verb == "vectors":
             sys.modules["reader"] = sys.modules["__main__"]
             sys.exit(__import__("reader_vectors").walk(Path(args[0] if args else HERE / "vectors")) > 0)
-        if (verb, len(args)) not in (("ls", 1), ("ls", 2), ("restore", 3)):
-            sys.exit(__doc__)
-        repo = Repository(args[0])
+        sys.exit(__doc__) if (verb, len(args)) not in (("ls", 1), ("ls", 2), ("restore", 3)) else None
+        repo, TARGET = Repository(args[0]), args[-1]
         chosen = repo.find(args[1]) if args[1:] else None
         repo.load_index() if chosen else None
         if verb == "restore":
-            TARGET = args[2]
             restore(repo, chosen)
         elif chosen:
             for entry in repo.entries(*chosen[11][:2]):

@@ -16,6 +16,9 @@ use std::fmt::Write;
 /// Entries that are named for each snapshot that is hit; the count tells how many more there are.
 const NAMED_MAX: usize = 20;
 
+/// How often everything is looked at again because a collector ended a round meanwhile.
+const AGAIN_MAX: u32 = 3;
+
 /// What to check.
 #[derive(Clone, Copy, Debug)]
 pub struct CheckRequest {
@@ -56,7 +59,23 @@ pub async fn check(context: &Context, repository: &Repository, request: CheckReq
         entries: None,
         bytes: None,
     });
-    let mut survey = Survey::run(repository, context, request.read_data).await?;
+    let survey = Survey::run(repository, context, request.read_data).await?;
+    let mut report = look(context, repository, survey).await?;
+    // Beside a collector an object may be gone with reason: looked at again, what is still wrong is damage.
+    for _ in 0..AGAIN_MAX {
+        if !report.is_damaged() || !Survey::is_outdated(repository, &report.survey).await? {
+            break;
+        }
+        let survey = Survey::again(repository, context, &report.survey).await?;
+        report = look(context, repository, survey).await?;
+    }
+    context.emit(&Event::PhaseEnded { phase: "check" });
+    report.seconds = context.clock.now().seconds_since(started);
+    Ok(report)
+}
+
+/// Adds to a survey of the objects what is wrong with the snapshots.
+async fn look(context: &Context, repository: &Repository, mut survey: SurveyReport) -> Result<CheckReport> {
     let mut findings = std::mem::take(&mut survey.findings);
     let hits = match repository.view(context).await {
         Ok(view) => {
@@ -91,14 +110,12 @@ pub async fn check(context: &Context, repository: &Repository, request: CheckReq
             });
         }
     }
-    context.emit(&Event::PhaseEnded { phase: "check" });
-    let seconds = context.clock.now().seconds_since(started);
     Ok(CheckReport {
         findings,
         survey,
         snapshots,
         snapshots_hit,
-        seconds,
+        seconds: 0.0,
     })
 }
 

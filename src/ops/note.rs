@@ -32,6 +32,8 @@ pub struct Noted {
     pub protected: bool,
     /// Whether that is new.
     pub changed: bool,
+    /// Whether somebody had let it go, which has an effect now that it is not protected any more.
+    pub let_go: bool,
 }
 
 /// Changes tags. What is so already is left alone.
@@ -90,17 +92,19 @@ pub async fn protect(
             ..NoteRecord::default()
         })
     };
-    let noted = note(context, repository, specs, &new).await?;
-    // Of a forget that came between the look and the note a collector may know that does not know the note.
+    let mut noted = note(context, repository, specs, &new).await?;
+    // Of a forget that came between the look and the note a collector may know that does not know the note; it may even have swept both.
     let still = repository.view(context).await?;
-    for one in noted.iter().filter(|one| protected && one.changed) {
-        if still.has_forget(&one.sid) {
+    for one in noted.iter_mut().filter(|one| one.changed) {
+        let is_there = still.holds(&one.sid);
+        one.let_go = !protected && !is_there;
+        if protected && (!is_there || still.has_forget(&one.sid)) {
             return Err(Error::new(
                 ErrorKind::Conflict,
                 "this snapshot was let go while it was being protected",
             )
             .with("snapshot", &one.name)
-            .hint("a collection that is under way may still take it: restore it, or take a new snapshot"));
+            .hint("a collection that is under way may still take it, or has: restore it, or take a new snapshot"));
         }
     }
     Ok(noted)
@@ -134,6 +138,7 @@ async fn note(
             tags: snapshot.tags,
             protected: snapshot.protected,
             changed: false,
+            let_go: false,
         };
         if record != NoteRecord::default() {
             repository.put_note(context, sid, record.clone()).await?;

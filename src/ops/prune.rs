@@ -56,7 +56,7 @@ pub async fn prune(
         check_store(repository, request.exclusive).await?;
     }
     phase(context, "mark");
-    let mut round = Round::begin(repository, context, request.options.clone()).await?;
+    let round = Round::begin(repository, context, request.options.clone()).await?;
     context.emit(&Event::PhaseEnded { phase: "mark" });
     let mut report = PruneReport {
         plan: round.plan().clone(),
@@ -65,7 +65,7 @@ pub async fn prune(
         ..PruneReport::default()
     };
     if !report.dry_run && !report.plan.is_needed {
-        round.note_first_sights().await?;
+        round.leave().await?;
     } else if !report.dry_run {
         if report.plan.is_large && !request.confirmed {
             return Err(too_large(&report.plan));
@@ -73,7 +73,7 @@ pub async fn prune(
         let name = round.name();
         if let Err(error) = collect(context, round, &mut report).await {
             give_way(context, repository, name).await;
-            return Err(error);
+            return Err(with_fenced(error, &report.fenced));
         }
     }
     report.seconds = context.clock.now().seconds_since(started);
@@ -136,7 +136,21 @@ async fn collect(context: &Context, round: Round, report: &mut PruneReport) -> R
 /// Waits for sessions that may rest on what is condemned; says whom for, each once.
 async fn wait(context: &Context, waiting: &mut Waiting) -> Result<()> {
     let mut told = std::collections::BTreeSet::new();
-    while !waiting.settle().await? {
+    let mut ended = 0;
+    loop {
+        let settled = waiting.settle().await;
+        // Told at once: whatever becomes of the round, these runs have been ended.
+        for sid in waiting.fenced().iter().skip(ended) {
+            let text = format!(
+                "session {} was ended: it was not heard of for longer than the lease",
+                sid.short()
+            );
+            context.emit(&Event::Note { text });
+        }
+        ended = waiting.fenced().len();
+        if settled? {
+            return Ok(());
+        }
         for session in waiting.open_sessions().await? {
             if told.insert(session.sid) {
                 context.emit(&Event::Note {
@@ -146,7 +160,15 @@ async fn wait(context: &Context, waiting: &mut Waiting) -> Result<()> {
         }
         context.sleep(waiting.pause()).await?;
     }
-    Ok(())
+}
+
+/// Sessions that were ended stay so, whatever becomes of the round.
+fn with_fenced(error: Error, fenced: &[SessionId]) -> Error {
+    if fenced.is_empty() {
+        return error;
+    }
+    let names: Vec<_> = fenced.iter().map(SessionId::short).collect();
+    error.with("ended_sessions", names.join(", "))
 }
 
 fn waits_for(session: &OpenSession) -> String {

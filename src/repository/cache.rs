@@ -269,6 +269,18 @@ impl Cache {
             .collect()
     }
 
+    /// The highest round whose seal was noted; 0 if none was.
+    pub fn newest_seal(&self) -> u64 {
+        // Rounds are of fixed width: the order of names is theirs.
+        let names = self.names(
+            "SELECT name FROM seen WHERE name >= 'gc/' AND name < 'gc0' AND name GLOB '*/seal' ORDER BY name DESC LIMIT 1",
+        );
+        match names.first().map(|name| ObjectName::parse(name)) {
+            Some(Ok(ObjectName::Seal(round))) => round,
+            _ => 0,
+        }
+    }
+
     /// Forgets that objects were seen: a seal retired them.
     pub fn forget_seen(&self, names: &[ObjectName]) {
         if let Ok(connection) = self.connection.lock() {

@@ -11,27 +11,72 @@ use std::collections::HashSet;
 /// The most rows of a kind in one record that this program writes.
 const ROWS_MAX: usize = 50_000;
 
-/// Every record of the ledger that can be read; damaged ones are for `check` to name.
-pub(crate) async fn records(repository: &Repository) -> Result<Vec<LedgerRecord>> {
-    let mut records = Vec::new();
-    for name in repository.list(Prefix::Ledger).await? {
-        match repository.load::<LedgerRecord>(name).await {
-            Ok(record) => records.push(record),
-            Err(error) if super::view::is_damage(&error) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(records)
+/// How often the ledger is listed again because a record is gone that was listed.
+const TRIES: u32 = 16;
+
+/// What the ledger says.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    /// Packs that must not be used: quarantined by any record. A pack that was healed was stored anew, under another name.
+    pub(crate) quarantined: HashSet<ObjectId>,
+    /// Records that cannot be read, and why: which packs they name is not known.
+    pub(crate) damaged: Vec<(ObjectName, Error)>,
 }
 
-/// Packs that must not be used: quarantined by any record. A pack that was healed was stored anew, under another name.
-pub(crate) async fn quarantined(repository: &Repository) -> Result<HashSet<ObjectId>> {
-    Ok(records(repository)
-        .await?
-        .into_iter()
-        .flat_map(|record| record.quarantined)
-        .collect())
+impl Ledger {
+    /// Reads every record.
+    ///
+    /// # Errors
+    /// What the store says; damage is in [`Self::damaged`].
+    pub(crate) async fn read(repository: &Repository) -> Result<Self> {
+        let mut gone = None;
+        for _ in 0..TRIES {
+            match Self::try_read(repository).await? {
+                Ok(ledger) => return Ok(ledger),
+                // A checker has put what it said into another record, which a list shows that begins now.
+                Err(name) => gone = Some(name),
+            }
+        }
+        let error = Error::new(
+            ErrorKind::Unreachable,
+            "a record of the ledger is listed and is not there",
+        );
+        Err(match gone {
+            Some(name) => error.with("object", name),
+            None => error,
+        })
+    }
+
+    /// The name of a record that is gone, if one is.
+    async fn try_read(repository: &Repository) -> Result<Result<Self, ObjectName>> {
+        let mut ledger = Self::default();
+        for name in repository.list(Prefix::Ledger).await? {
+            match repository.load::<LedgerRecord>(name).await {
+                Ok(record) => ledger.quarantined.extend(record.quarantined),
+                Err(error) if super::view::is_damage(&error) => ledger.damaged.push((name, error)),
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Err(name)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Ok(ledger))
+    }
+
+    /// What it says, where all of it must be known.
+    ///
+    /// # Errors
+    /// `Damaged` if a record cannot be read.
+    pub(crate) fn whole(self) -> Result<HashSet<ObjectId>> {
+        match self.damaged.into_iter().next() {
+            None => Ok(self.quarantined),
+            Some((name, error)) => Err(Error::new(
+                ErrorKind::Damaged,
+                "a record of the ledger cannot be read, so that nobody can tell which packs are damaged; nothing was deleted",
+            )
+            .with("object", name)
+            .because(error)
+            .hint("run `holdall check --read-data`: once every pack is read, it replaces the record")),
+        }
+    }
 }
 
 /// Puts what was verified and what is quarantined, as many records as that takes, under the next free numbers.

@@ -7,7 +7,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::collect::{CondemnedRecord, RunRow, SealRecord, StateRecord};
 use crate::format::id::{ObjectId, SessionId};
 use crate::format::layout::{ObjectName, Prefix};
-use std::collections::HashSet;
+use crate::store::Listed;
+use futures::stream::{BoxStream, StreamExt};
+use std::collections::{BTreeSet, HashSet};
 
 /// How often the log is read again when a state is gone, or a list was not stable, before the store is called unreachable.
 const TRIES: u32 = 16;
@@ -81,18 +83,7 @@ impl Log {
     }
 
     async fn try_read(repository: &Repository) -> Result<Attempt> {
-        let names = repository.list(Prefix::Gc).await?;
-        let newest = names
-            .iter()
-            .filter_map(|n| {
-                if let ObjectName::Seal(n) = n {
-                    Some(*n)
-                } else {
-                    None
-                }
-            })
-            .max();
-        let newest = newest.unwrap_or(0);
+        let Rounds { newest, begun } = Rounds::list(repository).await?;
         let mut log = Self {
             newest,
             ..Self::default()
@@ -117,7 +108,7 @@ impl Log {
             }
         }
         let next = ObjectName::Condemned(newest + 1);
-        if names.contains(&next) {
+        if begun {
             match repository.load::<CondemnedRecord>(next).await {
                 Ok(record) => {
                     log.condemned = record.packs.into_iter().collect();
@@ -148,18 +139,54 @@ impl Log {
 
     /// The number of the newest seal, as the store tells it now.
     pub(crate) async fn newest_seal(repository: &Repository) -> Result<u64> {
-        let names = repository.list(Prefix::Gc).await?;
-        Ok(names
-            .iter()
-            .filter_map(|n| {
-                if let ObjectName::Seal(n) = n {
-                    Some(*n)
-                } else {
-                    None
-                }
-            })
-            .max()
-            .unwrap_or(0))
+        Ok(Rounds::list(repository).await?.newest)
+    }
+}
+
+/// What the names below `gc/` tell.
+#[derive(Default)]
+struct Rounds {
+    /// The highest round with a seal; 0 without any.
+    newest: u64,
+    /// Whether the round after it is condemned.
+    begun: bool,
+}
+
+impl Rounds {
+    /// Lists what is new since the newest seal that this machine has seen. There is a seal of every round for ever: all of them are
+    /// listed only where none is known, or where the one that is known is gone.
+    async fn list(repository: &Repository) -> Result<Self> {
+        let known = repository.cache().newest_seal();
+        let mut rounds = Self::default();
+        if known > 0 {
+            let before = ObjectName::Condemned(known);
+            rounds = Self::from(repository.store().list_after(Prefix::Gc, &before)).await?;
+        }
+        if known == 0 || rounds.newest == 0 {
+            rounds = Self::from(repository.store().list(Prefix::Gc)).await?;
+        }
+        if rounds.newest > known {
+            repository.cache().note_seen(&[ObjectName::Seal(rounds.newest)]);
+        }
+        Ok(rounds)
+    }
+
+    async fn from(mut listed: BoxStream<'_, Result<Listed>>) -> Result<Self> {
+        let (mut newest, mut condemned) = (0, BTreeSet::new());
+        while let Some(listed) = listed.next().await {
+            let Listed::Object(info) = listed? else { continue };
+            match info.name {
+                ObjectName::Seal(round) => newest = newest.max(round),
+                ObjectName::Condemned(round) => drop(condemned.insert(round)),
+                _ => {}
+            }
+            // What is left is not more than the rounds without a seal.
+            condemned.retain(|round| *round > newest);
+        }
+        Ok(Self {
+            newest,
+            begun: condemned.contains(&(newest + 1)),
+        })
     }
 }
 

@@ -10,7 +10,7 @@ mod delta;
 mod forgets;
 mod index;
 mod keys;
-mod ledger;
+pub(crate) mod ledger;
 mod log;
 mod minimum;
 mod notes;

@@ -1,6 +1,7 @@
 //! Notes about snapshots: put under the next number, read as the overlay of all.
 
 use super::Repository;
+use super::log::Log;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::SessionId;
@@ -72,18 +73,33 @@ impl Repository {
             .map(|name| async move { (name, self.load::<StampedNote>(name).await) });
         let mut loads = stream::iter(loads).buffered(self.concurrency());
         let mut all: BTreeMap<(SessionId, u32), Result<NoteRecord>> = BTreeMap::new();
+        let mut gone = Vec::new();
         while let Some((name, loaded)) = loads.next().await {
             let ObjectName::Note(sid, number) = name else {
                 continue;
             };
             match loaded {
                 Ok(stamped) => drop(all.insert((sid, number), Ok(stamped.note))),
-                // Swept with its snapshot between list and get.
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => gone.push((name, (sid, number), error)),
                 Err(error) if super::view::is_damage(&error) => {
                     drop(all.insert((sid, number), Err(error)));
                 }
                 Err(error) => return Err(error),
+            }
+        }
+        drop(loads);
+        if !gone.is_empty() {
+            // A note is deleted after the seal that makes its snapshot void: this log knows that seal. Of another snapshot it may be the
+            // note that protects it.
+            let log = Log::read(self).await?;
+            for (name, (sid, number), error) in gone {
+                if !log.is_void(&sid) {
+                    let what = "a note is gone that was listed, and nobody may have deleted it";
+                    let lost = Error::new(ErrorKind::Damaged, what)
+                        .with("object", name)
+                        .because(error);
+                    all.insert((sid, number), Err(lost));
+                }
             }
         }
         let mut notes: HashMap<SessionId, Notes> = HashMap::new();

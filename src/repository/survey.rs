@@ -5,9 +5,10 @@
 mod data;
 mod missing;
 
+use super::Repository;
 use super::index::PackNumber;
+use super::ledger::{self, Ledger};
 use super::log::Log;
-use super::{Repository, ledger};
 use crate::context::Context;
 use crate::crypto::{open_record, open_run, read_slot_kind, slot_label};
 use crate::error::{Error, ErrorKind, Result};
@@ -24,7 +25,7 @@ use crate::format::snapshot::Decision;
 use crate::store::Listed;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Display;
 use std::sync::Arc;
 
@@ -62,6 +63,8 @@ pub struct Finding {
 pub struct SurveyReport {
     /// What is wrong.
     pub findings: Vec<Finding>,
+    /// The newest collector round when it began to look.
+    pub(crate) round: u64,
     /// Objects in the store.
     pub objects: u64,
     /// Packs in the store.
@@ -110,7 +113,12 @@ pub struct Survey<'a> {
     sizes: HashMap<ObjectName, u64>,
     /// Pack → rows of the runs that list it, one table for each pack.
     listed: HashMap<ObjectId, Arc<Tables>>,
+    /// Packs that are read whatever else is.
+    doubtful: HashSet<ObjectId>,
 }
+
+/// How often everything is listed again because a collector's round ended meanwhile.
+const TRIES: u32 = 4;
 
 impl<'a> Survey<'a> {
     /// Looks at everything, and reads data packs as far as `read_data` says; packs with nodes are always read.
@@ -122,15 +130,50 @@ impl<'a> Survey<'a> {
         context: &'a Context,
         read_data: ReadData,
     ) -> Result<SurveyReport> {
+        Self::look(repository, context, (read_data, &[])).await
+    }
+
+    /// Looks again after `before` has found something wrong while a collector ended a round: at all but the data that was read and
+    /// found right. What a reader may not find because it is gone with reason is no damage.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn again(
+        repository: &'a Repository,
+        context: &'a Context,
+        before: &SurveyReport,
+    ) -> Result<SurveyReport> {
+        let again = Self::look(repository, context, (ReadData::None, &before.bad_packs)).await?;
+        Ok(SurveyReport {
+            packs_read: before.packs_read + again.packs_read,
+            bytes_read: before.bytes_read + again.bytes_read,
+            blobs_verified: before.blobs_verified + again.blobs_verified,
+            ..again
+        })
+    }
+
+    /// Whether a collector has ended a round since a survey began.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn is_outdated(repository: &Repository, report: &SurveyReport) -> Result<bool> {
+        Ok(Log::newest_seal(repository).await? != report.round)
+    }
+
+    async fn look(
+        repository: &'a Repository,
+        context: &'a Context,
+        (read_data, doubtful): (ReadData, &[ObjectId]),
+    ) -> Result<SurveyReport> {
         let mut survey = Self {
             repository,
             context,
             report: SurveyReport::default(),
             sizes: HashMap::new(),
             listed: HashMap::new(),
+            doubtful: doubtful.iter().copied().collect(),
         };
-        survey.list().await?;
-        let log = match Log::read(repository).await {
+        let log = match survey.list_stably().await {
             Ok(log) => {
                 survey.missing(&log).await?;
                 log
@@ -146,6 +189,22 @@ impl<'a> Survey<'a> {
         survey.records(&log).await?;
         survey.packs(&log, read_data).await?;
         Ok(survey.report)
+    }
+
+    /// Lists everything, with the log that it was listed under.
+    async fn list_stably(&mut self) -> Result<Log> {
+        let mut tries = 0;
+        loop {
+            self.report.round = Log::newest_seal(self.repository).await?;
+            self.list().await?;
+            tries += 1;
+            let log = Log::read(self.repository).await?;
+            if log.newest == self.report.round || tries == TRIES {
+                return Ok(log);
+            }
+            self.report = SurveyReport::default();
+            self.sizes.clear();
+        }
     }
 
     async fn list(&mut self) -> Result<()> {
@@ -315,7 +374,7 @@ impl<'a> Survey<'a> {
                 self.report.bytes_unlisted += size;
             }
             let has_nodes = rows.is_some_and(|rows| rows.entries.iter().any(|e| e.kind != BlobKind::Data));
-            if has_nodes || self.is_chosen(id, read_data)? {
+            if has_nodes || self.doubtful.contains(id) || self.is_chosen(id, read_data)? {
                 wanted.push(*id);
             }
         }
@@ -338,23 +397,44 @@ impl<'a> Survey<'a> {
 
     /// Writes into the ledger what was verified, and what was found damaged: writers rest on none of these, and store what
     /// they hold again. Only where the store can be written to.
-    async fn remember(&mut self, verified: Vec<(ObjectId, i64)>) -> Result<()> {
+    async fn remember(&mut self, verified: Vec<(ObjectId, i64)>, read_data: ReadData) -> Result<()> {
         let mut bad = self.report.bad_packs.clone();
         bad.sort_unstable();
         bad.dedup();
-        let known = ledger::quarantined(self.repository).await?;
-        bad.retain(|pack| !known.contains(pack));
-        if (verified.is_empty() && bad.is_empty()) || !self.repository.store().is_writable() {
+        let known = Ledger::read(self.repository).await?;
+        bad.retain(|pack| !known.quarantined.contains(pack));
+        let replaced = known.damaged.into_iter().filter(|(name, error)| {
+            // Every pack that such a record can name was listed after it, and has been read.
+            read_data == ReadData::All && error.kind() == ErrorKind::Damaged && self.sizes.contains_key(name)
+        });
+        let replaced: Vec<ObjectName> = replaced.map(|(name, _)| name).collect();
+        let nothing = verified.is_empty() && bad.is_empty() && replaced.is_empty();
+        if nothing || !self.repository.store().is_writable() {
             return Ok(());
         }
-        match ledger::put(self.repository, self.context, &verified, &bad).await {
-            Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::StoreFull) => {
+        let written = async {
+            ledger::put(self.repository, self.context, &verified, &bad).await?;
+            for name in &replaced {
+                self.repository.store().delete(name).await?;
+            }
+            Ok(())
+        };
+        match written.await {
+            Ok(()) => {
+                for name in replaced {
+                    self.repository.cache().forget_seen(&[name]);
+                    self.report
+                        .note(name, "was replaced by what this check has found of every pack");
+                }
+                Ok(())
+            }
+            Err(error) if matches!(Error::kind(&error), ErrorKind::Denied | ErrorKind::StoreFull) => {
                 let what =
                     "what was checked could not be written into the ledger: the next check begins anew";
                 self.report.note("ledger/", format!("{what} ({error})"));
                 Ok(())
             }
-            result => result,
+            Err(error) => Err(error),
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::Repository;
 use super::forgets::{Committed, Forgets};
 use super::index::{Index, IndexBuilder};
+use super::ledger::Ledger;
 use super::log::{Listing, Log};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
@@ -49,7 +50,13 @@ impl View {
         let committed: HashSet<SessionId> = snapshots.keys().copied().collect();
         let forgets = Forgets::read(repository, context, (&listing, purpose), &snapshots).await?;
         snapshots.retain(|sid, _| !forgets.is_effective(sid));
-        let excluded = excluded_packs(repository, &log, purpose).await?;
+        let mut excluded = log.dead.clone();
+        if purpose == Purpose::Write {
+            excluded.extend(log.condemned.iter().copied());
+            let ledger = Ledger::read(repository).await?;
+            excluded.extend(ledger.quarantined);
+            damaged.extend(ledger.damaged);
+        }
         let (index, damaged_runs) =
             load_index(repository, context, &listing, &committed, purpose, excluded).await?;
         damaged.extend(damaged_runs);
@@ -73,6 +80,11 @@ impl View {
     /// Whether somebody let a snapshot go, with or without an effect: a writer rests nothing on it, and it cannot be protected any more.
     pub fn has_forget(&self, sid: &SessionId) -> bool {
         self.forgets.has(sid)
+    }
+
+    /// Whether a snapshot is committed, not void, and not let go with an effect.
+    pub fn holds(&self, sid: &SessionId) -> bool {
+        self.snapshots.contains_key(sid)
     }
 
     /// Whether a snapshot that could be read before was let go, or swept after that.
@@ -118,15 +130,6 @@ pub(crate) fn is_damage(error: &Error) -> bool {
         error.kind(),
         ErrorKind::Damaged | ErrorKind::WrongKey | ErrorKind::Unsupported
     )
-}
-
-async fn excluded_packs(repository: &Repository, log: &Log, purpose: Purpose) -> Result<HashSet<ObjectId>> {
-    let mut excluded = log.dead.clone();
-    if purpose == Purpose::Write {
-        excluded.extend(log.condemned.iter().copied());
-        excluded.extend(super::ledger::quarantined(repository).await?);
-    }
-    Ok(excluded)
 }
 
 type DamagedRuns = Vec<(ObjectName, Error)>;

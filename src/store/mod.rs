@@ -9,6 +9,7 @@
 //!
 //! The store does not know what is inside an object.
 
+mod delete;
 mod fault;
 mod limit;
 mod local;
@@ -55,6 +56,12 @@ pub struct Store {
 
 struct Shared {
     raw: Arc<dyn ObjectStore>,
+    /// The same store, for deletes of many objects by one request, where there is such a request.
+    bulk: Option<Arc<dyn ObjectStore>>,
+    /// Whether it turned out that there is none.
+    refuses_bulk: AtomicBool,
+    /// Whether it is a directory of this machine.
+    directory: bool,
     /// What comes before every name.
     root: Path,
     /// What messages call the store.
@@ -108,6 +115,11 @@ impl Store {
     /// Whether this handle may write.
     pub fn is_writable(&self) -> bool {
         self.writable
+    }
+
+    /// Whether the store is a directory, whose disk may be full of other things.
+    pub fn is_directory(&self) -> bool {
+        self.shared.directory
     }
 
     /// What messages call the store: its location, without secrets.

@@ -41,13 +41,22 @@ pub(super) fn open(location: &Location, options: &StoreOptions, context: &Contex
                 };
                 place.error(&e)
             })?;
-            over(Arc::new(raw), (&label, Path::default()), options, context)
+            let mut shared = shared(Arc::new(raw), (&label, Path::default()), options, context)?;
+            shared.directory = true;
+            Ok(shared.store(options))
         }
         Location::S3 { bucket, prefix } => {
-            let raw = s3(bucket, options)?;
             let root = Path::parse(prefix)
                 .map_err(|e| Error::new(ErrorKind::Invalid, "not a prefix for objects").because(e))?;
-            over(raw, (&label, root), options, context)
+            let wire = Wire::new(&options.s3, options.timeouts, Limiter::new(options.limit_upload))?;
+            let mut shared = shared(
+                s3(bucket, options, &wire, false)?,
+                (&label, root),
+                options,
+                context,
+            )?;
+            shared.bulk = Some(s3(bucket, options, &wire, true)?);
+            Ok(shared.store(options))
         }
     }
 }
@@ -58,13 +67,25 @@ pub(super) fn over(
     options: &StoreOptions,
     context: &Context,
 ) -> Result<Store> {
+    Ok(shared(raw, (label, root), options, context)?.store(options))
+}
+
+fn shared(
+    raw: Arc<dyn ObjectStore>,
+    (label, root): (&str, Path),
+    options: &StoreOptions,
+    context: &Context,
+) -> Result<Shared> {
     let uploads = options.uploads.unwrap_or(if label.starts_with("s3://") {
         UPLOADS_REMOTE
     } else {
         UPLOADS_LOCAL
     });
-    let shared = Shared {
+    Ok(Shared {
         raw,
+        bulk: None,
+        refuses_bulk: AtomicBool::new(false),
+        directory: false,
         root,
         label: label.to_owned(),
         redactor: Redactor::new(secrets(&options.s3)),
@@ -76,11 +97,16 @@ pub(super) fn over(
         cancel: context.cancel.clone(),
         answered: AtomicBool::new(false),
         jitter: AtomicU64::new(u64::from_le_bytes(context.random.bytes()?)),
-    };
-    Ok(Store {
-        shared: Arc::new(shared),
-        writable: options.access != Access::ReadOnly,
     })
+}
+
+impl Shared {
+    fn store(self, options: &StoreOptions) -> Store {
+        Store {
+            shared: Arc::new(self),
+            writable: options.access != Access::ReadOnly,
+        }
+    }
 }
 
 fn secrets(s3: &S3Options) -> impl Iterator<Item = Secret> {
@@ -93,10 +119,10 @@ fn secrets(s3: &S3Options) -> impl Iterator<Item = Secret> {
         .into_iter()
 }
 
-fn s3(bucket: &str, options: &StoreOptions) -> Result<Arc<dyn ObjectStore>> {
+/// `bulk` deletes many objects by one request; the other handle deletes one, and tells why it could not.
+fn s3(bucket: &str, options: &StoreOptions, wire: &Wire, bulk: bool) -> Result<Arc<dyn ObjectStore>> {
     let s3 = &options.s3;
     fits(s3.storage_class.as_deref())?;
-    let wire = Wire::new(s3, options.timeouts, Limiter::new(options.limit_upload))?;
     let path_style = s3.path_style.unwrap_or(s3.endpoint.is_some());
     let mut builder = AmazonS3Builder::new()
         .with_bucket_name(bucket)
@@ -105,8 +131,8 @@ fn s3(bucket: &str, options: &StoreOptions) -> Result<Arc<dyn ObjectStore>> {
         // Given outright, so that the builder never asks a metadata service for an identity.
         .with_credentials(Arc::new(StaticCredentialProvider::new(credentials(s3)?)))
         .with_conditional_put(S3ConditionalPut::ETagMatch)
-        .with_disable_bulk_delete(true)
-        .with_http_connector(wire)
+        .with_disable_bulk_delete(!bulk)
+        .with_http_connector(wire.clone())
         .with_client_options(ClientOptions::new().with_timeout_disabled())
         // Retries are ours: the library's would hide that an earlier try of a put may have got through.
         .with_retry(RetryConfig {

@@ -1,4 +1,4 @@
-//! Reading, listing, deleting.
+//! Reading and listing.
 
 use super::Store;
 use super::fault::{Attempt, Class, classify};
@@ -93,27 +93,6 @@ impl Store {
         }
     }
 
-    /// Deletes an object; one that is not there is no error.
-    ///
-    /// # Errors
-    /// `Denied` (also on a read-only handle), `Unreachable`, `NoRepository`, `Cancelled`.
-    pub async fn delete(&self, name: &ObjectName) -> Result<()> {
-        self.writing(Attempt::Delete, name)?;
-        let text = name.to_string();
-        let path = self.path(&text);
-        let mut tries = Tries::new(self, Attempt::Delete, &text);
-        loop {
-            match tries.interruptible(self.shared.raw.delete(&path)).await? {
-                Ok(()) => {
-                    tries.answered();
-                    return Ok(());
-                }
-                Err(e) if classify(&e) == Class::Absent => return Ok(()),
-                Err(e) => self.pass(&mut tries, Attempt::Delete, &text, e).await?,
-            }
-        }
-    }
-
     /// Everything under `prefix`, in the order of names, read page by page. A listing of several pages is not atomic. It
     /// ends after its first error.
     pub fn list(&self, prefix: Prefix) -> BoxStream<'_, Result<Listed>> {
@@ -143,7 +122,7 @@ impl Store {
     }
 
     /// Waits for the next try, or gives the failure in words.
-    async fn pass(
+    pub(super) async fn pass(
         &self,
         tries: &mut Tries<'_>,
         attempt: Attempt,

@@ -157,6 +157,7 @@ struct State {
     replaced: HashMap<String, Bytes>,
     delay: Option<Duration>,
     overwrites: bool,
+    listed: usize,
     crashed: bool,
     running: usize,
     most_running: usize,
@@ -229,6 +230,11 @@ impl FaultStore {
     /// How many calls of a kind there were.
     pub fn count(&self, op: Op) -> usize {
         self.state().calls.iter().filter(|c| c.op == op).count()
+    }
+
+    /// How many objects all listings so far have shown.
+    pub fn listed(&self) -> usize {
+        self.state().listed
     }
 
     /// The most calls that ran at the same time.
@@ -468,6 +474,7 @@ impl FaultStore {
                 });
                 found.push(Err(failure(&plan.failure, &prefix)));
             }
+            this.state().listed += found.len();
             stream::iter(found)
         })
         .flatten()

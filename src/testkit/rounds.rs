@@ -13,7 +13,7 @@ use crate::format::layout::{ObjectName, Prefix};
 use crate::format::repo_config::ConfigRecord;
 use crate::format::session::{ForgetRecord, SessionRecord};
 use crate::format::snapshot::Decision;
-use crate::repository::Repository;
+use crate::repository::{Repository, ledger};
 use crate::store::Listed;
 use futures::TryStreamExt;
 
@@ -189,6 +189,13 @@ impl Hand<'_> {
             blobs: Vec::new(),
         };
         self.put(&record).await;
+    }
+
+    /// Says that packs are damaged, as a check does.
+    pub async fn quarantine(&self, packs: &[ObjectId]) {
+        ledger::put(self.repository, self.context, &[], packs)
+            .await
+            .unwrap();
     }
 
     /// Puts the next generation of the configuration.

@@ -75,6 +75,33 @@ fn a_protected_snapshot_is_kept_until_it_is_unprotected() {
 }
 
 #[test]
+fn a_forget_that_waited_for_the_protection_to_end_is_told_when_it_does() {
+    let (sandbox, all) = with_snapshots(2);
+    // As two machines do it that do not see each other: one protects, one lets go.
+    sandbox.good(&["forget", &all[0]]);
+    let key = files_below(&sandbox.path("repo").join("forgets")).remove(0);
+    let forget = std::fs::read(&key).unwrap();
+    std::fs::remove_file(&key).unwrap();
+    sandbox.good(&["protect", &all[0]]);
+    std::fs::write(&key, forget).unwrap();
+    assert_eq!(names(&sandbox), all);
+    let ran = sandbox.good(&["unprotect", &all[0]]);
+    assert!(
+        ran.err.contains(&all[0]) && ran.err.contains("was let go"),
+        "{}",
+        ran.err
+    );
+    assert_eq!(names(&sandbox), all[1..]);
+    let other = sandbox.good(&["protect", &all[1]]);
+    assert!(!other.err.contains("let go"), "{}", other.err);
+    let other = sandbox.good(&["unprotect", &all[1], "--json"]).json();
+    assert_eq!(
+        (&other[0]["changed"], &other[0]["forgotten"]),
+        (&true.into(), &false.into())
+    );
+}
+
+#[test]
 fn tags_are_added_removed_and_set_and_policies_see_them() {
     let (sandbox, all) = with_snapshots(2);
     sandbox.good(&["tag", &all[0], "--add", "release,keep"]);

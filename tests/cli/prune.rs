@@ -118,3 +118,30 @@ fn amounts_and_spans_are_understood_or_refused() {
         sandbox.bad(&["prune", "--dry-run", "--max-unused", amount], 2);
     }
 }
+
+#[test]
+fn how_to_free_space_is_not_said_to_a_forget_that_frees_none() {
+    let sandbox = sandbox();
+    for flags in [
+        &["--max-unused", "0"][..],
+        &["--max-repack", "1G"],
+        &["--lease", "2h"],
+        &["--confirm"],
+        &["--take-over"],
+        &["--exclusive"],
+    ] {
+        let ran = sandbox.bad(&[&["forget", "--keep-last", "1"], flags].concat(), 2);
+        assert!(ran.err.contains("--prune"), "{}", ran.err);
+    }
+    let listed = sandbox.good(&["list", "--json"]).json();
+    assert_eq!(listed.as_array().unwrap().len(), 4, "nothing was let go");
+    sandbox.good(&[
+        "forget",
+        "--keep-last",
+        "1",
+        "--prune",
+        "--confirm",
+        "--max-unused",
+        "0",
+    ]);
+}

@@ -8,13 +8,15 @@ use holdall::connector::stdio::{Input, StdioSource, StreamRequest};
 use holdall::connector::{Origin, Source};
 use holdall::context::Context;
 use holdall::event::Silent;
+use holdall::format::note::NoteRecord;
 use holdall::ops;
 use holdall::snapshot::entry::{Content, Entry, EntryHead, EntryKind, Item, Key, Metadata, Prior};
+use holdall::testkit::rounds::Hand;
 use holdall::testkit::{repo, trees};
 use std::path::Path;
 use std::sync::Arc;
 
-fn reader(arguments: &[&Path], key: &Path) {
+fn reader(arguments: &[&Path], key: &Path) -> String {
     #[expect(
         clippy::disallowed_methods,
         reason = "a test starts Python, no connector does"
@@ -35,6 +37,7 @@ fn reader(arguments: &[&Path], key: &Path) {
         text(&output.stdout),
         text(&output.stderr)
     );
+    text(&output.stdout)
 }
 
 fn noise(len: usize, seed: u64) -> Vec<u8> {
@@ -209,4 +212,79 @@ async fn the_second_reader_restores_what_was_written() {
     );
     assert_eq!(fs_err::read(target.join("dump.sql")).unwrap(), dump);
     reader(&[Path::new("ls"), &stored, Path::new("latest")], &key);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs python3 with blake3, zstandard, cryptography and argon2-cffi"]
+async fn the_second_reader_knows_which_forgets_have_an_effect() {
+    let work = tempfile::tempdir().unwrap();
+    let (source, stored, key) = (
+        work.path().join("source"),
+        work.path().join("repo"),
+        work.path().join("key"),
+    );
+    fs_err::create_dir(&source).unwrap();
+    fs_err::write(&key, [42; 32]).unwrap();
+    let context = Context::new(Arc::new(Silent), 64 << 20, 2).unwrap();
+    let store = repo::local(&stored, &context);
+    let repository = repo::init(&store, &context).await.unwrap();
+    let mut sids = Vec::new();
+    for content in ["one", "two", "three", "four"] {
+        fs_err::write(source.join("file"), content).unwrap();
+        let report = repo::snapshot_of(&context, &repository, &source).await.unwrap();
+        sids.push(report.snapshot.sid);
+    }
+    let hand = Hand {
+        repository: &repository,
+        context: &context,
+    };
+    let protect = |protected| NoteRecord {
+        protected: Some(protected),
+        ..NoteRecord::default()
+    };
+    for (sid, notes) in [(sids[0], [true, true]), (sids[1], [true, false])] {
+        for protected in notes {
+            repository
+                .put_note(&context, sid, protect(protected))
+                .await
+                .unwrap();
+        }
+    }
+    // The second is not protected any more, and the last is the newest of its source.
+    for sid in [sids[0], sids[1], sids[3]] {
+        hand.forget(sid).await;
+    }
+    let states = || {
+        let listed = reader(&[Path::new("ls"), &stored], &key);
+        let lines = listed.lines().map(|line| {
+            let mut words = line.split(' ');
+            (
+                words.next().unwrap().to_owned(),
+                words.next_back().unwrap().to_owned(),
+            )
+        });
+        lines.collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let found = states();
+    let found: Vec<_> = sids.iter().map(|sid| found[&sid.name()].as_str()).collect();
+    assert_eq!(found, ["complete", "forgotten", "complete", "complete"]);
+    let view = repository.view(&context).await.unwrap();
+    let known: Vec<_> = view.snapshots().map(|record| record.sid).collect();
+    assert_eq!(known.len(), 3, "as this program sees it");
+
+    let target = work.path().join("target");
+    reader(
+        &[Path::new("restore"), &stored, Path::new("latest"), &target],
+        &key,
+    );
+    let restored = target.join(source.strip_prefix("/").unwrap()).join("file");
+    assert_eq!(fs_err::read(restored).unwrap(), b"four");
+    // A note that cannot be read may be the one that protects.
+    let notes = stored.join("notes").join(sids[1].to_string());
+    let last = notes.join("00000001");
+    let mut bytes = fs_err::read(&last).unwrap();
+    bytes[120] ^= 1;
+    fs_err::remove_file(&last).unwrap();
+    fs_err::write(&last, bytes).unwrap();
+    assert_eq!(states()[&sids[1].name()], "complete");
 }

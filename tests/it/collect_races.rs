@@ -335,7 +335,7 @@ async fn a_round_of_another_collector_is_left_alone_until_it_is_old() {
     slow.step().await;
     slow.step().await;
     let mut patient = all();
-    patient.options.take_over = Duration::from_secs(3600);
+    patient.options.take_over = Duration::from_secs(300);
     let error = stage.prune(&patient).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Busy);
     assert!(error.advice().unwrap().contains("--take-over"), "{error}");
@@ -343,7 +343,7 @@ async fn a_round_of_another_collector_is_left_alone_until_it_is_old() {
     let name = ObjectName::Condemned(1);
     let begun = stage.repository.store().head(&name).await.unwrap().last_modified;
     stage.clock.set(Time {
-        seconds: begun.seconds + 3601,
+        seconds: begun.seconds + 301,
         nanos: 0,
     });
     assert!(stage.prune(&patient).await.unwrap().round.is_some());

@@ -12,6 +12,7 @@ mod cache;
 mod collect;
 mod collect_crash;
 mod collect_damage;
+mod collect_doubts;
 mod collect_races;
 mod crash;
 mod damage;

@@ -205,3 +205,38 @@ async fn plain_http_is_used_only_if_the_endpoint_says_so() {
     assert_eq!(first[0], 0x16, "not the beginning of a TLS handshake");
     assert_eq!(error.kind(), ErrorKind::Unreachable, "{error:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_objects_are_deleted_by_one_request_and_those_that_stay_are_named() {
+    let server = SeaweedFs::start().await.unwrap();
+    let location = server.location("bulk");
+    let owner = Store::open(&location, &server.options(), &context()).unwrap();
+    let names: Vec<_> = (0..40).map(ObjectName::Ledger).collect();
+    for name in &names[..30] {
+        assert_eq!(owner.put_new(name, noise(1, 100)).await.unwrap(), Put::Created);
+    }
+    let objects = async || {
+        owner
+            .list(Prefix::All)
+            .try_collect::<Vec<_>>()
+            .await
+            .unwrap()
+            .len()
+    };
+
+    let reader = Store::open(&location, &server.reader_options(), &context()).unwrap();
+    let mut left = reader.delete_in_bulk(&names[..30]).await.unwrap();
+    left.sort_unstable();
+    assert_eq!(left, names[..30]);
+    let error = reader.delete(&left[0]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error:?}");
+    let error = owner.read_only().delete_in_bulk(&names).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied);
+    assert_eq!(objects().await, 30);
+
+    // Those that are not there are no failure.
+    assert!(owner.deletes_in_bulk());
+    assert_eq!(owner.delete_in_bulk(&names).await.unwrap(), []);
+    assert!(owner.deletes_in_bulk());
+    assert_eq!(objects().await, 0);
+}

@@ -137,6 +137,13 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
 
 fn request(args: &Args) -> Result<ForgetRequest> {
     let policy = args.keep.to_policy();
+    if args.how.is_given() && !args.prune {
+        return Err(Error::new(
+            ErrorKind::Invalid,
+            "it is said how to free space, and not that it shall be freed",
+        )
+        .hint("add --prune, or leave out --max-unused, --max-repack, --lease, --take-over, --confirm and --exclusive"));
+    }
     if !args.snapshots.is_empty() && !policy.is_empty() {
         return Err(Error::new(
             ErrorKind::Invalid,

@@ -37,15 +37,15 @@ pub(in crate::cli) struct Args {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Freeing space")]
 pub(super) struct How {
-    /// What may stay of bytes that nobody needs, before the rest of their packs is copied: percent of what is needed (5%), a size, or "unlimited"
-    #[arg(long, value_name = "AMOUNT", default_value = "5%", value_parser = unused)]
-    max_unused: Unused,
+    /// What may stay of bytes that nobody needs, before the rest of their packs is copied: percent of what is needed, a size, or "unlimited" [default: 5%]
+    #[arg(long, value_name = "AMOUNT", value_parser = unused)]
+    max_unused: Option<Unused>,
     /// Copy at most so much
     #[arg(long, value_name = "SIZE", value_parser = parse::bytes)]
     max_repack: Option<u64>,
-    /// End runs that were not heard of for so long
-    #[arg(long, value_name = "SPAN", default_value = "24h", value_parser = parse::seconds)]
-    lease: u64,
+    /// End runs that were not heard of for so long [default: 24h]
+    #[arg(long, value_name = "SPAN", value_parser = parse::seconds)]
+    lease: Option<u64>,
     /// Do not leave another collector's round alone, however young it is
     #[arg(long)]
     take_over: bool,
@@ -58,13 +58,19 @@ pub(super) struct How {
 }
 
 impl How {
+    /// Whether anything of it was said.
+    pub(super) fn is_given(&self) -> bool {
+        let said = self.take_over || self.confirm || self.exclusive;
+        said || self.max_unused.is_some() || self.max_repack.is_some() || self.lease.is_some()
+    }
+
     pub(super) fn request(&self, dry_run: bool, also_forgotten: BTreeSet<SessionId>) -> PruneRequest {
         let defaults = CollectOptions::default();
         PruneRequest {
             options: CollectOptions {
-                max_unused: self.max_unused,
+                max_unused: self.max_unused.unwrap_or(defaults.max_unused),
                 max_repack: self.max_repack.unwrap_or(defaults.max_repack),
-                lease: Duration::from_secs(self.lease),
+                lease: self.lease.map_or(defaults.lease, Duration::from_secs),
                 take_over: if self.take_over {
                     Duration::ZERO
                 } else {
@@ -117,12 +123,6 @@ fn tell(app: &App, report: &PruneReport) -> std::io::Result<()> {
     for (sid, why) in &report.plan.kept_in_spite {
         app.warning(&format!(
             "snapshot {} was let go, and stays nevertheless: {why}",
-            sid.short()
-        ));
-    }
-    for sid in &report.fenced {
-        app.note(&format!(
-            "session {} was ended: it was not heard of for longer than the lease",
             sid.short()
         ));
     }

@@ -71,9 +71,16 @@ fn tell(app: &App, noted: &[Noted]) -> std::io::Result<()> {
     if app.json() {
         let all: Vec<Value> = noted
             .iter()
-            .map(|one| json!({ "id": one.name, "tags": one.tags, "protected": one.protected, "changed": one.changed }))
+            .map(|one| json!({ "id": one.name, "tags": one.tags, "protected": one.protected, "changed": one.changed, "forgotten": one.let_go }))
             .collect();
         return render::line(&all);
+    }
+    for one in noted.iter().filter(|one| one.let_go) {
+        app.warning(&format!(
+            "snapshot {} was let go while it was protected, and that holds from now on: it is not listed any more, and the next prune \
+             takes what is its alone; it cannot be brought back",
+            one.name
+        ));
     }
     let mut text = String::new();
     for one in noted {

@@ -16,10 +16,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::header::{HEADER_LEN, Origin};
 use crate::format::id::{ObjectId, SessionId};
 use crate::format::layout::ObjectName;
+use crate::repository::Repository;
 use crate::repository::forgets::{Committed, without_effect};
+use crate::repository::ledger::Ledger;
 use crate::repository::log::Log;
 use crate::repository::minimum::Minimum;
-use crate::repository::{Repository, ledger};
 use futures::stream::{self, StreamExt};
 use std::collections::{BTreeSet, HashSet};
 
@@ -77,7 +78,7 @@ impl Round {
             ..plan
         };
         let absent = absent_packs(repository, &entries, &listing).await?;
-        let mut quarantined = ledger::quarantined(repository).await?;
+        let mut quarantined = Ledger::read(repository).await?.whole()?;
         quarantined.extend(cut_off(&entries, &listing));
         let mut work = Box::new(Work {
             repository: repository.clone(),
@@ -201,7 +202,13 @@ impl Forgets {
             }
         }
         let minimum = Minimum::of(repository.config());
-        let now = context.clock.now();
+        // Not before the newest snapshot of the store, by the store's own clock: for a clock that is behind, what is new comes from the
+        // future and counts last.
+        let now = listing
+            .decided
+            .values()
+            .copied()
+            .fold(context.clock.now(), Time::max);
         let without_effect = without_effect(minimum, committed, &listing.forgets, &notes, now);
         let forgotten = committed.keys().filter(|sid| listing.forgets.contains(sid));
         let effective = forgotten.filter(|sid| !without_effect.contains_key(sid)).copied();
@@ -332,28 +339,25 @@ impl Work {
 
     /// Puts the plan into figures.
     fn tell(&mut self) {
-        let index = &self.entries.index;
-        // A snapshot whose tree another one has too takes nothing with it, and one whose tree is gone has taken it before.
-        let takes = |sid: &&SessionId| {
-            let root = self
-                .committed
-                .get(sid)
-                .and_then(|record| index.number(&record.root.id));
-            root.is_some_and(|number| !self.needed.has(number))
-        };
-        let going: Vec<_> = self.forgotten.iter().filter(takes).copied().collect();
+        let taking: Vec<_> = self.forgotten.iter().filter(|sid| self.takes(sid)).collect();
+        let is_needed = self.is_needed(!taking.is_empty());
+        let going = self.forgotten.iter();
+        let going = going.filter(|sid| self.is_new(sid) || taking.contains(sid));
+        let going: Vec<_> = going.copied().collect();
         let kept = (self.committed.len() - self.forgotten.len()) as u64;
-        let bytes: u64 = self.listing.packs.values().sum();
+        let packs = self.listing.packs.iter();
+        let packs = packs.filter(|(id, _)| !self.log.dead.contains(id));
+        let (packs, bytes) = packs.fold((0, 0), |(packs, bytes), (_, size)| (packs + 1, bytes + size));
         let chosen = &self.chosen;
         let freed = chosen.dead_bytes + chosen.repack_bytes - chosen.copied_bytes;
         let gone = going.len() as u64;
         let is_large = plan::is_large((gone, gone + kept), (freed, bytes));
         self.plan = CollectPlan {
-            is_needed: self.is_needed(&going),
+            is_needed,
             is_large,
             snapshots_kept: kept,
             snapshots_going: going,
-            packs: self.listing.packs.len() as u64,
+            packs,
             pack_bytes: bytes,
             dead_packs: chosen.dead.len() as u64,
             dead_bytes: chosen.dead_bytes,
@@ -366,8 +370,29 @@ impl Work {
         };
     }
 
+    /// Whether a snapshot takes something with it: one whose tree another one has too does not, and one whose tree is gone has done it
+    /// before.
+    fn takes(&self, sid: &SessionId) -> bool {
+        let root = self.committed.get(sid).map(|record| &record.root.id);
+        let number = root.and_then(|root| self.entries.index.number(root));
+        number.is_some_and(|number| !self.needed.has(number))
+    }
+
+    /// Whether no round before this one has let a snapshot go: the last one kept it, or nobody had let it go then. In doubt none has;
+    /// this only decides who must look at the plan.
+    fn is_new(&self, sid: &SessionId) -> bool {
+        let condemned = match self.log.state {
+            Some(ObjectName::State(round, _)) => ObjectName::Condemned(round),
+            _ => return true,
+        };
+        let last = self.listing.rounds.iter().find(|info| info.name == condemned);
+        let at = self.listing.forgotten_at.get(sid);
+        let before = at.zip(last).is_some_and(|(at, last)| *at < last.last_modified);
+        sid.epoch < self.log.floor || !before
+    }
+
     /// Whether a round would change anything that is worth its requests.
-    fn is_needed(&self, going: &[SessionId]) -> bool {
+    fn is_needed(&self, takes: bool) -> bool {
         let (chosen, listing) = (&self.chosen, &self.listing);
         let packs = !chosen.dead.is_empty() || !chosen.repack.is_empty();
         // What the new floor passes: runs to absorb, objects of sessions that are over.
@@ -384,6 +409,6 @@ impl Work {
             |sid: &SessionId| now.seconds_since(listing.last_sign(sid)) >= self.options.lease.as_secs_f64();
         let open = listing.sessions.keys();
         let mut open = open.filter(|sid| !self.log.is_void(sid) && !listing.decided.contains_key(sid));
-        packs || !going.is_empty() || passed || session_runs >= RUNS_MANY || open.any(idle)
+        packs || takes || passed || session_runs >= RUNS_MANY || open.any(idle)
     }
 }

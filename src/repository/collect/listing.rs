@@ -8,8 +8,8 @@ use crate::format::snapshot::Decision;
 use crate::repository::Repository;
 use crate::repository::forgets::Committed;
 use crate::repository::log::Log;
-use crate::store::ObjectInfo;
-use futures::stream::{self, StreamExt};
+use crate::store::{Listed, ObjectInfo};
+use futures::stream::{self, StreamExt, TryStreamExt};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
@@ -21,12 +21,14 @@ pub(super) struct Listing {
     /// Sessions with a decision, and when the store says it was put.
     pub(super) decided: BTreeMap<SessionId, Time>,
     pub(super) forgets: HashSet<SessionId>,
+    /// When the store says that their forgets were put.
+    pub(super) forgotten_at: BTreeMap<SessionId, Time>,
     pub(super) notes: Vec<ObjectName>,
     /// Packs with their sizes.
     pub(super) packs: BTreeMap<ObjectId, u64>,
     /// Index runs, valid or not.
     pub(super) runs: Vec<ObjectInfo>,
-    /// What collectors put for their rounds.
+    /// What collectors put for their rounds, but for seals.
     pub(super) rounds: Vec<ObjectInfo>,
     /// Nodes that have a record of references.
     pub(super) refs: BTreeSet<BlobId>,
@@ -40,9 +42,10 @@ impl Listing {
             decided: times(repository, Prefix::Snapshots).await?,
             ..Self::default()
         };
-        for name in repository.list(Prefix::Forgets).await? {
-            if let ObjectName::Forget(sid) = name {
+        for info in repository.list_objects(Prefix::Forgets).await? {
+            if let ObjectName::Forget(sid) = info.name {
                 listing.forgets.insert(sid);
+                listing.forgotten_at.insert(sid, info.last_modified);
             }
         }
         listing.notes = repository.list(Prefix::Notes).await?;
@@ -53,7 +56,15 @@ impl Listing {
         }
         listing.runs = runs(repository).await?;
         // Nothing rests on when these are listed.
-        listing.rounds = repository.list_objects(Prefix::Gc).await?;
+        let round = |listed| async move {
+            Ok(match listed {
+                // There is one of every round for ever, and it never goes.
+                Listed::Object(info) if !matches!(info.name, ObjectName::Seal(_)) => Some(info),
+                _ => None,
+            })
+        };
+        let rounds = repository.store().list(Prefix::Gc).try_filter_map(round);
+        listing.rounds = rounds.try_collect().await?;
         for name in repository.list(Prefix::Refs).await? {
             if let ObjectName::Refs(node) = name {
                 listing.refs.insert(node);

@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::{ObjectId, SessionId};
 use crate::format::layout::{ObjectName, Prefix};
 use crate::repository::index::{Index, IndexBuilder};
+use crate::repository::ledger::Ledger;
 use crate::store::ObjectInfo;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -54,6 +55,9 @@ impl Waiting {
         } = self;
         let decided = times(&work.repository, Prefix::Snapshots).await?;
         let runs = runs(&work.repository).await?;
+        // What was found damaged since G1 is a last resort now.
+        let quarantined = Ledger::read(&work.repository).await?.whole()?;
+        work.quarantined.extend(quarantined);
         let kept = work.mark_new(&decided, &runs).await?;
         let index = work.entries.index.clone();
         let saved = work.saved(&index, &condemned)?;
@@ -64,14 +68,14 @@ impl Waiting {
         let (jobs, mut reprieved) = split(&index, &saved, &condemned, &repack);
         let jobs = work.in_order(jobs);
         let (repository, context) = (work.repository.clone(), work.context.clone());
-        let repacked = Repack::new((&repository, &context), index.clone(), work.number())
+        let repacked = Repack::new((&repository, &context), index, work.number())
             .run(&jobs)
             .await?;
         let kept_whole = jobs.iter().map(|job| job.pack.id);
         reprieved.extend(kept_whole.filter(|id| !repacked.emptied.contains(id)));
         let dead: BTreeSet<ObjectId> = condemned.difference(&reprieved).copied().collect();
         drop(jobs);
-        work.prove(index, &dead, &repacked).await?;
+        work.prove(&dead, &repacked).await?;
         Ok(Rescued {
             work,
             dead,
@@ -160,28 +164,29 @@ impl Work {
 
     /// Every blob that is needed has a chain that ends in a whole copy, in packs that are there and do not die. Told from all entries
     /// anew, whatever was chosen: a plan without it must not be sealed.
-    async fn prove(&self, index: Arc<Index>, dead: &BTreeSet<ObjectId>, repacked: &Repacked) -> Result<()> {
-        let blocks = index.blocks().len();
-        let index = if repacked.packs.is_empty() {
-            index
-        } else {
-            let mut builder = IndexBuilder::onto(Index::clone(&index), self.log.dead.clone());
+    async fn prove(&mut self, dead: &BTreeSet<ObjectId>, repacked: &Repacked) -> Result<()> {
+        let mut index = std::mem::take(&mut self.entries.index);
+        if !repacked.packs.is_empty() {
+            // It goes on as this one: two would be twice the memory.
+            let blocks = index.blocks().len();
+            let alone = Arc::try_unwrap(index).unwrap_or_else(|shared| Index::clone(&shared));
+            let mut builder = IndexBuilder::onto(alone, self.log.dead.clone());
             for tables in &repacked.packs {
                 builder.add(tables, false);
             }
-            Arc::new(self.context.cpu.run(move || builder.finish()).await?)
-        };
-        let needed = carried_over(&self.needed, &index, blocks);
+            index = Arc::new(self.context.cpu.run(move || builder.finish()).await?);
+            self.needed = carried_over(&self.needed, &index, blocks);
+        }
         let (present, _) = self.present(&index);
         let alive = Bits::of(index.packs().len(), |n| {
             let pack = index.packs().get(n as usize);
             present.has(n) && pack.is_some_and(|pack| !dead.contains(&pack.id))
         });
         let depths = Depths::of(&index, &alive);
-        match needed.iter().find(|number| !depths.is_usable(*number)) {
-            None => Ok(()),
-            Some(number) => Err(unproven(&index, number)),
-        }
+        let lost = self.needed.iter().find(|number| !depths.is_usable(*number));
+        let proven = lost.map_or(Ok(()), |number| Err(unproven(&index, number)));
+        self.entries.index = index;
+        proven
     }
 }
 

@@ -4,6 +4,7 @@
 use crate::context::Context;
 use crate::crypto::{Sealed, seal_record};
 use crate::error::{ErrorKind, Result};
+use crate::event::Event;
 use crate::format::Record;
 use crate::format::layout::{ObjectName, Prefix};
 use crate::format::limits::RESERVES;
@@ -50,13 +51,14 @@ impl Pen {
         }
     }
 
-    /// Reserves again what some collection gave back, where space was reserved at all. Gives whether all of it is there: a disk that
-    /// is still full is no error.
-    pub(super) async fn refill(&self) -> Result<bool> {
+    /// Reserves again what some collection gave back, this one or one that failed after it: in a directory, and wherever space was
+    /// reserved. Gives whether all of it is there: a disk that is still full is no error.
+    async fn refill(&self) -> Result<bool> {
         let names = self.repository.list(Prefix::Reserve).await?;
         let held = |name: &&ObjectName| matches!(name, ObjectName::Reserve(k) if *k < RESERVES);
         let held = names.iter().filter(held).count();
-        if held == usize::from(RESERVES) || (held == 0 && self.left == RESERVES) {
+        let is_due = held > 0 || self.left < RESERVES || self.repository.store().is_directory();
+        if held == usize::from(RESERVES) || !is_due {
             return Ok(true);
         }
         match crate::repository::open::reserve(self.repository.store(), &self.context).await {
@@ -64,5 +66,14 @@ impl Pen {
             Err(error) if matches!(error.kind(), ErrorKind::StoreFull | ErrorKind::Denied) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// As [`Self::refill`]; says so if there is no room.
+    pub(super) async fn refill_and_tell(&self) -> Result<()> {
+        if !self.refill().await? {
+            let text = "the store is too full to reserve space for the next collection again".to_owned();
+            self.context.emit(&Event::Note { text });
+        }
+        Ok(())
     }
 }

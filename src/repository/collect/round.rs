@@ -62,11 +62,11 @@ pub struct CollectPlan {
     pub round: u64,
     /// Snapshots that stay.
     pub snapshots_kept: u64,
-    /// Snapshots that were let go, and whose data goes with them.
+    /// Snapshots that this round lets go: what nothing else needs goes with them, which may be nothing at all.
     pub snapshots_going: Vec<SessionId>,
     /// Snapshots that somebody let go and that stay, and why.
     pub kept_in_spite: BTreeMap<SessionId, String>,
-    /// Packs in the store, and their bytes.
+    /// Packs in the store, without those that an earlier round has killed.
     pub packs: u64,
     /// Their bytes.
     pub pack_bytes: u64,
@@ -211,12 +211,14 @@ impl Round {
         self.0.swept
     }
 
-    /// Notes when the store saw new snapshots, where no round follows; [`Self::condemn`] does it too.
+    /// Where no round follows: notes when the store saw new snapshots, as [`Self::condemn`] does too, and reserves again what an
+    /// earlier collection gave back, as [`super::Sealed::sweep`] does.
     ///
     /// # Errors
     /// What the store says.
-    pub async fn note_first_sights(&mut self) -> Result<()> {
-        self.0.note_first_sights().await
+    pub async fn leave(mut self) -> Result<()> {
+        self.0.note_first_sights().await?;
+        self.0.pen.refill_and_tell().await
     }
 
     /// G3 and G4: publishes what is condemned, and then looks who may rest on it.

@@ -11,6 +11,7 @@ use crate::format::id::ObjectId;
 use crate::format::layout::ObjectName;
 use crate::repository::log::Log;
 use crate::store::{ObjectInfo, Put};
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashSet};
 
 /// A round that is sealed: what it killed may go.
@@ -94,15 +95,15 @@ impl Rescued {
             state: Some((number, sealed.id)),
             nonce: random.bytes()?,
         };
-        // G8, and G9: guards against seals that somebody removed by hand.
-        let put = self.work.pen.save(&seal).await?;
-        if put == Put::Conflict || Log::newest_seal(&self.work.repository).await? != number {
+        if self.work.pen.save(&seal).await? == Put::Conflict {
             return Err(Error::new(
                 ErrorKind::Conflict,
                 "another collector has ended this round; nothing was deleted by this one",
             )
-            .with("round", number));
+            .with("object", ObjectName::Seal(number))
+            .hint("run the command again: it goes on from what the other one did"));
         }
+        check_newest(number, Log::newest_seal(&self.work.repository).await?)?;
         let log = log_of(&state, name);
         let going = self.going(&log);
         Ok(Sealed {
@@ -171,6 +172,28 @@ impl Rescued {
     }
 }
 
+/// G9: the seal that was put is the newest. Guards against seals that somebody removed by hand.
+fn check_newest(sealed: u64, newest: u64) -> Result<()> {
+    let error = match newest.cmp(&sealed) {
+        Ordering::Equal => return Ok(()),
+        Ordering::Greater => Error::new(
+            ErrorKind::Conflict,
+            "a later round was sealed than the one that this collector has just sealed; nothing was deleted by this one",
+        )
+        .hint("run the command again: it deletes what the newest round allows. Unless another collector works here right now, somebody \
+               has removed objects below gc/ by hand: then run `holdall check` first"),
+        Ordering::Less => Error::new(
+            ErrorKind::Damaged,
+            "the seal that was just put is not in the store's list, so that nobody else sees this round; nothing was deleted",
+        )
+        .hint("the store loses objects, lists them late, or somebody removes what is below gc/: run `holdall check`, and collect again \
+               only when the store lists what it holds"),
+    };
+    Err(error
+        .with("object", ObjectName::Seal(sealed))
+        .with("newest", newest))
+}
+
 /// The log as everybody reads it from now on.
 fn log_of(state: &StateRecord, name: ObjectName) -> Log {
     Log {
@@ -199,10 +222,7 @@ impl Sealed {
         let going = std::mem::take(&mut self.going);
         debug_assert_eq!(self.log.newest, self.round.number);
         let (swept, _) = delete(&self.work.repository, &self.work.context, going).await?;
-        if !self.work.pen.refill().await? {
-            let text = "the store is too full to reserve space for the next collection again".to_owned();
-            self.work.context.emit(&crate::event::Event::Note { text });
-        }
+        self.work.pen.refill_and_tell().await?;
         Ok(self.work.swept.plus(swept))
     }
 }

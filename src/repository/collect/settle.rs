@@ -69,13 +69,14 @@ impl Waiting {
             Err(error) if error.kind() == ErrorKind::NotFound => ours,
             Err(error) => return Err(error),
         };
-        // First sights are the store's times: what is young by them must not be old by a clock that is ahead.
-        let judged = work.repository.config().retain_age > 0 && !work.forgotten.is_empty();
+        // Ages are told from the store's times, and of snapshots from the future the newest is no newest one: a clock that is ahead could
+        // make a snapshot old, or one that a wrong clock has stamped the one that counts. One that is behind is no guide either, and
+        // G1 has not followed it.
         let ahead = ours.seconds_since(store);
-        if judged && ahead > AHEAD_MAX {
+        if !work.forgotten.is_empty() && ahead > AHEAD_MAX {
             return Err(Error::new(
                 ErrorKind::Refused,
-                "this machine's clock is ahead of the store's, and the repository retains snapshots by their age",
+                "this machine's clock is ahead of the store's, and it would decide which snapshots are old enough to go",
             )
             .with("seconds", ahead)
             .hint("set the clock, and run the command again"));

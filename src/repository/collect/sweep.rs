@@ -6,10 +6,12 @@ use crate::format::layout::ObjectName;
 use crate::repository::Repository;
 use crate::repository::log::Log;
 use futures::stream::{self, StreamExt};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
-/// After so many refusals with nothing deleted the store is taken at its word.
+/// After so many refusals in a row the store is taken at its word.
 const REFUSALS_MAX: u64 = 16;
+/// Objects that one request may delete.
+const BULK: usize = 1000;
 
 /// What was deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,11 +35,6 @@ impl Swept {
             retained: self.retained + other.retained,
             retained_bytes: self.retained_bytes + other.retained_bytes,
         }
-    }
-
-    fn retain(&mut self, size: u64) {
-        self.retained += 1;
-        self.retained_bytes += size;
     }
 }
 
@@ -71,39 +68,85 @@ pub(super) async fn delete(
     context: &Context,
     objects: impl IntoIterator<Item = (ObjectName, u64)>,
 ) -> Result<(Swept, BTreeMap<ObjectName, u64>)> {
-    let mut swept = Swept::default();
-    let mut retained = BTreeMap::new();
+    let mut deletion = Deletion::default();
     let objects: Vec<_> = objects.into_iter().collect();
-    for batch in objects.chunks(repository.concurrency()) {
+    let store = repository.store();
+    for batch in objects.chunks(BULK) {
         context.check_cancelled()?;
-        if swept.deleted == 0 && swept.retained >= REFUSALS_MAX {
-            for (name, size) in batch {
-                swept.retain(*size);
-                retained.insert(*name, *size);
-            }
+        if !store.deletes_in_bulk() {
+            deletion.one_by_one(repository, context, batch, false).await?;
             continue;
         }
-        let deletes = batch
-            .iter()
-            .map(|(name, size)| async move { (name, size, repository.store().delete(name).await) });
-        let deletes: Vec<_> = deletes.collect();
-        let mut deletes = stream::iter(deletes).buffered(repository.concurrency());
-        while let Some((name, size, done)) = deletes.next().await {
-            match done {
-                Ok(()) => {
-                    swept.deleted += 1;
-                    swept.bytes += size;
-                    repository.cache().remove(name);
+        let names: Vec<ObjectName> = batch.iter().map(|(name, _)| *name).collect();
+        let left: HashSet<ObjectName> = store.delete_in_bulk(&names).await?.into_iter().collect();
+        let (left, gone): (Vec<_>, Vec<_>) = batch.iter().partition(|(name, _)| left.contains(name));
+        for (name, size) in &gone {
+            deletion.gone(repository, name, *size);
+        }
+        deletion.one_by_one(repository, context, &left, true).await?;
+    }
+    Ok((deletion.swept, deletion.retained))
+}
+
+/// Deletes under way.
+#[derive(Default)]
+struct Deletion {
+    swept: Swept,
+    retained: BTreeMap<ObjectName, u64>,
+    /// Refusals since an object went that was asked for by itself.
+    refusals: u64,
+}
+
+impl Deletion {
+    /// Deletes each by a request of its own, which tells why it cannot. `asked`: the store has left them when many were asked for.
+    async fn one_by_one(
+        &mut self,
+        repository: &Repository,
+        context: &Context,
+        objects: &[(ObjectName, u64)],
+        asked: bool,
+    ) -> Result<()> {
+        for batch in objects.chunks(repository.concurrency()) {
+            context.check_cancelled()?;
+            if self.refusals >= REFUSALS_MAX && (asked || self.swept.deleted == 0) {
+                for (name, size) in batch {
+                    self.retain(name, *size);
                 }
-                Err(error) if error.kind() == ErrorKind::Denied => {
-                    swept.retain(*size);
-                    retained.insert(*name, *size);
+                continue;
+            }
+            let deletes = batch
+                .iter()
+                .map(|(name, size)| async move { (name, size, repository.store().delete(name).await) });
+            let deletes: Vec<_> = deletes.collect();
+            let mut deletes = stream::iter(deletes).buffered(repository.concurrency());
+            while let Some((name, size, done)) = deletes.next().await {
+                match done {
+                    Ok(()) => {
+                        self.refusals = 0;
+                        self.gone(repository, name, *size);
+                    }
+                    Err(error) if error.kind() == ErrorKind::Denied => {
+                        self.refusals += 1;
+                        self.retain(name, *size);
+                    }
+                    Err(error) => return Err(error),
                 }
-                Err(error) => return Err(error),
             }
         }
+        Ok(())
     }
-    Ok((swept, retained))
+
+    fn gone(&mut self, repository: &Repository, name: &ObjectName, size: u64) {
+        self.swept.deleted += 1;
+        self.swept.bytes += size;
+        repository.cache().remove(name);
+    }
+
+    fn retain(&mut self, name: &ObjectName, size: u64) {
+        self.swept.retained += 1;
+        self.swept.retained_bytes += size;
+        self.retained.insert(*name, size);
+    }
 }
 
 #[cfg(test)]

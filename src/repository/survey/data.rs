@@ -26,7 +26,9 @@ impl Survey<'_> {
         let (repository, context) = (self.repository.clone(), self.context.clone());
         // Without a view nothing can be said of bases; that it is damaged is told where it is read.
         let bases = match self.repository.view(self.context).await {
-            Ok(view) if read_data != ReadData::None => Some(repository.reader_of_store(&context, &view)),
+            Ok(view) if read_data != ReadData::None || !self.doubtful.is_empty() => {
+                Some(repository.reader_of_store(&context, &view))
+            }
             _ => None,
         };
         let reads = wanted.iter().map(|id| {
@@ -61,7 +63,7 @@ impl Survey<'_> {
                 Err(error) => return Err(error),
             }
         }
-        self.remember(verified).await
+        self.remember(verified, read_data).await
     }
 }
 
