@@ -85,6 +85,51 @@ async fn with_fewer_connections_than_asked_for_fewer_read_at_once() {
     assert_eq!(content(object), b"abc");
 }
 
+/// A role that may have so many connections and reads everything.
+fn limited(server: &PostgresServer, connections: u32) -> PostgresRequest {
+    let reader =
+        format!("CREATE ROLE reader LOGIN CONNECTION LIMIT {connections}; GRANT pg_read_all_data TO reader");
+    server.psql("postgres", &reader).unwrap();
+    let url = server.url("postgres").replace("postgres@", "reader@");
+    PostgresRequest {
+        server: Server::parse(&url, &Surroundings::default()).unwrap(),
+        ..request(server, "postgres")
+    }
+}
+
+/// All connections that there are hold rows of tables behind the one that is wanted.
+#[tokio::test]
+async fn what_was_read_ahead_does_not_keep_a_connection_from_what_is_wanted_next() {
+    let server = PostgresServer::start(15, DURABLE).unwrap();
+    // The first has many runs; each of the others one, of more parts than wait to be taken.
+    let large =
+        "CREATE TABLE a AS SELECT g AS id, repeat(md5(g::text), 32) AS text FROM generate_series(1, 30000) g";
+    server.psql("postgres", large).unwrap();
+    for table in "bcdefghijkl".chars() {
+        let sql = format!("CREATE TABLE {table} AS SELECT * FROM a LIMIT 3000");
+        server.psql("postgres", &sql).unwrap();
+    }
+    let whole = take(&request(&server, "postgres"), None, 1).await.unwrap();
+    let mut request = limited(&server, 4);
+    request.jobs = 4;
+    for seed in 1..4 {
+        let taken = tokio::time::timeout(Duration::from_secs(90), take(&request, None, seed)).await;
+        assert_same_rows(&taken.expect("it hangs").unwrap(), &whole);
+    }
+}
+
+/// At its end a snapshot looks at types from outside, for which its own idle connections leave no room.
+#[tokio::test]
+async fn two_connections_are_enough_for_rows_of_a_type_that_may_be_altered() {
+    let server = PostgresServer::start(15, DURABLE).unwrap();
+    let fill = "CREATE TYPE mood AS ENUM ('ok'); CREATE TABLE t AS SELECT g AS id, 'ok'::mood AS mood FROM generate_series(1, 20000) g";
+    server.psql("postgres", fill).unwrap();
+    let mut request = limited(&server, 2);
+    request.session.lock_timeout = Duration::from_secs(3);
+    let taken = take(&request, None, 1).await.unwrap();
+    assert_eq!(taken.line("t").rows, 20000);
+}
+
 /// What only the coordinator can read, and what the parent does not show any more: one must not wait for the other.
 #[tokio::test]
 async fn a_parent_that_fades_while_only_the_coordinator_reads_does_not_stop_a_snapshot() {

@@ -46,6 +46,7 @@ pub struct Connection {
     client: Client,
     server: Server,
     version: u32,
+    backend: u32,
     _driver: AbortOnDropHandle<()>,
 }
 
@@ -160,6 +161,7 @@ impl Server {
                 proved: true,
             },
             version,
+            backend: reached.facts.backend,
             _driver: reached.driver,
         })
     }
@@ -202,6 +204,11 @@ impl Connection {
     /// The server's version as `server_version_num` has it: 150018 is 15.18.
     pub fn version(&self) -> u32 {
         self.version
+    }
+
+    /// The number of the server's process, as `pg_stat_activity` has it.
+    pub(super) fn backend(&self) -> u32 {
+        self.backend
     }
 
     /// What ends the statement that runs.

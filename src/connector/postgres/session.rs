@@ -7,6 +7,7 @@
 mod lock;
 mod running;
 pub(crate) mod settings;
+mod silence;
 
 use super::catalog::{self, ServerFacts, Table};
 use super::connect::{Connection, Server};
@@ -22,7 +23,9 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 pub(crate) use lock::{Locked, explain, locked};
-pub(crate) use running::{Busy, RunningStatements};
+use running::Registered;
+pub(crate) use running::{Attached, Busy, RunningStatements};
+pub(crate) use silence::in_time;
 
 /// How long the server may take to make its log durable. One whose log stands just at the beginning of a page may not say so before
 /// it writes more.
@@ -31,6 +34,9 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
 /// How often a snapshot that is held is looked after, and how often the server is asked for a sign of life.
 const LOOK: Duration = Duration::from_millis(500);
 const PING: Duration = Duration::from_secs(30);
+
+/// The greatest `lock_timeout` that a server takes.
+const LOCK_MOST_MILLIS: u64 = i32::MAX as u64;
 
 /// How a session behaves.
 #[derive(Clone, Debug)]
@@ -50,6 +56,17 @@ impl Default for SessionOptions {
             max_age: Duration::from_secs(24 * 3600),
             silence: Duration::from_secs(600),
         }
+    }
+}
+
+impl SessionOptions {
+    /// How long a lock is waited for, as a server's setting can hold it: 24 days at most.
+    pub(crate) fn lock_limit(&self) -> Duration {
+        self.lock_timeout.min(Duration::from_millis(LOCK_MOST_MILLIS))
+    }
+
+    fn lock_millis(&self) -> u64 {
+        u64::try_from(self.lock_limit().as_millis()).unwrap_or(LOCK_MOST_MILLIS)
     }
 }
 
@@ -77,6 +94,7 @@ pub(crate) struct Session {
     begun: Instant,
     /// Statements that must not go on at the server when nobody waits for them any more.
     running: Arc<RunningStatements>,
+    _registered: Registered,
     /// How many statements keep the coordinator from answering.
     busy: Arc<AtomicUsize>,
     /// What is locked and read.
@@ -96,19 +114,10 @@ impl Session {
         running: &Arc<RunningStatements>,
     ) -> Result<Self> {
         let coordinator = patiently(context, server, options).await?;
-        running.add(coordinator.cancel_token());
+        let registered = running.add(coordinator.cancel_token());
         coordinator.tell_learned(server, context);
-        let client = coordinator.client();
-        settings::pin(client, millis(options.lock_timeout)).await?;
-        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        client
-            .batch_execute(begin)
-            .await
-            .map_err(|e| failed("cannot begin to read", e))?;
-        let export = "SELECT pg_catalog.pg_export_snapshot()";
-        let row = one(client, export, "the server does not export its snapshot").await?;
-        let id = text(&row, 0);
-        let facts = facts(client).await?;
+        let begun = begin(coordinator.client(), options);
+        let (id, facts) = in_time(options.silence, begun).await?;
         Ok(Self {
             context: context.clone(),
             // A name may have several servers, and the exported snapshot is of the one that was reached.
@@ -118,6 +127,7 @@ impl Session {
             id,
             begun: Instant::now(),
             running: running.clone(),
+            _registered: registered,
             busy: Arc::default(),
             held: Mutex::default(),
             facts,
@@ -129,6 +139,11 @@ impl Session {
         self.coordinator.client()
     }
 
+    /// The coordinator's process at the server.
+    pub(crate) fn backend(&self) -> u32 {
+        self.coordinator.backend()
+    }
+
     /// By which `pg_dump` finds the snapshot.
     pub(crate) fn id(&self) -> &str {
         &self.id
@@ -138,12 +153,17 @@ impl Session {
     ///
     /// # Errors
     /// `Source` if the server cannot be reached.
-    pub(crate) async fn worker(&self) -> Result<Connection> {
+    pub(crate) async fn worker(&self) -> Result<Attached> {
         self.check()?;
         let connection = self.server.connect(&self.context).await?;
-        self.running.add(connection.cancel_token());
-        settings::pin(connection.client(), millis(self.options.lock_timeout)).await?;
-        Ok(connection)
+        self.attach(connection).await
+    }
+
+    async fn attach(&self, connection: Connection) -> Result<Attached> {
+        let attached = Attached::new(connection, &self.running);
+        let pinned = settings::pin(attached.client(), self.options.lock_millis());
+        in_time(self.options.silence, pinned).await?;
+        Ok(attached)
     }
 
     /// SQL by which a worker begins a transaction that sees the snapshot.
@@ -158,11 +178,9 @@ impl Session {
     ///
     /// # Errors
     /// As [`Self::worker`].
-    pub(crate) async fn bystander(&self) -> Result<Connection> {
+    pub(crate) async fn bystander(&self) -> Result<Attached> {
         let connection = patiently(&self.context, &self.server, &self.options).await?;
-        self.running.add(connection.cancel_token());
-        settings::pin(connection.client(), millis(self.options.lock_timeout)).await?;
-        Ok(connection)
+        self.attach(connection).await
     }
 
     /// The very server that was reached.
@@ -178,6 +196,11 @@ impl Session {
     /// How it behaves.
     pub(crate) fn options(&self) -> &SessionOptions {
         &self.options
+    }
+
+    /// What runs at the server for it.
+    pub(crate) fn running(&self) -> &RunningStatements {
+        &self.running
     }
 
     /// Says that the coordinator may not answer, until this is dropped.
@@ -232,20 +255,29 @@ impl Session {
     /// As [`Self::check`]; `Source` if there is no answer.
     pub(crate) async fn ping(&self) -> Result<()> {
         self.check()?;
-        let is_busy = || self.busy.load(Ordering::Relaxed) > 0;
-        if is_busy() {
+        if self.is_busy() {
             return Ok(());
         }
-        match tokio::time::timeout(self.options.silence, self.client().simple_query("SELECT 1")).await {
-            Ok(answer) => answer.map(drop).map_err(|e| self.lost().because(e)),
-            Err(_) if is_busy() => Ok(()),
-            Err(_) => Err(
-                Error::new(ErrorKind::Source, "the database server does not answer any more")
-                    .with("server", self.server_name())
-                    .with("seconds", self.options.silence.as_secs())
-                    .hint("nothing was committed; run again, what was uploaded is not stored twice"),
-            ),
+        let begun = Instant::now();
+        let mut answer = std::pin::pin!(self.client().simple_query("SELECT 1"));
+        loop {
+            match tokio::time::timeout(LOOK.min(self.options.silence), answer.as_mut()).await {
+                Ok(answer) => return answer.map(drop).map_err(|e| self.lost().because(e)),
+                Err(_) if self.is_busy() => return Ok(()),
+                Err(_) if begun.elapsed() < self.options.silence => {}
+                Err(_) => break,
+            }
         }
+        Err(
+            Error::new(ErrorKind::Source, "the database server does not answer any more")
+                .with("server", self.server_name())
+                .with("seconds", self.options.silence.as_secs())
+                .hint("nothing was committed; run again, what was uploaded is not stored twice"),
+        )
+    }
+
+    fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) > 0
     }
 
     fn lost(&self) -> Error {
@@ -275,12 +307,12 @@ impl Session {
         if !self.facts.server.in_recovery && catalog::flushed(self.client()).await? < Some(target) {
             // Readers clean up pages as they go, and nobody flushes the log for that: a commit behind it does.
             let bystander = self.bystander().await?;
-            one(
+            let given = one(
                 bystander.client(),
                 "SELECT pg_catalog.txid_current()::text",
                 "the server gives no transaction",
-            )
-            .await?;
+            );
+            in_time(self.options.silence, given).await?;
         }
         while Instant::now() < patience {
             self.check()?;
@@ -344,11 +376,11 @@ impl Session {
 
 /// A connection, waited for as long as for a lock if the server has none left.
 async fn patiently(context: &Context, server: &Server, options: &SessionOptions) -> Result<Connection> {
-    let patience = Instant::now() + options.lock_timeout;
+    let begun = Instant::now();
     let mut told = false;
     loop {
         match server.connect(context).await {
-            Err(error) if is_full(&error) && Instant::now() < patience => {
+            Err(error) if is_full(&error) && begun.elapsed() < options.lock_timeout => {
                 if !std::mem::replace(&mut told, true) {
                     context.emit(&Event::Retry {
                         what: format!("a connection to {}", server.description()),
@@ -367,8 +399,17 @@ pub(crate) fn is_full(error: &Error) -> bool {
     error.context("sqlstate") == Some(SqlState::TOO_MANY_CONNECTIONS.code())
 }
 
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+/// Begins a transaction and exports what it sees.
+async fn begin(client: &Client, options: &SessionOptions) -> Result<(String, Facts)> {
+    settings::pin(client, options.lock_millis()).await?;
+    let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+    client
+        .batch_execute(begin)
+        .await
+        .map_err(|e| failed("cannot begin to read", e))?;
+    let export = "SELECT pg_catalog.pg_export_snapshot()";
+    let row = one(client, export, "the server does not export its snapshot").await?;
+    Ok((text(&row, 0), facts(client).await?))
 }
 
 /// An error of the server, or of the way to it. What it says is shown with the code by which manuals find it.

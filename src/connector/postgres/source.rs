@@ -8,6 +8,7 @@ mod objects;
 mod prior;
 mod read;
 mod rows;
+mod seats;
 mod statements;
 mod table;
 mod worker;

@@ -1,12 +1,13 @@
 //! Locks, and what happened between the snapshot and them.
 
-use super::{Session, failed};
+use super::{Session, failed, in_time};
 use crate::connector::postgres::catalog::Table;
 use crate::connector::postgres::key::TableName;
 use crate::connector::postgres::name;
 use crate::error::{Error, ErrorKind, Result};
-use futures::FutureExt;
-use futures::future::{BoxFuture, join_all};
+use futures::future::BoxFuture;
+use futures::stream::FuturesOrdered;
+use futures::{FutureExt, StreamExt};
 use std::collections::HashMap;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, error::SqlState};
@@ -30,10 +31,18 @@ pub(crate) enum Locked {
 /// `Source` naming the table that cannot be locked.
 pub(crate) async fn locked(session: &Session, tables: &[&Table]) -> Result<Locked> {
     for some in tables.chunks(ON_THE_WAY) {
-        let asked: Vec<BoxFuture<'_, Result<Option<TableName>>>> =
+        let mut asked: FuturesOrdered<BoxFuture<'_, Result<Option<TableName>>>> =
             some.iter().map(|table| lock(session, table).boxed()).collect();
+        let _busy = session.busy();
+        // The server gives up a lock in time by itself, and says so.
+        let options = session.options();
+        let limit = options.silence.saturating_add(options.lock_limit());
+        let mut answers = Vec::with_capacity(some.len());
+        while let Some(answer) = in_time(limit, asked.next().map(Ok)).await? {
+            answers.push(answer);
+        }
         // The first failure is what counts: those behind it only follow from it.
-        for answer in join_all(asked).await {
+        for answer in answers {
             if let Some(gone) = answer? {
                 return Ok(Locked::Changed(gone));
             }
@@ -47,7 +56,7 @@ pub(crate) async fn locked(session: &Session, tables: &[&Table]) -> Result<Locke
     for some in tables.chunks(AT_ONCE) {
         let oids: Vec<u32> = some.iter().map(|table| table.oid).collect();
         let before = shapes(session.client(), &oids).await?;
-        let after = shapes(now.client(), &oids).await?;
+        let after = in_time(session.options().silence, shapes(now.client(), &oids)).await?;
         for table in some {
             let same = |shape: &&Shape| before.get(&table.oid) == Some(*shape);
             let kept = after
@@ -75,7 +84,7 @@ pub(super) async fn moved(session: &Session, tables: &[(u32, TableName)]) -> Res
     for some in tables.chunks(AT_ONCE) {
         let oids: Vec<u32> = some.iter().map(|(oid, _)| *oid).collect();
         let before = shapes(session.client(), &oids).await?;
-        let after = shapes(now.client(), &oids).await?;
+        let after = in_time(session.options().silence, shapes(now.client(), &oids)).await?;
         if let Some((_, name)) = some.iter().find(|(oid, _)| before.get(oid) != after.get(oid)) {
             return Ok(Some(name.clone()));
         }

@@ -17,9 +17,14 @@ type Value = (i64, bool);
 impl PostgresSink {
     /// Takes note of what a statement of `4-sequences` sets. Holds about 100 bytes for each sequence.
     pub(super) fn expect(&mut self, statement: &str) {
-        if let Some((name, value)) = set_value(statement) {
-            self.sequences.insert(name, value);
-            self.summary.sequences.all = self.sequences.len() as u64;
+        match set_value(statement) {
+            Some((name, value)) => {
+                if self.sequences.insert(name, value).is_none() {
+                    self.summary.sequences.all += 1;
+                }
+            }
+            // What it sets is not known, so it is never found equal; but it is there.
+            None => self.summary.sequences.all += u64::from(sets_value(statement)),
         }
     }
 
@@ -115,6 +120,11 @@ fn set_value(statement: &str) -> Option<(TableName, Value)> {
     Some((parse_table(&name.value()).ok()?, (number.parse().ok()?, called)))
 }
 
+/// Whether a statement calls `setval`, in whatever form.
+fn sets_value(statement: &str) -> bool {
+    words(statement).iter().any(|word| word.is("setval"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,6 +141,9 @@ mod tests {
             Some((r#""s '\"."B""#.into(), (i64::MIN, false)))
         );
         assert_eq!(read("SELECT 1;"), None);
-        assert_eq!(read("SELECT pg_catalog.setval('a', 1);"), None);
+        assert!(!sets_value("SELECT 1;"));
+        let other = "SELECT pg_catalog.setval('a', 1);";
+        assert_eq!(read(other), None);
+        assert!(sets_value(other));
     }
 }

@@ -11,13 +11,14 @@ use crate::connector::postgres::incarnation;
 use crate::connector::postgres::key::{self, Place, TableName};
 use crate::connector::postgres::record::{Belongs, DatabaseRecord, Persistence, ReportLine, encode_report};
 use crate::connector::postgres::segment::Room;
-use crate::connector::postgres::session::{Locked, Session, failed, locked};
+use crate::connector::postgres::session::{Locked, Session, failed, in_time, locked};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::snapshot::entry::{Content, Entry, EntryHead, EntryKind, Incident, Item, Key, Prior};
 use bytes::Bytes;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_postgres::error::SqlState;
 use tokio_util::task::TaskTracker;
 
@@ -41,7 +42,7 @@ pub(super) async fn read_all(
     }
     let mut refused = None;
     let mut any = false;
-    for name in databases(context, &request.server).await? {
+    for name in databases(context, &request.server, request.session.silence).await? {
         let server = request.server.with_database(&name);
         match server.connect(context).await {
             Ok(connection) => drop(connection),
@@ -82,13 +83,19 @@ fn said(error: &Error) -> String {
 }
 
 /// The databases that take connections and are no templates, in the order of their keys.
-async fn databases(context: &Context, server: &Server) -> Result<Vec<String>> {
+async fn databases(context: &Context, server: &Server, silence: Duration) -> Result<Vec<String>> {
     let what = "cannot list the databases of the server";
     let connection = server.connect(context).await?;
     let sql = "SELECT d.datname::pg_catalog.text FROM pg_catalog.pg_database d
         WHERE d.datallowconn AND NOT d.datistemplate";
-    let rows = connection.client().query_typed(sql, &[]).await;
-    let rows = rows.map_err(|e| failed(what, e))?;
+    let listed = async {
+        connection
+            .client()
+            .query_typed(sql, &[])
+            .await
+            .map_err(|e| failed(what, e))
+    };
+    let rows = in_time(silence, listed).await?;
     let name = |row: &tokio_postgres::Row| row.try_get::<_, String>(0);
     let names: Result<Vec<String>, _> = rows.iter().map(name).collect();
     let mut names = names.map_err(|e| failed(what, e))?;
@@ -196,18 +203,14 @@ async fn open(
     let mut changed = None;
     for _ in 0..TRIES {
         let session = Session::begin(context, server, &request.session, &found.running).await?;
-        let tables = catalog::tables(session.client(), &request.filter).await?;
-        if request.contents == Contents::Schema {
-            return Ok((session, tables));
-        }
-        readable(&tables)?;
-        let kept: Vec<&Table> = tables
-            .iter()
-            .filter(|table| reads(&session, table).is_ok())
-            .collect();
-        match locked(&session, &kept).await? {
-            Locked::Held => return Ok((session, tables)),
-            Locked::Changed(name) => changed = Some(name),
+        let held = tokio::select! {
+            biased;
+            held = hold(request, &session) => held?,
+            error = session.watch() => return Err(error),
+        };
+        match held {
+            (tables, Locked::Held) => return Ok((session, tables)),
+            (_, Locked::Changed(name)) => changed = Some(name),
         }
     }
     let error = Error::new(ErrorKind::Source, "a table changes its form all the time")
@@ -216,6 +219,21 @@ async fn open(
         Some(name) => error.with("table", name),
         None => error,
     })
+}
+
+/// Locks the tables whose rows are wanted.
+async fn hold(request: &PostgresRequest, session: &Session) -> Result<(Tables, Locked)> {
+    let tables = catalog::tables(session.client(), &request.filter).await?;
+    if request.contents == Contents::Schema {
+        return Ok((tables, Locked::Held));
+    }
+    readable(&tables)?;
+    let kept: Vec<&Table> = tables
+        .iter()
+        .filter(|table| reads(session, table).is_ok())
+        .collect();
+    let locked = locked(session, &kept).await?;
+    Ok((tables, locked))
 }
 
 /// Fails if a table cannot be read: half a database is no backup.
@@ -267,7 +285,7 @@ async fn statements(
     let run = Run {
         environment: session.server().child_environment(),
         snapshot: session.id().to_owned(),
-        lock_timeout: request.session.lock_timeout,
+        lock_timeout: request.session.lock_limit(),
         filter: request.filter.clone(),
     };
     Ok(Some(Statements::begin(context, program, run, workers)))
@@ -375,8 +393,11 @@ async fn types_stand(reading: &Reading, tables: &Tables) -> Result<()> {
     if !tables.have_alterable_types() {
         return Ok(());
     }
+    // All that was planned has been read, and the role may have no connection beside those that idle.
+    reading.workers.end().await;
     let now = reading.session.bystander().await?;
-    match tables.altered_type(now.client()).await? {
+    let altered = tables.altered_type(now.client());
+    match in_time(reading.session.options().silence, altered).await? {
         None => Ok(()),
         Some(found) => Err(
             Error::new(ErrorKind::Source, "a type was altered while rows of it were read")

@@ -7,7 +7,7 @@ use crate::connector::postgres::catalog::Table;
 use crate::connector::postgres::fingerprint::copy_row;
 use crate::connector::postgres::record::RowSum;
 use crate::connector::postgres::segment::Left;
-use crate::connector::postgres::session::explain;
+use crate::connector::postgres::session::{explain, in_time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::entry::{Content, ContentStream, Piece};
 use bytes::Bytes;
@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_postgres::Client;
 use tokio_util::task::AbortOnDropHandle;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -30,6 +29,14 @@ pub(super) struct LongRow {
     pub(super) table: Arc<Table>,
     pub(super) left: Left,
     pub(super) sum: RowSum,
+}
+
+/// What of the row was handed on, over all attempts.
+#[derive(Default)]
+struct Sent {
+    bytes: u64,
+    /// Over the bytes of the row, without its line feed.
+    hash: blake3::Hasher,
 }
 
 impl LongRow {
@@ -59,11 +66,11 @@ impl LongRow {
     /// Reads, once more from the beginning when the connection is lost; what was handed on is passed over.
     async fn read(&self, out: &mpsc::Sender<Bytes>) -> Result<()> {
         let workers = &self.reading.workers;
-        let (mut sent, mut tries) = (0, 0);
+        let (mut sent, mut tries) = (Sent::default(), 0);
         loop {
             self.reading.session.check()?;
             let (hands, failure) = match self.hands().await {
-                Ok(hands) => match self.attempt(hands.client(), &mut sent, out).await {
+                Ok(hands) => match self.attempt(&hands, &mut sent, out).await {
                     Ok(()) => {
                         workers.give_back(hands);
                         return Ok(());
@@ -82,10 +89,10 @@ impl LongRow {
     /// A connection beyond the number: all others may be held by runs that wait for this row to be taken. It cannot be the
     /// coordinator, which may be in the middle of such a run itself.
     async fn hands(&self) -> Result<Hands> {
-        let patience = Instant::now() + self.reading.session.options().lock_timeout;
+        let (begun, patience) = (Instant::now(), self.reading.session.options().lock_timeout);
         loop {
             match self.reading.workers.hands(Some(&self.table)).await? {
-                Hands::Coordinator(_) if Instant::now() < patience => {
+                Hands::Coordinator(_) if begun.elapsed() < patience => {
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
                 Hands::Coordinator(_) => {
@@ -102,27 +109,34 @@ impl LongRow {
         }
     }
 
-    async fn attempt(&self, client: &Client, sent: &mut u64, out: &mpsc::Sender<Bytes>) -> Result<()> {
+    async fn attempt(&self, hands: &Hands, sent: &mut Sent, out: &mpsc::Sender<Bytes>) -> Result<()> {
         let wrong = |error| explain(&self.table, "cannot read a table", error);
         let statement = copy_row(&self.table, self.left.block, self.left.offset)?;
-        let stream = client.copy_out(&statement).await.map_err(wrong)?;
-        let mut stream = std::pin::pin!(stream);
-        let (mut hash, mut come) = (blake3::Hasher::new(), 0_u64);
-        while let Some(mut bytes) = stream.try_next().await.map_err(wrong)? {
-            let row = self.left.bytes.saturating_sub(1).saturating_sub(come);
-            let row = usize::try_from(row).unwrap_or(usize::MAX).min(bytes.len());
-            hash.update(bytes.get(..row).unwrap_or_default());
-            let passed = usize::try_from(sent.saturating_sub(come)).unwrap_or(usize::MAX);
+        let silence = self.reading.session.options().silence;
+        let begun = async { hands.client().copy_out(&statement).await.map_err(wrong) };
+        let mut stream = std::pin::pin!(in_time(silence, begun).await?);
+        let mut come = 0_u64;
+        loop {
+            // One row is at most 1 GiB, which no server makes for so long.
+            let bytes = async { stream.try_next().await.map_err(wrong) };
+            let Some(mut bytes) = in_time(silence, bytes).await? else {
+                break;
+            };
+            let passed = usize::try_from(sent.bytes.saturating_sub(come)).unwrap_or(usize::MAX);
             come += bytes.len() as u64;
             if passed < bytes.len() {
                 let piece = bytes.split_off(passed);
-                *sent += piece.len() as u64;
+                let row = self.left.bytes.saturating_sub(1).saturating_sub(sent.bytes);
+                let row = usize::try_from(row).unwrap_or(usize::MAX).min(piece.len());
+                // What goes out is what is held against the first reading, whichever attempt it came by.
+                sent.hash.update(piece.get(..row).unwrap_or_default());
+                sent.bytes += piece.len() as u64;
                 // Nobody wants it any more: the snapshot failed elsewhere.
                 let gone = |_| Error::new(ErrorKind::Cancelled, "nobody takes the rows");
                 out.send(piece).await.map_err(gone)?;
             }
         }
-        if come != self.left.bytes || RowSum::of_hash(&hash.finalize()) != self.sum {
+        if come != self.left.bytes || RowSum::of_hash(&sent.hash.finalize()) != self.sum {
             return Err(Error::new(ErrorKind::Differs, "the same row read twice is not the same")
                 .with("table", &self.table.name)
                 .with("block", self.left.block)

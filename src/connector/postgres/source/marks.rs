@@ -1,7 +1,8 @@
 //! Fingerprints of a large table on several connections at once: a stripe of blocks each, handed on in their order.
 
 use super::Reading;
-use super::worker::{Hands, Seat};
+use super::seats::Seat;
+use super::worker::Hands;
 use crate::connector::postgres::catalog::Table;
 use crate::connector::postgres::fingerprint::{Fingerprint, fingerprints};
 use crate::error::Result;
@@ -10,7 +11,6 @@ use futures::stream::{FuturesOrdered, StreamExt};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Mutex;
-use tokio_postgres::Client;
 
 /// Blocks of a stripe, but for the rest of a range: 32 MiB of heap, so that a connection that joins late or is lost changes little.
 const STRIPE_BLOCKS: u64 = 4096;
@@ -20,7 +20,7 @@ pub(super) struct Lanes<'a> {
     reading: &'a Reading,
     table: &'a Table,
     /// One statement at a time, so that whoever waits for it may find another connection first.
-    own: Mutex<&'a Client>,
+    own: Mutex<&'a Hands>,
     /// No other connection can read the table, or none is to be had.
     alone: AtomicBool,
     range_blocks: u32,
@@ -48,7 +48,7 @@ impl<'a> Lanes<'a> {
         Self {
             reading,
             table,
-            own: Mutex::new(hands.client()),
+            own: Mutex::new(hands),
             alone: AtomicBool::new(matches!(hands, Hands::Coordinator(_))),
             range_blocks,
             since,
@@ -78,14 +78,20 @@ impl<'a> Lanes<'a> {
         if let Hands::Coordinator(_) = hands {
             return None;
         }
-        let found = self.read(hands.client(), blocks).await.ok()?;
-        self.reading.workers.give_back(hands);
-        Some(found)
+        let found = self.read(&hands, blocks).await.ok();
+        if found.is_some() {
+            self.reading.workers.give_back(hands);
+        } else {
+            self.reading.workers.give_up(hands).await;
+        }
+        found
     }
 
-    async fn read(&self, client: &Client, blocks: Range<u64>) -> Result<Vec<Fingerprint>> {
+    /// A stripe is so little work that a server which is silent for so long does not do it.
+    async fn read(&self, hands: &Hands, blocks: Range<u64>) -> Result<Vec<Fingerprint>> {
         self.reading.session.check()?;
-        fingerprints(client, self.table, blocks, self.range_blocks, self.since).await
+        let found = fingerprints(hands.client(), self.table, blocks, self.range_blocks, self.since);
+        self.reading.workers.answer(hands, found).await
     }
 }
 

@@ -6,6 +6,7 @@ use super::worker::Hands;
 use super::{Out, Reading};
 use crate::connector::postgres::catalog::{self, LargeObject};
 use crate::connector::postgres::key::{self, Place};
+use crate::connector::postgres::session::in_time;
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::entry::{Content, ContentStream, Entry, EntryHead, EntryKind, Item, Piece};
 use bytes::Bytes;
@@ -112,9 +113,7 @@ async fn attempt(reading: &Reading, hands: &Hands, ask: &Ask) -> Result<Vec<Byte
             }
         }
     };
-    tokio::time::timeout(reading.session.options().silence, asked)
-        .await
-        .map_err(|_| Error::new(ErrorKind::Source, "a session of the server does not answer"))?
+    in_time(reading.session.options().silence, asked).await
 }
 
 fn entry(reading: &Arc<Reading>, object: &LargeObject, beginning: Bytes) -> Result<Entry> {

@@ -1,19 +1,19 @@
 //! Reading rows: one `COPY` for each run of ranges, its parts handed on as they come.
 
 use super::Reading;
-use super::worker::{Hands, Seat};
+use super::seats::Seat;
+use super::worker::Hands;
 use crate::connector::postgres::catalog::Table;
 use crate::connector::postgres::fingerprint::{copy_ranges, copy_whole};
 use crate::connector::postgres::plan::{Range, Ranges};
 use crate::connector::postgres::record::SegmentRecord;
 use crate::connector::postgres::segment::{Cut, Cutter, Part};
-use crate::connector::postgres::session::explain;
+use crate::connector::postgres::session::{explain, in_time};
 use crate::error::{Error, ErrorKind, Result};
 use futures::{FutureExt, TryStreamExt};
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::mpsc;
-use tokio_postgres::Client;
 use tokio_util::task::AbortOnDropHandle;
 
 /// Parts that wait for whoever wants them, for each run: with a few MiB for each connection, memory stays bounded.
@@ -105,7 +105,7 @@ impl Job {
             reading.session.check()?;
             let (hands, failure) = match reading.workers.hands(Some(&self.table)).await {
                 Ok(Hands::Coordinator(_)) => return Ok(Outcome::Blocked),
-                Ok(hands) => match self.attempt(reading, hands.client(), &mut handed, out).await {
+                Ok(hands) => match self.attempt(reading, &hands, &mut handed, out).await {
                     Ok(()) => {
                         reading.workers.give_back(hands);
                         return Ok(Outcome::Done);
@@ -123,20 +123,26 @@ impl Job {
     async fn attempt(
         &self,
         reading: &Reading,
-        client: &Client,
+        hands: &Hands,
         handed: &mut Vec<Mark>,
         out: &mpsc::Sender<Part>,
     ) -> Result<()> {
         let wrong = |error| explain(&self.table, "cannot read a table", error);
-        let stream = client.copy_out(&self.statement).await.map_err(wrong)?;
+        // The coordinator answers nothing else until it has handed on the last of this.
+        let _busy = hands.busy();
+        // A server says that it begins when it has as much to say as goes out at once.
+        let begun = async { hands.client().copy_out(&self.statement).await.map_err(wrong) };
+        let stream = self.in_time(reading, hands, begun).await?;
         let mut stream = std::pin::pin!(stream);
         let cutter = || Cutter::new(self.cut, reading.room.clone());
         let mut cutting = cutter();
         let (mut parts, mut seen) = (Vec::new(), Seen::default());
         loop {
-            let bytes = match stream.try_next().now_or_never() {
-                Some(bytes) => bytes.map_err(wrong)?,
-                None => self.in_time(reading, stream.try_next()).await?.map_err(wrong)?,
+            let bytes = if let Some(bytes) = stream.try_next().now_or_never() {
+                bytes.map_err(wrong)?
+            } else {
+                let bytes = async { stream.try_next().await.map_err(wrong) };
+                self.in_time(reading, hands, bytes).await?
             };
             let end = bytes.is_none();
             match bytes {
@@ -153,18 +159,21 @@ impl Job {
         }
     }
 
-    /// Waits for rows. Those of a run are few blocks away: a server that shows none for so long does not work on them.
-    async fn in_time<T>(&self, reading: &Reading, rows: impl Future<Output = T>) -> Result<T> {
-        if self.expected.is_none() {
-            return Ok(rows.await);
-        }
-        let silence = reading.session.options().silence;
-        tokio::time::timeout(silence, rows).await.map_err(|_| {
-            Error::new(ErrorKind::Source, "the server gives no rows any more")
-                .with("table", &self.table.name)
-                .with("seconds", silence.as_secs())
-                .hint("look at what its session waits for in pg_stat_activity")
-        })
+    /// Waits for rows. Those of a run are few blocks away: a server that shows none for so long does not work on them. Before the first
+    /// row of a whole table there may be millions that no condition lets through, or that are to be sorted; and the coordinator may have
+    /// to do what others asked of it before.
+    async fn in_time<T>(
+        &self,
+        reading: &Reading,
+        hands: &Hands,
+        rows: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let session = &reading.session;
+        let rows = match (&self.expected, hands) {
+            (Some(_), Hands::Worker(_)) => in_time(session.options().silence, rows).await,
+            _ => session.while_it_works(hands.backend(), rows).await,
+        };
+        rows.map_err(|error| error.with("table", &self.table.name))
     }
 
     async fn hand_on(
@@ -254,9 +263,8 @@ impl Running {
         self.parts = parts;
         self.on_coordinator = true;
         self.task = AbortOnDropHandle::new(tokio::spawn(async move {
-            let session = reading.session.clone();
-            let _busy = session.busy();
-            let done = job.attempt(&reading, session.client(), &mut handed, &out).await;
+            let coordinator = Hands::Coordinator(reading.session.clone());
+            let done = job.attempt(&reading, &coordinator, &mut handed, &out).await;
             done.map(|()| Outcome::Done)
         }));
     }

@@ -3,8 +3,8 @@
 use super::long_row::LongRow;
 use super::prior::{PriorRanges, PriorSegments};
 use super::read::{Job, Running};
+use super::seats::Seats;
 use super::table::{Planned, Rows};
-use super::worker::Workers;
 use super::{Out, Reading};
 use crate::connector::postgres::catalog::Table;
 use crate::connector::postgres::key::{self, Place, Segment};
@@ -205,8 +205,11 @@ impl Merge<'_> {
     /// Begins to read as many runs as there are free connections. They are begun in order, so that the one that is wanted next always
     /// has its connection.
     async fn begin_more(&mut self) -> Result<()> {
-        while let Some((run, next)) = self.ranges.run(self.next) {
-            let reading = self.sender.reading;
+        let reading = self.sender.reading;
+        // Those that only the coordinator can read hold no seat while they wait for it.
+        while self.running.len() < reading.workers.number()
+            && let Some((run, next)) = self.ranges.run(self.next)
+        {
             let seat = match reading.workers.try_seat() {
                 Some(seat) => seat,
                 None if self.running.is_empty() => reading.workers.seat().await?,
@@ -263,7 +266,7 @@ impl Merge<'_> {
         }
         // Every connection may be held by runs that wait for this one to be yielded: one more is opened.
         let job = Job::run(&self.sender.table, &self.ranges, &[range])?;
-        let mut job = job.start(reading, Workers::further_seat());
+        let mut job = job.start(reading, Seats::further());
         self.sender.line.ranges_read += 1;
         if self.sender.line.how == How::TakenOver {
             self.sender.line.how = How::Changes;

@@ -4,6 +4,7 @@ use super::Reading;
 use super::marks::{Lanes, Marks};
 use super::prior::PriorRanges;
 use super::read::{Job, Running};
+use super::seats::Seat;
 use super::worker::Hands;
 use crate::connector::postgres::catalog::Table;
 use crate::connector::postgres::fingerprint::Fingerprint;
@@ -87,17 +88,16 @@ pub(super) async fn plan(reading: Arc<Reading>, table: Table) -> Result<Planned>
         recovered.await?;
     };
     // Samples are read on connections as any other rows.
-    drop(seat);
+    let seat = Some(seat).filter(|_| !draft.takes_over);
     let draft = check(&reading, &table, draft).await?;
     let mut planned = finish(&reading, table, draft)?;
     if let Rows::Ranges(ranges) = &planned.rows
         && !reading.dry_run
         && let Some((run, next)) = ranges.run(0)
         && ranges.run(next).is_none()
-        && let Some(ahead) = reading.workers.try_ahead()
+        && let Some(seat) = seat.or_else(|| reading.workers.try_seat()).and_then(Seat::ahead)
     {
-        let seat = reading.workers.seat().await?;
-        let running = Job::run(&planned.table, ranges, &run)?.start(&reading, seat.ahead(ahead));
+        let running = Job::run(&planned.table, ranges, &run)?.start(&reading, seat);
         planned.begun = Some((running, next));
     }
     Ok(planned)
@@ -131,7 +131,7 @@ async fn draft(reading: &Reading, table: &Table, hands: &Hands) -> Result<Draft>
             ..in_full(Rows::Stream(Cut::Hashes), why)
         });
     }
-    let size = size(table, hands).await?;
+    let size = reading.workers.answer(hands, size(table, hands)).await?;
     let block = size.bytes / size.blocks.max(1);
     let fitting = segment::range_blocks(block);
     let in_full = |rows: Rows, why: &str, range_blocks: u32| Draft {

@@ -1,16 +1,16 @@
 //! Connections that read in the exported snapshot: as many as were asked for, replaced when lost.
 
+use super::seats::{Seat, Seats};
 use crate::connector::postgres::catalog::Table;
-use crate::connector::postgres::connect::Connection;
 use crate::connector::postgres::name;
-use crate::connector::postgres::session::{Session, explain, failed, is_full};
+use crate::connector::postgres::session::{Attached, Busy, Session, explain, failed, in_time, is_full};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use futures::FutureExt;
+use futures::future::join_all;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -28,35 +28,10 @@ const ALIVE: Duration = Duration::from_secs(10);
 pub(super) struct Workers {
     session: Arc<Session>,
     number: usize,
-    idle: Mutex<Vec<Worker>>,
-    seats: Arc<Semaphore>,
-    ahead: Arc<Semaphore>,
-    /// Seats that are left, if the server gives fewer connections than were asked for; and those to be taken away of these.
-    left: Mutex<Left>,
-}
-
-/// How many may read at once.
-struct Left {
-    seats: usize,
-    owed: usize,
+    idle: Mutex<Vec<Attached>>,
+    seats: Seats,
     /// When the server last had no connection left.
-    refused: Option<Instant>,
-}
-
-/// One connection.
-struct Worker {
-    connection: Connection,
-}
-
-/// The right to use one connection.
-pub(super) struct Seat {
-    _permit: Option<OwnedSemaphorePermit>,
-    ahead: Option<Ahead>,
-}
-
-/// The right to read ahead of what is wanted next: so many that one connection is always left for that.
-pub(super) struct Ahead {
-    _permit: OwnedSemaphorePermit,
+    refused: Mutex<Option<Instant>>,
 }
 
 /// Whose connection does a piece of work.
@@ -68,7 +43,7 @@ pub(super) enum Hands {
 }
 
 pub(super) struct WorkerHands {
-    worker: Worker,
+    worker: Attached,
 }
 
 impl Workers {
@@ -77,13 +52,8 @@ impl Workers {
             session,
             number: jobs.max(1),
             idle: Mutex::default(),
-            seats: Arc::new(Semaphore::new(jobs.max(1))),
-            ahead: Arc::new(Semaphore::new(jobs.max(1) - 1)),
-            left: Mutex::new(Left {
-                seats: jobs.max(1),
-                owed: 0,
-                refused: None,
-            }),
+            seats: Seats::new(jobs),
+            refused: Mutex::default(),
         }
     }
 
@@ -92,71 +62,34 @@ impl Workers {
         self.number
     }
 
-    /// Waits for a connection to be free.
+    /// Waits for a connection to be free. Whoever gets one without there being any has the coordinator's.
+    ///
+    /// # Errors
+    /// As [`Session::check`].
     pub(super) async fn seat(&self) -> Result<Seat> {
-        loop {
-            let permit = self.seats.clone().acquire_owned().await;
-            let permit = permit.map_err(|_| Error::new(ErrorKind::Internal, "the seats are closed"))?;
-            if let Some(seat) = self.keep(permit) {
-                return Ok(seat);
-            }
-        }
+        self.session.check()?;
+        Ok(self.seats.seat().await)
     }
 
     /// The right to use one, if it is free now.
     pub(super) fn try_seat(&self) -> Option<Seat> {
-        loop {
-            let permit = self.seats.clone().try_acquire_owned().ok()?;
-            if let Some(seat) = self.keep(permit) {
-                return Some(seat);
-            }
-        }
-    }
-
-    /// A seat, unless it is one to be taken away.
-    fn keep(&self, permit: OwnedSemaphorePermit) -> Option<Seat> {
-        if let Ok(mut left) = self.left.lock()
-            && left.owed > 0
-        {
-            left.owed -= 1;
-            permit.forget();
-            return None;
-        }
-        Some(Seat {
-            _permit: Some(permit),
-            ahead: None,
-        })
+        self.seats.try_seat()
     }
 
     /// Takes note that the server has no connection left: from now on one less reads at once, and one at least.
     fn refuse(&self) {
-        let Ok(mut left) = self.left.lock() else { return };
-        left.refused = Some(Instant::now());
-        if left.seats > 1 {
-            left.seats -= 1;
-            left.owed += 1;
-            let text = format!("the server has no connection left: {} read at once", left.seats);
+        if let Ok(mut refused) = self.refused.lock() {
+            *refused = Some(Instant::now());
+        }
+        if let Some(left) = self.seats.take_away() {
+            let text = format!("the server has no connection left: {left} read at once");
             self.session.context().emit(&Event::Note { text });
         }
     }
 
     fn is_refused(&self) -> bool {
-        let left = self.left.lock();
-        left.is_ok_and(|left| left.refused.is_some_and(|when| when.elapsed() < REFUSED))
-    }
-
-    /// The right to a connection beyond the number, for what cannot wait.
-    pub(super) fn further_seat() -> Seat {
-        Seat {
-            _permit: None,
-            ahead: None,
-        }
-    }
-
-    /// The right to read ahead, if there is any left.
-    pub(super) fn try_ahead(&self) -> Option<Ahead> {
-        let permit = self.ahead.clone().try_acquire_owned().ok()?;
-        Some(Ahead { _permit: permit })
+        let refused = self.refused.lock();
+        refused.is_ok_and(|refused| refused.is_some_and(|when| when.elapsed() < REFUSED))
     }
 
     /// A connection that sees the snapshot, and has locked `table`. Whoever calls has a seat.
@@ -165,11 +98,11 @@ impl Workers {
     /// `Source` if the snapshot is gone or the table cannot be locked.
     pub(super) async fn hands(&self, table: Option<&Table>) -> Result<Hands> {
         let idle = self.idle.lock().ok().and_then(|mut idle| idle.pop());
-        let worker = match idle {
+        let mut worker = match idle {
             Some(worker) => worker,
             None if self.is_refused() => return Ok(Hands::Coordinator(self.session.clone())),
             None => match self.session.worker().await {
-                Ok(connection) => Worker { connection },
+                Ok(worker) => worker,
                 Err(error) if is_full(&error) => {
                     self.refuse();
                     return Ok(Hands::Coordinator(self.session.clone()));
@@ -177,6 +110,7 @@ impl Workers {
                 Err(error) => return Err(error),
             },
         };
+        worker.set_idle(false);
         let join = self.session.join();
         let statement = match table {
             Some(table) => {
@@ -186,10 +120,8 @@ impl Workers {
             None => join,
         };
         // Nothing of this waits for anybody but the server's own session.
-        let begun = worker.connection.client().batch_execute(&statement);
-        let begun = tokio::time::timeout(self.session.options().silence, begun).await;
-        let begun =
-            begun.map_err(|_| Error::new(ErrorKind::Source, "a session of the server does not answer"))?;
+        let begun = async { Ok(worker.client().batch_execute(&statement).await) };
+        let begun = in_time(self.session.options().silence, begun).await?;
         let hands = Hands::Worker(Box::new(WorkerHands { worker }));
         match (begun, table) {
             (Ok(()), _) => Ok(hands),
@@ -202,32 +134,57 @@ impl Workers {
         }
     }
 
+    /// Waits for an answer that takes little work. The coordinator may have other statements before it, and is looked after as long as
+    /// it is not busy.
+    ///
+    /// # Errors
+    /// `Source` if it does not come in time; those of the answer.
+    pub(super) async fn answer<T>(
+        &self,
+        hands: &Hands,
+        answer: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        match hands {
+            Hands::Worker(_) => in_time(self.session.options().silence, answer).await,
+            Hands::Coordinator(_) => answer.await,
+        }
+    }
+
     /// Gives a connection back after good work, and ends its transaction. Nobody waits for that: a connection that is lost is found to
     /// be by whoever has it next.
     pub(super) fn give_back(&self, hands: Hands) {
         let Hands::Worker(hands) = hands else { return };
-        let _sent = hands
-            .worker
-            .connection
-            .client()
-            .batch_execute("ROLLBACK")
-            .now_or_never();
+        let mut worker = hands.worker;
+        let _sent = worker.client().batch_execute("ROLLBACK").now_or_never();
+        worker.set_idle(true);
         if let Ok(mut idle) = self.idle.lock() {
-            idle.push(hands.worker);
+            idle.push(worker);
         }
     }
 
-    /// Ends the transactions of all connections, so that no lock outlives the snapshot.
+    /// Gives a connection up in the middle of its work, and has the server end that.
+    pub(super) async fn give_up(&self, hands: Hands) {
+        drop(hands);
+        self.session.running().cancel_left().await;
+    }
+
+    /// Closes the connections that nobody uses, so that no lock outlives the snapshot, and others may connect. They have read what they
+    /// had to: one that is lost or stands still now loses nothing.
     pub(super) async fn end(&self) {
         let idle = self
             .idle
             .lock()
             .map(|mut idle| std::mem::take(&mut *idle))
             .unwrap_or_default();
-        for worker in idle {
-            // They have read what they had to; one that is lost now has let go of its locks too.
-            let _ended = worker.connection.client().batch_execute("ROLLBACK").await;
-        }
+        let patience = self.patience();
+        let ended = idle
+            .iter()
+            .map(|worker| tokio::time::timeout(patience, worker.client().batch_execute("ROLLBACK")));
+        let _ended = join_all(ended).await;
+    }
+
+    fn patience(&self) -> Duration {
+        ALIVE.min(self.session.options().silence)
     }
 
     /// After a failure: whether it came with the loss of a connection, so that the work may be begun anew. Otherwise the failure is
@@ -242,8 +199,12 @@ impl Workers {
         tries: u32,
         failure: Error,
     ) -> Result<()> {
-        let lost = match &hands {
-            Some(Hands::Worker(hands)) => !alive(hands.worker.connection.client()).await,
+        let lost = match hands {
+            Some(hands @ Hands::Worker(_)) => {
+                let lost = !alive(hands.client(), self.patience()).await;
+                self.give_up(hands).await;
+                lost
+            }
             // Its failed transaction takes the snapshot along.
             Some(Hands::Coordinator(_)) => return Err(failure),
             // No connection could be had, or it was lost before it was used: another time perhaps.
@@ -269,27 +230,35 @@ impl Workers {
 }
 
 /// Whether a connection still answers, if only that its transaction has failed.
-async fn alive(client: &Client) -> bool {
-    match tokio::time::timeout(ALIVE, client.simple_query("SELECT 1")).await {
+async fn alive(client: &Client, patience: Duration) -> bool {
+    match tokio::time::timeout(patience, client.simple_query("SELECT 1")).await {
         Ok(Ok(_)) => true,
         Ok(Err(error)) => error.code().is_some_and(|code| !code.code().starts_with("57P")),
         Err(_) => false,
     }
 }
 
-impl Seat {
-    /// The same, held by what reads ahead.
-    pub(super) fn ahead(mut self, ahead: Ahead) -> Self {
-        self.ahead = Some(ahead);
-        self
-    }
-}
-
 impl Hands {
     pub(super) fn client(&self) -> &Client {
         match self {
-            Self::Worker(hands) => hands.worker.connection.client(),
+            Self::Worker(hands) => hands.worker.client(),
             Self::Coordinator(session) => session.client(),
+        }
+    }
+
+    /// The server's process.
+    pub(super) fn backend(&self) -> u32 {
+        match self {
+            Self::Worker(hands) => hands.worker.backend(),
+            Self::Coordinator(session) => session.backend(),
+        }
+    }
+
+    /// Says that the coordinator may not answer until this is dropped, if it is whose connection this is.
+    pub(super) fn busy(&self) -> Option<Busy> {
+        match self {
+            Self::Worker(_) => None,
+            Self::Coordinator(session) => Some(session.busy()),
         }
     }
 }
