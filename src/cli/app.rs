@@ -171,6 +171,8 @@ async fn dispatch(app: &App, command: Command) -> Ended {
         Command::Check(args) => command::check::run(app, args).await,
         Command::Forget(args) => command::forget::run(app, *args).await,
         Command::Prune(args) => command::prune::run(app, args).await,
+        Command::Copy(args) => command::copy::run(app, args).await,
+        Command::Repair(args) => command::repair::run(app, args).await,
         Command::Tag(args) => command::tag::run(app, args).await,
         Command::Protect(args) => command::tag::protect(app, args, true).await,
         Command::Unprotect(args) => command::tag::protect(app, args, false).await,

@@ -21,6 +21,7 @@ mod prompt;
 )]
 mod render;
 mod repo;
+mod second;
 mod secret;
 mod signal;
 mod words;

@@ -49,10 +49,17 @@ pub(super) fn location(globals: &Globals) -> Result<Location> {
 /// # Errors
 /// As [`Store::open`].
 pub(super) fn store(app: &App, access: Access) -> Result<Store> {
+    store_at(app, &location(&app.globals)?, &FIRST, access)
+}
+
+/// Opens the store at a location, reached as some variables say.
+///
+/// # Errors
+/// As [`Store::open`].
+pub(super) fn store_at(app: &App, location: &Location, names: &Names, access: Access) -> Result<Store> {
     let globals = &app.globals;
-    let location = location(globals)?;
     let s3 = if matches!(location, Location::S3 { .. }) {
-        s3_options(globals)?
+        s3_options(globals, names)?
     } else {
         S3Options::default()
     };
@@ -63,7 +70,7 @@ pub(super) fn store(app: &App, access: Access) -> Result<Store> {
         limit_download: globals.limit_download.map(|kib| kib.saturating_mul(1024)),
         ..StoreOptions::default()
     };
-    Store::open(&location, &options, &app.context)
+    Store::open(location, &options, &app.context)
 }
 
 /// Whether the store is a directory, where space can be reserved.
@@ -74,16 +81,69 @@ pub(super) fn is_directory(globals: &Globals) -> Result<bool> {
     Ok(matches!(location(globals)?, Location::Local(_)))
 }
 
-fn s3_options(globals: &Globals) -> Result<S3Options> {
-    let read_secret = |name, file| {
-        let found = environment::secret(name, file)?;
-        Ok::<_, Error>(found.map(|text| Secret::new(text.as_str())))
-    };
-    let region = match environment::text("AWS_REGION")? {
+/// The variables that say how S3 is reached; those of secrets each with the one that names a file.
+#[derive(Debug)]
+pub(super) struct Names {
+    endpoint: &'static str,
+    region: [&'static str; 2],
+    access_key_id: [&'static str; 2],
+    secret_access_key: [&'static str; 2],
+    session_token: [&'static str; 2],
+    storage_class: &'static str,
+}
+
+/// Of the repository.
+const FIRST: Names = Names {
+    endpoint: "HOLDALL_S3_ENDPOINT",
+    region: ["AWS_REGION", "AWS_DEFAULT_REGION"],
+    access_key_id: ["AWS_ACCESS_KEY_ID", "AWS_ACCESS_KEY_ID_FILE"],
+    secret_access_key: ["AWS_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY_FILE"],
+    session_token: ["AWS_SESSION_TOKEN", "AWS_SESSION_TOKEN_FILE"],
+    storage_class: "HOLDALL_S3_STORAGE_CLASS",
+};
+
+/// Of the second repository, if any of them is set.
+const SECOND: Names = Names {
+    endpoint: "HOLDALL_COPY_S3_ENDPOINT",
+    region: ["HOLDALL_COPY_REGION", "HOLDALL_COPY_DEFAULT_REGION"],
+    access_key_id: ["HOLDALL_COPY_ACCESS_KEY_ID", "HOLDALL_COPY_ACCESS_KEY_ID_FILE"],
+    secret_access_key: [
+        "HOLDALL_COPY_SECRET_ACCESS_KEY",
+        "HOLDALL_COPY_SECRET_ACCESS_KEY_FILE",
+    ],
+    session_token: ["HOLDALL_COPY_SESSION_TOKEN", "HOLDALL_COPY_SESSION_TOKEN_FILE"],
+    storage_class: "HOLDALL_COPY_S3_STORAGE_CLASS",
+};
+
+/// The variables for the second repository: its own if any is set, else those of the first. They are never mixed, so that no key is sent to
+/// an endpoint that it was not given for.
+pub(super) fn names_of_second() -> &'static Names {
+    let Names {
+        endpoint,
+        region,
+        access_key_id,
+        secret_access_key,
+        session_token,
+        storage_class,
+    } = &SECOND;
+    let more = [region, access_key_id, secret_access_key, session_token];
+    let is_set = |name: &&str| environment::variable(name).is_some();
+    if is_set(endpoint) || is_set(storage_class) || more.into_iter().flatten().any(|name| is_set(name)) {
+        &SECOND
+    } else {
+        &FIRST
+    }
+}
+
+fn s3_options(globals: &Globals, names: &Names) -> Result<S3Options> {
+    let read = |[name, file]: [&'static str; 2]| environment::secret(name, file);
+    let read_secret = |names| Ok::<_, Error>(read(names)?.map(|text| Secret::new(text.as_str())));
+    let [region, default_region] = names.region;
+    let region = match environment::text(region)? {
         Some(region) => Some(region),
-        None => environment::text("AWS_DEFAULT_REGION")?,
+        None => environment::text(default_region)?,
     };
-    let access_key_id = environment::secret("AWS_ACCESS_KEY_ID", "AWS_ACCESS_KEY_ID_FILE")?;
+    let access_key_id = read(names.access_key_id)?;
     let ca_certificates = match &globals.cacert {
         Some(path) => Some(std::fs::read(path).map_err(|e| {
             Error::new(ErrorKind::Invalid, "cannot read certificates")
@@ -92,16 +152,16 @@ fn s3_options(globals: &Globals) -> Result<S3Options> {
         })?),
         None => None,
     };
-    let endpoint = environment::text("HOLDALL_S3_ENDPOINT")?;
+    let endpoint = environment::text(names.endpoint)?;
     Ok(S3Options {
         proxy: proxy(endpoint.as_deref())?,
         endpoint,
         region,
         path_style: None,
         access_key_id: access_key_id.map(|text| text.as_str().to_owned()),
-        secret_access_key: read_secret("AWS_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY_FILE")?,
-        session_token: read_secret("AWS_SESSION_TOKEN", "AWS_SESSION_TOKEN_FILE")?,
-        storage_class: environment::text("HOLDALL_S3_STORAGE_CLASS")?,
+        secret_access_key: read_secret(names.secret_access_key)?,
+        session_token: read_secret(names.session_token)?,
+        storage_class: environment::text(names.storage_class)?,
         ca_certificates,
     })
 }
@@ -140,21 +200,40 @@ fn proxy(endpoint: Option<&str>) -> Result<Option<(Secret, Option<String>)>> {
 pub(super) async fn open(app: &App, access: Access) -> Result<Repository> {
     let store = store(app, access)?;
     let unlock = secret::unlock(app).await?;
-    Repository::open(store, &unlock, |id| cache(app, Some(id))).await
+    let place = place(&location(&app.globals)?, &FIRST)?;
+    Repository::open(store, &unlock, |id| cache(app, Some((id, &place)))).await
+}
+
+/// What tells the stores of one repository and its replicas apart.
+///
+/// # Errors
+/// `Invalid` if the endpoint is not text.
+pub(super) fn place(location: &Location, names: &Names) -> Result<String> {
+    match location {
+        Location::Local(path) => {
+            let whole = std::fs::canonicalize(path).or_else(|_| std::path::absolute(path));
+            Ok(whole.as_deref().unwrap_or(path).display().to_string())
+        }
+        Location::S3 { .. } => {
+            let endpoint = environment::text(names.endpoint)?.unwrap_or_default();
+            Ok(format!("{endpoint} {location}"))
+        }
+        Location::Memory => Ok(location.to_string()),
+    }
 }
 
 /// The cache of a repository; one in memory if it is not wanted, not possible, or the repository has no id yet.
 ///
 /// # Errors
 /// `Internal` if not even memory can be had.
-pub(super) fn cache(app: &App, id: Option<RepositoryId>) -> Result<Cache> {
+pub(super) fn cache(app: &App, id: Option<(RepositoryId, &str)>) -> Result<Cache> {
     let given = app.globals.cache_dir.clone();
     let given = given.or_else(|| environment::variable("HOLDALL_CACHE_DIR").map(PathBuf::from));
     let directory = given.or_else(environment::cache_directory);
-    let (Some(id), Some(directory), false) = (id, directory, app.globals.no_cache) else {
+    let (Some((id, place)), Some(directory), false) = (id, directory, app.globals.no_cache) else {
         return Cache::in_memory();
     };
-    Cache::open(&directory, id).or_else(|error| {
+    Cache::open_of(&directory, id, place).or_else(|error| {
         app.note(&format!("going on without a cache on disk: {error}"));
         Cache::in_memory()
     })

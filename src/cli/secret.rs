@@ -3,6 +3,7 @@
 
 use super::app::App;
 use super::args::Globals;
+use super::second::Second;
 use super::{environment, prompt, words};
 use crate::connector::process::SECRETS;
 use crate::context::Context;
@@ -40,6 +41,31 @@ pub(super) async fn unlock(app: &App) -> Result<Unlock> {
     Ok(Unlock::Password(Zeroizing::new(password.as_bytes().to_vec())))
 }
 
+/// The secret of the second repository, if that has keys of its own.
+///
+/// # Errors
+/// As [`unlock`].
+pub(super) async fn unlock_second(app: &App, second: &Second) -> Result<Unlock> {
+    let flags = [
+        second.password_file.clone().map(Origin::PasswordFile),
+        second.password_command.clone().map(Origin::PasswordCommand),
+        second.key_file.clone().map(Origin::KeyFile),
+        None,
+        None,
+    ];
+    let origin = chosen(flags, &SECOND)?;
+    if let Some(origin) = origin {
+        return read(app, origin).await;
+    }
+    let password = prompt::secret(
+        &app.context,
+        "password of the second repository, which has keys of its own",
+        "give --copy-password-file, --copy-password-command or --copy-key-file, or set HOLDALL_COPY_PASSWORD",
+    )
+    .await?;
+    Ok(Unlock::Password(Zeroizing::new(password.as_bytes().to_vec())))
+}
+
 /// The first secret of a repository that is being made: what is given, else a password that is asked for twice.
 ///
 /// # Errors
@@ -70,15 +96,45 @@ fn origin(globals: &Globals) -> Result<Option<Origin>> {
         globals.recovery_phrase_file.clone().map(Origin::PhraseFile),
         globals.recovery_phrase.then_some(Origin::PhrasePrompt),
     ];
+    chosen(flags, &FIRST)
+}
+
+/// Variables and credentials of a service that say where a secret is.
+struct Names {
+    password_file: &'static str,
+    password_command: &'static str,
+    password: &'static str,
+    key_file: &'static str,
+    credentials: [&'static str; 2],
+}
+
+const FIRST: Names = Names {
+    password_file: "HOLDALL_PASSWORD_FILE",
+    password_command: "HOLDALL_PASSWORD_COMMAND",
+    password: "HOLDALL_PASSWORD",
+    key_file: "HOLDALL_KEY_FILE",
+    credentials: ["holdall-password", "holdall-key"],
+};
+
+const SECOND: Names = Names {
+    password_file: "HOLDALL_COPY_PASSWORD_FILE",
+    password_command: "HOLDALL_COPY_PASSWORD_COMMAND",
+    password: "HOLDALL_COPY_PASSWORD",
+    key_file: "HOLDALL_COPY_KEY_FILE",
+    credentials: ["holdall-copy-password", "holdall-copy-key"],
+};
+
+/// Flags, else variables, else credentials; of each at most one.
+fn chosen(flags: [Option<Origin>; 5], names: &Names) -> Result<Option<Origin>> {
     if let Some(origin) = only(flags, "several secrets are given by flags")? {
         return Ok(Some(origin));
     }
     let path = |name| environment::variable(name).map(PathBuf::from);
     let variables = [
-        path("HOLDALL_PASSWORD_FILE").map(Origin::PasswordFile),
-        environment::text("HOLDALL_PASSWORD_COMMAND")?.map(Origin::PasswordCommand),
-        environment::text("HOLDALL_PASSWORD")?.map(|p| Origin::Password(Zeroizing::new(p))),
-        path("HOLDALL_KEY_FILE").map(Origin::KeyFile),
+        path(names.password_file).map(Origin::PasswordFile),
+        environment::text(names.password_command)?.map(Origin::PasswordCommand),
+        environment::text(names.password)?.map(|p| Origin::Password(Zeroizing::new(p))),
+        path(names.key_file).map(Origin::KeyFile),
     ];
     if let Some(origin) = only(variables, "several secrets are given by the environment")? {
         return Ok(Some(origin));
@@ -90,9 +146,10 @@ fn origin(globals: &Globals) -> Result<Option<Origin>> {
             .map(|dir| dir.join(name))
             .filter(|p| p.is_file())
     };
+    let [password, key] = names.credentials;
     let credentials = [
-        credential("holdall-password").map(Origin::PasswordFile),
-        credential("holdall-key").map(Origin::KeyFile),
+        credential(password).map(Origin::PasswordFile),
+        credential(key).map(Origin::KeyFile),
     ];
     only(
         credentials,

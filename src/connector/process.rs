@@ -11,7 +11,7 @@ use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::task::JoinSet;
 
 /// Environment variables that hold secrets of ours, or lead to them; no child is given them.
-pub const SECRETS: [&str; 10] = [
+pub const SECRETS: [&str; 18] = [
     "HOLDALL_PASSWORD",
     "HOLDALL_PASSWORD_FILE",
     "HOLDALL_PASSWORD_COMMAND",
@@ -21,6 +21,14 @@ pub const SECRETS: [&str; 10] = [
     "AWS_SECRET_ACCESS_KEY_FILE",
     "AWS_SESSION_TOKEN",
     "AWS_SESSION_TOKEN_FILE",
+    "HOLDALL_COPY_PASSWORD",
+    "HOLDALL_COPY_PASSWORD_FILE",
+    "HOLDALL_COPY_PASSWORD_COMMAND",
+    "HOLDALL_COPY_KEY_FILE",
+    "HOLDALL_COPY_SECRET_ACCESS_KEY",
+    "HOLDALL_COPY_SECRET_ACCESS_KEY_FILE",
+    "HOLDALL_COPY_SESSION_TOKEN",
+    "HOLDALL_COPY_SESSION_TOKEN_FILE",
     "CREDENTIALS_DIRECTORY",
 ];
 /// Lines of a child's standard error that an error quotes, and how much of each.

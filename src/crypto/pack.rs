@@ -46,17 +46,31 @@ impl Opener {
             .len()
             .checked_sub(PACK_TAIL_LEN)
             .ok_or(DecodeError::Truncated)?;
-        let sealed = pack
-            .get(tail..pack.len() - TRAILER_LEN)
-            .ok_or(DecodeError::Truncated)?;
-        let trailer = PackTrailer::decode(&self.record(TRAILER_RECORD, true, sealed)?)?;
+        let trailer = self.trailer(pack.get(tail..).ok_or(DecodeError::Truncated)?)?;
         let range = trailer.directory(pack.len())?;
-        let offset = range.start;
-        let plain = self.record(
-            trailer.blocks,
-            false,
-            pack.get(range).ok_or(DecodeError::Truncated)?,
-        )?;
+        self.directory_of(&trailer, pack.get(range).ok_or(DecodeError::Truncated)?)
+    }
+
+    /// Reads the trailer of a pack from its last [`PACK_TAIL_LEN`] bytes.
+    ///
+    /// # Errors
+    /// Any class of [`DecodeError`].
+    pub fn trailer(&self, tail: &[u8]) -> Result<PackTrailer, DecodeError> {
+        let sealed = tail
+            .len()
+            .checked_sub(TRAILER_LEN)
+            .and_then(|end| tail.get(..end));
+        let sealed = sealed.ok_or(DecodeError::Truncated)?;
+        PackTrailer::decode(&self.record(TRAILER_RECORD, true, sealed)?)
+    }
+
+    /// Reads the directory from its sealed record, where the trailer says that it is.
+    ///
+    /// # Errors
+    /// Any class of [`DecodeError`].
+    pub fn directory_of(&self, trailer: &PackTrailer, sealed: &[u8]) -> Result<Tables, DecodeError> {
+        let offset = trailer.offset as usize;
+        let plain = self.record(trailer.blocks, false, sealed)?;
         let tables = Tables::decode(&plain, true)?;
         let end = tables
             .blocks

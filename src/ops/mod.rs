@@ -2,6 +2,7 @@
 //! connector reads.
 
 mod check;
+mod copy;
 mod database;
 mod diff;
 mod find;
@@ -12,6 +13,7 @@ mod list;
 mod note;
 mod place;
 mod prune;
+mod repair;
 mod restore;
 mod retention;
 mod snapshot;
@@ -19,6 +21,7 @@ mod snapshot;
 pub use crate::repository::ReadData;
 pub use crate::repository::collect::{CollectOptions, CollectPlan, SealedRound, Swept, Unused};
 pub use check::{CheckReport, CheckRequest, check};
+pub use copy::{CopiedSnapshot, CopyReport, CopyRequest, Lag, NotCopied, copy};
 pub use database::{TableFilter, content, database, database_place, databases, tables};
 pub use diff::{DiffLine, DiffSide, Difference, diff};
 pub use find::{FindRequest, FoundVersion, find};
@@ -29,6 +32,7 @@ pub use list::{ListReport, ListedSnapshot, list, open_snapshot};
 pub use note::{Noted, TagChange, protect, tag};
 pub use place::{FilesPlace, count_streams, files_place, locate, ls, name_of, path_of};
 pub use prune::{PruneReport, PruneRequest, prune};
+pub use repair::{RepairReport, RepairRequest, StillHit, repair};
 pub use restore::{RestoreReport, RestoreRequest, restore};
 pub use retention::{Candidate, Period, Policy};
 pub use snapshot::{SnapshotReport, SnapshotRequest, snapshot};

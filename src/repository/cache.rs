@@ -44,15 +44,30 @@ impl Cache {
         Self::open_bounded(directory, repository, BYTES_MAX)
     }
 
+    /// As [`Self::open`], for the repository in one of several stores that hold it: replicas have other objects under the same names.
+    /// `place` tells the stores apart, whatever it is.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_of(directory: &Path, repository: RepositoryId, place: &str) -> Result<Self> {
+        let place = blake3::hash(place.as_bytes()).to_hex();
+        let file = format!("{repository}-{}.sqlite", &place.as_str()[..16]);
+        Self::open_file(directory, &file, BYTES_MAX)
+    }
+
     /// As [`Self::open`], with another bound than the usual.
     ///
     /// # Errors
     /// As [`Self::open`].
     pub fn open_bounded(directory: &Path, repository: RepositoryId, bytes_max: u64) -> Result<Self> {
+        Self::open_file(directory, &format!("{repository}.sqlite"), bytes_max)
+    }
+
+    fn open_file(directory: &Path, file: &str, bytes_max: u64) -> Result<Self> {
         let failed = |e: rusqlite::Error| cache_error(&e).with("directory", directory.display());
         fs_err::create_dir_all(directory)
             .map_err(|e| Error::new(ErrorKind::Source, "cannot make the cache directory").because(e))?;
-        let path = directory.join(format!("{repository}.sqlite"));
+        let path = directory.join(file);
         make_room(directory, &path, DIRECTORY_MAX);
         let open = || Connection::open(&path).and_then(|connection| Self::set_up(connection, bytes_max));
         match open() {

@@ -79,6 +79,14 @@ impl Ledger {
     }
 }
 
+/// Packs that must not be used. Records that cannot be read are for `check` to name.
+///
+/// # Errors
+/// As [`Ledger::read`].
+pub(crate) async fn quarantined(repository: &Repository) -> Result<HashSet<ObjectId>> {
+    Ok(Ledger::read(repository).await?.quarantined)
+}
+
 /// Puts what was verified and what is quarantined, as many records as that takes, under the next free numbers.
 ///
 /// # Errors

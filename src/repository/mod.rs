@@ -4,6 +4,7 @@
 //! The order *packs, then index runs, then the commit* is held by types: only [`BlobWriter::finish`] makes a [`Durable`], and only a
 //! `Durable` can be committed.
 
+mod bits;
 mod cache;
 pub mod collect;
 mod delta;
@@ -17,8 +18,11 @@ mod notes;
 mod open;
 mod pack;
 mod read;
+mod replica;
+mod salvage;
 mod session;
 mod survey;
+mod transfer;
 mod view;
 mod write;
 
@@ -30,10 +34,13 @@ pub(crate) use minimum::{CLOCKS_APART, Minimum, is_ahead};
 pub use notes::Notes;
 pub use open::{InitOptions, Initialized};
 pub use read::BlobReader;
+pub use replica::Found;
+pub use salvage::{Mending, Salvage};
 pub use session::{Commit, Session};
 pub use survey::{Finding, ReadData, Survey, SurveyReport};
+pub use transfer::{Naming, Needs, There, Transfer};
 pub use view::View;
-pub use write::{Bases, BlobWriter, Durable, Rest, WriteCounts};
+pub use write::{Bases, BlobWriter, Durable, PackSource, Rest, WriteCounts};
 
 use crate::chunk::{ChunkParams, Chunker};
 use crate::context::Context;
@@ -48,7 +55,8 @@ use crate::format::repo_config::ConfigRecord;
 use crate::store::{Listed, ObjectInfo, Put, Store};
 use bytes::Bytes;
 use futures::TryStreamExt;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use view::Purpose;
 
 /// An open repository; cheap to clone.
@@ -64,7 +72,33 @@ struct Inner {
     keyring: Arc<Keyring>,
     config: ConfigRecord,
     cache: Arc<Cache>,
+    /// What is named by numbers only, and was read from this very store.
+    numbered: Numbered,
     slot: u32,
+}
+
+/// Records whose names say nothing of the store that they are in: `gc/1/seal` of a replica is another than the repository's own, and two
+/// disks that take turns at one path share a cache. They are remembered as long as the store is open, never longer.
+#[derive(Default)]
+struct Numbered(Mutex<HashMap<ObjectName, Bytes>>);
+
+impl Numbered {
+    fn takes(name: &ObjectName) -> bool {
+        matches!(
+            name,
+            ObjectName::Seal(_) | ObjectName::Condemned(_) | ObjectName::Ledger(_)
+        )
+    }
+
+    fn get(&self, name: &ObjectName) -> Option<Bytes> {
+        self.0.lock().ok()?.get(name).cloned()
+    }
+
+    fn put(&self, name: ObjectName, bytes: Bytes) {
+        if let Ok(mut held) = self.0.lock() {
+            held.insert(name, bytes);
+        }
+    }
 }
 
 impl Repository {
@@ -112,6 +146,14 @@ impl Repository {
     /// What the store says; damaged objects are in [`View::damaged`].
     pub async fn view(&self, context: &Context) -> Result<View> {
         View::load(self, context, Purpose::Read).await
+    }
+
+    /// What a session that begins now would find: for plans that nothing comes of.
+    ///
+    /// # Errors
+    /// As [`Self::view`].
+    pub async fn view_of_writer(&self, context: &Context) -> Result<View> {
+        View::load(self, context, Purpose::Write).await
     }
 
     /// A reader of the blobs of a view.
@@ -205,13 +247,23 @@ impl Repository {
         name: ObjectName,
         open: impl Fn(&[u8]) -> Result<T, DecodeError>,
     ) -> Result<T> {
+        let numbered = Numbered::takes(&name);
+        let known = if numbered {
+            self.inner.numbered.get(&name)
+        } else {
+            self.cache().get(&name)
+        };
         // What the cache holds is opened like the store's own bytes; what does not open is only a lost hint.
-        if let Some(value) = self.cache().get(&name).and_then(|bytes| open(&bytes).ok()) {
+        if let Some(value) = known.and_then(|bytes| open(&bytes).ok()) {
             return Ok(value);
         }
         let bytes = self.inner.store.get(&name).await?;
         let value = open(&bytes).map_err(|e| Error::from(e).with("object", name))?;
-        self.cache().put(&name, &bytes);
+        if numbered {
+            self.inner.numbered.put(name, bytes);
+        } else {
+            self.cache().put(&name, &bytes);
+        }
         Ok(value)
     }
 
@@ -225,7 +277,11 @@ impl Repository {
     pub(crate) async fn put_sealed(&self, name: &ObjectName, sealed: &Sealed) -> Result<Put> {
         let put = self.inner.store.put_new(name, sealed.bytes.clone()).await?;
         if put.is_mine() {
-            self.cache().put(name, &sealed.bytes);
+            if Numbered::takes(name) {
+                self.inner.numbered.put(*name, sealed.bytes.clone());
+            } else {
+                self.cache().put(name, &sealed.bytes);
+            }
             self.cache().note_seen(&[*name]);
         }
         Ok(put)

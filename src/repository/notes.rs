@@ -67,7 +67,7 @@ impl Repository {
     }
 
     /// As [`Self::notes`], of the notes with these names.
-    pub(super) async fn load_notes(&self, names: Vec<ObjectName>) -> Result<HashMap<SessionId, Notes>> {
+    pub(crate) async fn load_notes(&self, names: Vec<ObjectName>) -> Result<HashMap<SessionId, Notes>> {
         let loads = names
             .into_iter()
             .map(|name| async move { (name, self.load::<StampedNote>(name).await) });

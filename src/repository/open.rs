@@ -1,6 +1,6 @@
 //! Making and opening a repository.
 
-use super::{Cache, Inner, Repository};
+use super::{Cache, Inner, Numbered, Repository};
 use crate::context::Context;
 use crate::crypto::{
     Keyring, SlotInfo, SlotKind, Unlock, open_record, open_slot, read_slot_kind, seal_record, seal_slot,
@@ -90,6 +90,7 @@ impl Repository {
             keyring,
             config,
             cache,
+            numbered: Numbered::default(),
             slot: 0,
         };
         Ok(Initialized {
@@ -109,49 +110,39 @@ impl Repository {
         unlock: &Unlock,
         cache: impl FnOnce(RepositoryId) -> Result<Cache>,
     ) -> Result<Self> {
-        let marker_bytes = store.get(&ObjectName::Marker).await.map_err(|e| match e.kind() {
-            ErrorKind::NotFound => no_repository(&store),
-            _ => e,
-        })?;
-        let marker =
-            Marker::decode(&marker_bytes).map_err(|e| Error::from(e).with("object", ObjectName::Marker))?;
-        let generations = list(&store, Prefix::Config).await?;
-        let newest = generations
-            .iter()
-            .filter_map(|n| {
-                if let ObjectName::Config(n) = n {
-                    Some(*n)
-                } else {
-                    None
-                }
-            })
-            .max();
-        let Some(newest) = newest else {
-            return Err(Error::new(
-                ErrorKind::NoRepository,
-                "the repository is unfinished: `init` was interrupted",
-            )
-            .with("store", &store)
-            .hint("run `holdall init` again with the same password or key"));
-        };
+        let (marker, bytes) = read_marker(&store).await?;
+        let newest = newest_config(&store).await?.ok_or_else(|| unfinished(&store))?;
         let (keyring, slot) = unlock_any(&store, marker.repository, unlock).await?;
-        let name = ObjectName::Config(newest);
+        let keys = (Arc::new(keyring), slot);
+        Self::assemble(store, bytes, keys, newest, || cache(marker.repository)).await
+    }
+
+    /// Opens what has this marker with a keyring in hand.
+    pub(super) async fn assemble(
+        store: Store,
+        marker: Bytes,
+        (keyring, slot): (Arc<Keyring>, u32),
+        newest_config: u32,
+        cache: impl FnOnce() -> Result<Cache>,
+    ) -> Result<Self> {
+        let name = ObjectName::Config(newest_config);
         let bytes = store.get(&name).await?;
         let config: ConfigRecord =
             open_record(&keyring, &name, &bytes).map_err(|e| Error::from(e).with("object", name))?;
-        if config.check_marker(&marker_bytes).is_err() {
+        if config.check_marker(&marker).is_err() {
             return Err(
                 Error::new(ErrorKind::Damaged, "the configuration does not belong here").with("object", name),
             );
         }
-        let cache = Arc::new(cache(marker.repository)?);
+        let cache = Arc::new(cache()?);
         Ok(Self {
             inner: Arc::new(Inner {
                 store,
-                marker: marker_bytes,
-                keyring: Arc::new(keyring),
+                marker,
+                keyring,
                 config,
                 cache,
+                numbered: Numbered::default(),
                 slot,
             }),
         })
@@ -162,6 +153,38 @@ pub(super) fn no_repository(store: &Store) -> Error {
     Error::new(ErrorKind::NoRepository, "there is no repository here")
         .with("store", store)
         .hint("check the address, or make one with `holdall init`")
+}
+
+fn unfinished(store: &Store) -> Error {
+    Error::new(
+        ErrorKind::NoRepository,
+        "the repository is unfinished: `init` was interrupted",
+    )
+    .with("store", store)
+    .hint("run `holdall init` again with the same password or key")
+}
+
+/// `holdall.json`.
+pub(super) async fn read_marker(store: &Store) -> Result<(Marker, Bytes)> {
+    let bytes = store.get(&ObjectName::Marker).await.map_err(|e| match e.kind() {
+        ErrorKind::NotFound => no_repository(store),
+        _ => e,
+    })?;
+    let marker = Marker::decode(&bytes).map_err(|e| Error::from(e).with("object", ObjectName::Marker))?;
+    Ok((marker, bytes))
+}
+
+/// The newest generation of the configuration; none in a repository that is unfinished.
+pub(super) async fn newest_config(store: &Store) -> Result<Option<u32>> {
+    let generations = list(store, Prefix::Config).await?;
+    let generation = |name: &ObjectName| {
+        if let ObjectName::Config(n) = name {
+            Some(*n)
+        } else {
+            None
+        }
+    };
+    Ok(generations.iter().filter_map(generation).max())
 }
 
 async fn init_marker(store: &Store, context: &Context) -> Result<(Marker, Bytes, bool)> {
@@ -308,7 +331,7 @@ fn with_default(mut profiles: Vec<ChunkProfile>) -> Vec<ChunkProfile> {
     profiles
 }
 
-async fn list(store: &Store, prefix: Prefix) -> Result<Vec<ObjectName>> {
+pub(super) async fn list(store: &Store, prefix: Prefix) -> Result<Vec<ObjectName>> {
     let named = |listed| async move {
         Ok(if let Listed::Object(info) = listed {
             Some(info.name)

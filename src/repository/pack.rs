@@ -373,6 +373,14 @@ impl OpenedPack<'_> {
     /// # Errors
     /// Any class of [`DecodeError`].
     pub(crate) fn block(&self, row: &BlockRow) -> Result<Vec<u8>, DecodeError> {
+        decode_block(self.stored(row)?, row.codec, row.plain)
+    }
+
+    /// A block as it was sealed: compressed, if it is.
+    ///
+    /// # Errors
+    /// Any class of [`DecodeError`].
+    pub(crate) fn stored(&self, row: &BlockRow) -> Result<Vec<u8>, DecodeError> {
         let end = (row.offset as usize)
             .checked_add(row.sealed as usize)
             .ok_or(DecodeError::Truncated)?;
@@ -380,11 +388,7 @@ impl OpenedPack<'_> {
             .bytes
             .get(row.offset as usize..end)
             .ok_or(DecodeError::Truncated)?;
-        decode_block(
-            self.opener.record(row.record, false, sealed)?,
-            row.codec,
-            row.plain,
-        )
+        self.opener.record(row.record, false, sealed)
     }
 
     /// Its deltas, as they are stored.

@@ -30,6 +30,8 @@ pub struct View {
     /// Snapshots that are committed, not void and not forgotten; for a writer any forgets key counts.
     pub(crate) snapshots: Committed,
     forgets: Forgets,
+    /// Commits that are not void and were let go.
+    let_go: Vec<Arc<SnapshotRecord>>,
     pub(crate) index: Arc<Index>,
     /// Objects that do not decode; what they would have said is missing from the view.
     pub damaged: Vec<(ObjectName, Error)>,
@@ -49,7 +51,17 @@ impl View {
             .collect();
         let committed: HashSet<SessionId> = snapshots.keys().copied().collect();
         let forgets = Forgets::read(repository, context, (&listing, purpose), &snapshots).await?;
-        snapshots.retain(|sid, _| !forgets.is_effective(sid));
+        let mut let_go = Vec::new();
+        snapshots.retain(|sid, record| {
+            if !forgets.is_effective(sid) {
+                return true;
+            }
+            // Up to a megabyte each, and of no interest any more.
+            let mut record = SnapshotRecord::clone(record);
+            record.incidents = Vec::new();
+            let_go.push(Arc::new(record));
+            false
+        });
         let mut excluded = log.dead.clone();
         if purpose == Purpose::Write {
             excluded.extend(log.condemned.iter().copied());
@@ -72,6 +84,7 @@ impl View {
             log,
             snapshots,
             forgets,
+            let_go,
             index: Arc::new(index),
             damaged,
         })
@@ -95,6 +108,16 @@ impl View {
     /// Why a snapshot is kept though somebody let it go, if it is.
     pub fn kept_in_spite_of_forget(&self, sid: &SessionId) -> Option<&str> {
         self.forgets.without_effect().get(sid).map(String::as_str)
+    }
+
+    /// Whether a session was committed, whatever became of the snapshot since.
+    pub(crate) fn has_commit(&self, sid: &SessionId) -> bool {
+        self.snapshots.contains_key(sid) || self.let_go.iter().any(|record| record.sid == *sid)
+    }
+
+    /// Snapshots that were let go and not swept yet, without their incidents.
+    pub fn let_go(&self) -> impl Iterator<Item = &Arc<SnapshotRecord>> {
+        self.let_go.iter()
     }
 
     /// Snapshots that are committed, not void and not forgotten, by session id.

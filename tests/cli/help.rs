@@ -2,7 +2,7 @@
 
 use crate::Sandbox;
 
-const VERBS: [&str; 18] = [
+const VERBS: [&str; 20] = [
     "init",
     "snapshot",
     "list",
@@ -12,6 +12,8 @@ const VERBS: [&str; 18] = [
     "diff",
     "restore",
     "check",
+    "copy",
+    "repair",
     "forget",
     "prune",
     "tag",

@@ -12,6 +12,7 @@ mod killed;
 mod manners;
 mod pipes;
 mod prune;
+mod second;
 mod streams;
 mod verbs;
 

@@ -3,6 +3,7 @@
 pub(super) mod cat;
 pub(super) mod check;
 pub(super) mod completions;
+pub(super) mod copy;
 pub(super) mod demo;
 pub(super) mod diff;
 pub(super) mod find;
@@ -13,6 +14,7 @@ pub(super) mod list;
 pub(super) mod ls;
 pub(super) mod man;
 pub(super) mod prune;
+pub(super) mod repair;
 pub(super) mod restore;
 pub(super) mod snapshot;
 pub(super) mod tag;

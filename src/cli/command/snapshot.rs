@@ -6,6 +6,7 @@ use crate::cli::app::App;
 use crate::cli::exit::{DONE, Ended, INCOMPLETE, reported};
 use crate::cli::render;
 use crate::cli::repo::{self, Access};
+use crate::cli::second::Second;
 use crate::cli::{environment, parse, words};
 use crate::connector::Source;
 use crate::connector::files::{self, Excludes, FilesRequest, FilesSource};
@@ -14,6 +15,7 @@ use crate::connector::stdio::{Input, StdioSource, StreamRequest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ops::{self, SnapshotReport, SnapshotRequest};
 use crate::snapshot::{DeltaPolicy, SnapshotSpec};
+use crate::store::Location;
 use database::DatabaseArgs;
 use serde_json::json;
 use std::ffi::OsString;
@@ -105,6 +107,16 @@ pub(in crate::cli) struct Args {
     stream: Vec<String>,
     #[command(flatten)]
     database: DatabaseArgs,
+    /// Copy the snapshot into this repository afterwards, as `holdall copy --to` does
+    #[arg(
+        long,
+        value_name = "LOCATION",
+        help_heading = "Second repository",
+        conflicts_with = "dry_run"
+    )]
+    copy_to: Option<String>,
+    #[command(flatten)]
+    second: Second,
     /// The command for --stdin-from-command
     #[arg(last = true, value_name = "COMMAND", requires = "stdin_from_command")]
     command: Vec<OsString>,
@@ -121,6 +133,7 @@ fn deltas(app: &App, args: &Args) -> Result<DeltaPolicy> {
 
 pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
     let plan = Plan::new(&args)?;
+    let copy_to = args.copy_to.as_deref().map(Location::parse).transpose()?;
     for warning in &plan.warnings {
         app.warning(warning);
     }
@@ -166,7 +179,7 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
     }
     let code = if report.snapshot.partial { INCOMPLETE } else { DONE };
     let told = show(app, &report);
-    match told {
+    let ended = match told {
         Err(error) if !report.dry_run && error.kind() != std::io::ErrorKind::BrokenPipe => {
             app.warning(&format!(
                 "snapshot {} is committed, its report could not be written: {error}",
@@ -175,6 +188,13 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
             Ok(code)
         }
         told => reported(code, told),
+    };
+    match (&copy_to, ended) {
+        (Some(to), Ok(code)) => {
+            let copied = super::copy::after(app, &repository, (to, &args.second), &report.snapshot).await?;
+            Ok(if code == DONE { copied } else { code })
+        }
+        (_, ended) => ended,
     }
 }
 

@@ -1,6 +1,5 @@
 //! G0 to G2: the log, the lists, the mark, the plan.
 
-use super::bits::Bits;
 use super::chains::{keep, pack_of};
 use super::entries::Entries;
 use super::listing::{Listing, commits, unreadable};
@@ -17,6 +16,7 @@ use crate::format::header::{HEADER_LEN, Origin};
 use crate::format::id::{ObjectId, SessionId};
 use crate::format::layout::ObjectName;
 use crate::repository::Repository;
+use crate::repository::bits::Bits;
 use crate::repository::forgets::{Committed, without_effect};
 use crate::repository::ledger::Ledger;
 use crate::repository::log::Log;
@@ -326,7 +326,11 @@ impl Work {
             };
             // What does not tell its maker stays; `check` tells of it.
             let is_finished = match peek_origin(&header) {
-                Ok(Origin::Session(sid)) => self.log.is_void(&sid) || self.listing.decided.contains_key(&sid),
+                Ok(Origin::Session(sid)) => {
+                    self.log.is_void(&sid)
+                        || self.listing.decided.contains_key(&sid)
+                        || self.is_foreign(&sid).await?
+                }
                 Ok(Origin::Round(round)) => round <= self.log.newest,
                 Ok(Origin::None) | Err(_) => false,
             };
@@ -335,6 +339,19 @@ impl Work {
             }
         }
         Ok(loose)
+    }
+
+    /// Whether a session never was of this store: its packs were copied as they are. Its object comes before its packs, and only goes
+    /// once it is void.
+    async fn is_foreign(&self, sid: &SessionId) -> Result<bool> {
+        if self.listing.sessions.contains_key(sid) {
+            return Ok(false);
+        }
+        match self.repository.store().head(&ObjectName::Session(*sid)).await {
+            Ok(_) => Ok(false),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// Puts the plan into figures.

@@ -4,8 +4,8 @@
 //! copy whose chain is as short as any: a whole copy if there is one, else a delta of a blob with a shorter chain. Chains that are
 //! chosen so cannot meet themselves, and none is longer than the blob's shortest, so that none grows over the limit of the format.
 
-use super::bits::Bits;
 use crate::format::limits::CHAIN_MAX;
+use crate::repository::bits::Bits;
 use crate::repository::index::{Copy, Index, PackNumber};
 
 /// The depth of a blob without a chain.

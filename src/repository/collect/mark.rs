@@ -1,7 +1,6 @@
 //! What snapshots need: every blob that a tree refers to, found from its root. Nodes and lists are read once; what a record of
 //! references covers is not read at all.
 
-use super::bits::Bits;
 use super::listing::doubtful;
 use super::refs::{Gathered, References, Shelf};
 use crate::context::Context;
@@ -11,6 +10,7 @@ use crate::format::id::{BlobId, SessionId};
 use crate::format::index::BlobKind;
 use crate::format::node::Node;
 use crate::format::snapshot::SnapshotRecord;
+use crate::repository::bits::Bits;
 use crate::repository::index::Index;
 use crate::repository::{BlobReader, Repository};
 use std::sync::Arc;

@@ -15,7 +15,6 @@
 //! Whoever stops anywhere leaves nothing that hurts; whoever comes next goes on.
 
 mod begin;
-mod bits;
 mod chains;
 mod compact;
 mod entries;

@@ -1,6 +1,5 @@
 //! G6: the mark again, from the store, after all sessions that could rest on condemned packs have ended. What they use is saved.
 
-use super::bits::Bits;
 use super::chains::{Depths, keep, pack_of};
 use super::listing::{commits, runs, times, unreadable};
 use super::mark::Mark;
@@ -12,6 +11,7 @@ use crate::context::Time;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::{ObjectId, SessionId};
 use crate::format::layout::{ObjectName, Prefix};
+use crate::repository::bits::Bits;
 use crate::repository::index::{Index, IndexBuilder};
 use crate::repository::ledger::Ledger;
 use crate::store::ObjectInfo;

@@ -1,6 +1,5 @@
 //! A round and what it knows; G3.
 
-use super::bits::Bits;
 use super::entries::Entries;
 use super::listing::Listing;
 use super::plan::{Chosen, Unused};
@@ -16,6 +15,7 @@ use crate::format::layout::ObjectName;
 use crate::format::limits::ROUND_PACKS_MAX;
 use crate::format::note::NoteRecord;
 use crate::repository::Repository;
+use crate::repository::bits::Bits;
 use crate::repository::forgets::Committed;
 use crate::repository::index::Index;
 use crate::repository::log::Log;

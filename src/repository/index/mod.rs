@@ -3,9 +3,12 @@
 
 mod usable;
 
+use super::Repository;
+use crate::error::{ErrorKind, Result};
 use crate::format::header::HEADER_LEN;
 use crate::format::id::{BlobId, ObjectId};
 use crate::format::index::{BlobKind, BlockRow, Codec, EntryRow, PackRow, Tables};
+use crate::format::layout::ObjectName;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// One copy of a blob: 52 bytes.
@@ -198,6 +201,20 @@ impl IndexBuilder {
             self.index.bases.push((block, offset, number));
         }
         self.index
+    }
+}
+
+impl Pack {
+    /// Whether the store has it, as long as it must be.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(crate) async fn is_present(&self, repository: &Repository) -> Result<bool> {
+        match repository.store().head(&ObjectName::Pack(self.id)).await {
+            Ok(info) => Ok(info.size == u64::from(self.size)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
 

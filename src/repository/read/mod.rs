@@ -99,8 +99,21 @@ impl BlobReader {
     }
 
     /// A reader of entries that were read after the seal `newest`, for a collector.
-    pub(super) fn over(repository: Repository, context: Context, (index, newest): (Arc<Index>, u64)) -> Self {
-        let blocks = Blocks::new(repository.clone(), context.clone(), index.clone(), true);
+    pub(super) fn over(repository: Repository, context: Context, rests_on: (Arc<Index>, u64)) -> Self {
+        Self::over_index((repository, context), rests_on, true)
+    }
+
+    /// As [`Self::over`], without the local cache.
+    pub(super) fn over_store(repository: Repository, context: Context, rests_on: (Arc<Index>, u64)) -> Self {
+        Self::over_index((repository, context), rests_on, false)
+    }
+
+    fn over_index(
+        (repository, context): (Repository, Context),
+        (index, newest): (Arc<Index>, u64),
+        cached: bool,
+    ) -> Self {
+        let blocks = Blocks::new(repository.clone(), context.clone(), index.clone(), cached);
         let state = State {
             index,
             blocks: Arc::new(blocks),
@@ -112,7 +125,7 @@ impl BlobReader {
             inner: Arc::new(Inner {
                 repository,
                 context,
-                cached: true,
+                cached,
                 snapshot: None,
                 state: RwLock::new(state),
             }),

@@ -5,6 +5,7 @@ mod bases;
 pub(super) mod lane;
 mod rest;
 pub(super) mod runs;
+mod whole;
 
 use super::Repository;
 use super::delta::Delta;
@@ -25,6 +26,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::task::JoinSet;
+pub use whole::PackSource;
 
 /// The largest target for a pack of data, in bytes of its blocks: padded it stays below 32 MiB, above which the C library's
 /// allocator maps fresh pages for every buffer, and their first touch costs more than the encryption.
@@ -264,11 +266,7 @@ impl BlobWriter {
                 continue;
             }
             if !self.presence.contains_key(number) {
-                let present = match self.repository.store().head(&ObjectName::Pack(pack.id)).await {
-                    Ok(info) => info.size == u64::from(pack.size),
-                    Err(error) if error.kind() == ErrorKind::NotFound => false,
-                    Err(error) => return Err(error),
-                };
+                let present = pack.is_present(&self.repository).await?;
                 self.presence.insert(*number, present);
             }
             if self.presence.get(number) != Some(&true) {
@@ -343,6 +341,19 @@ impl BlobWriter {
         };
         let uploaded =
             joined.map_err(|e| Error::new(ErrorKind::Internal, "an upload task failed").because(e))??;
+        self.note_uploaded(uploaded).await
+    }
+
+    /// Lists a pack of another session in this session's runs, as it does its own.
+    pub(super) async fn list_pack(&mut self, tables: Tables) -> Result<()> {
+        self.check_sound()?;
+        let listed = self.note_uploaded(Uploaded { tables, bytes: 0 }).await;
+        self.broken |= listed.is_err();
+        listed
+    }
+
+    /// Counts a pack that is durable; a run is put when many wait to be listed.
+    async fn note_uploaded(&mut self, uploaded: Uploaded) -> Result<()> {
         self.counts.bytes_stored += uploaded.bytes;
         self.uploaded.fetch_add(uploaded.bytes, Ordering::Relaxed);
         self.rows.push(uploaded.tables);

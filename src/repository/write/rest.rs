@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 /// Asked of every blob of a snapshot; remembers what must be claimed for them.
 pub struct Rest {
-    view: Arc<Index>,
+    pub(super) view: Arc<Index>,
     /// Packs that only uncommitted sessions list.
-    packs: BTreeSet<PackNumber>,
+    pub(super) packs: BTreeSet<PackNumber>,
 }
 
 impl Rest {

@@ -22,7 +22,7 @@ pub use content::{ContentWriter, content_refs};
 pub use diff::{Change, diff};
 pub use prior::TreePrior;
 pub use reader::{Found, LostRange, TreeReader};
-pub use walk::{Marker, walk};
+pub use walk::{Marker, walk, walk_refs};
 
 use crate::error::Result;
 use crate::format::id::BlobId;

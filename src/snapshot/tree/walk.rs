@@ -89,10 +89,22 @@ fn name_ahead(source: &dyn NodeSource, rest: &[Claim], nodes: usize) {
 }
 
 async fn walk_content(source: &dyn NodeSource, entry: &EntryRecord, marker: &mut dyn Marker) -> Result<()> {
-    let ContentRecord::Refs { level, refs } = &entry.content else {
-        return Ok(());
-    };
-    let mut path = vec![(*level, refs.clone().into_iter())];
+    match &entry.content {
+        ContentRecord::Refs { level, refs } => walk_refs(source, (*level, refs), marker).await,
+        ContentRecord::None | ContentRecord::Inline(_) => Ok(()),
+    }
+}
+
+/// Visits what references of a level name, as [`walk`] does for the content of an entry.
+///
+/// # Errors
+/// What [`Marker::failed`] returns.
+pub async fn walk_refs(
+    source: &dyn NodeSource,
+    (level, refs): (u8, &[BlobRef]),
+    marker: &mut dyn Marker,
+) -> Result<()> {
+    let mut path = vec![(level, Vec::from(refs).into_iter())];
     while let Some((level, refs)) = path.last_mut() {
         let level = *level;
         match (refs.next(), level.checked_sub(1)) {

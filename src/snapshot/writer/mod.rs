@@ -371,6 +371,20 @@ impl SnapshotWriter {
         self.tree.sink_mut().blobs.heartbeat().await
     }
 
+    /// Waits until everything that was taken is read: its incidents are known then.
+    ///
+    /// # Errors
+    /// As [`Self::add`].
+    pub async fn settle_all(&mut self) -> Result<()> {
+        self.send_batch();
+        self.drain().await
+    }
+
+    /// How many incidents there were so far.
+    pub fn incidents(&self) -> u64 {
+        self.incident_count
+    }
+
     /// Makes what was read so far durable and indexed, without a snapshot: the next run finds it.
     ///
     /// # Errors
@@ -384,8 +398,7 @@ impl SnapshotWriter {
     /// # Errors
     /// What the repository says.
     pub async fn finish(mut self) -> Result<Written> {
-        self.send_batch();
-        self.drain().await?;
+        self.settle_all().await?;
         let incident_list = self.store_incidents().await?;
         let (root, sink) = self.tree.finish().await?;
         let durable = sink.blobs.finish().await?;

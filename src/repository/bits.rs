@@ -2,20 +2,20 @@
 
 /// A set of numbers below a length that was told when it was made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Bits {
+pub(in crate::repository) struct Bits {
     words: Vec<u64>,
 }
 
 impl Bits {
     /// None of the numbers below `len`.
-    pub(super) fn none(len: usize) -> Self {
+    pub(in crate::repository) fn none(len: usize) -> Self {
         Self {
             words: vec![0; len.div_ceil(64)],
         }
     }
 
     /// Those of the numbers below `len` that `holds` accepts.
-    pub(super) fn of(len: usize, holds: impl Fn(u32) -> bool) -> Self {
+    pub(in crate::repository) fn of(len: usize, holds: impl Fn(u32) -> bool) -> Self {
         let mut out = Self::none(len);
         let numbers = 0..u32::try_from(len).unwrap_or(u32::MAX);
         numbers.filter(|number| holds(*number)).for_each(|number| {
@@ -29,13 +29,13 @@ impl Bits {
     }
 
     /// Whether it has a number.
-    pub(super) fn has(&self, number: u32) -> bool {
+    pub(in crate::repository) fn has(&self, number: u32) -> bool {
         let (word, bit) = Self::place(number);
         self.words.get(word).is_some_and(|word| word & bit != 0)
     }
 
     /// Adds a number; gives whether it was not there. A number that is not below the length is not added.
-    pub(super) fn set(&mut self, number: u32) -> bool {
+    pub(in crate::repository) fn set(&mut self, number: u32) -> bool {
         let (word, bit) = Self::place(number);
         match self.words.get_mut(word) {
             Some(word) if *word & bit == 0 => {
@@ -47,7 +47,7 @@ impl Bits {
     }
 
     /// Takes a number out.
-    pub(super) fn clear(&mut self, number: u32) {
+    pub(in crate::repository) fn clear(&mut self, number: u32) {
         let (word, bit) = Self::place(number);
         if let Some(word) = self.words.get_mut(word) {
             *word &= !bit;
@@ -55,7 +55,7 @@ impl Bits {
     }
 
     /// The first number from `from` on.
-    pub(super) fn next(&self, from: u32) -> Option<u32> {
+    pub(in crate::repository) fn next(&self, from: u32) -> Option<u32> {
         let (first, bit) = Self::place(from);
         // Bits below `from` are masked in the first word only.
         let mut mask = !(bit - 1);
@@ -70,7 +70,7 @@ impl Bits {
     }
 
     /// All numbers, ascending.
-    pub(super) fn iter(&self) -> impl Iterator<Item = u32> {
+    pub(in crate::repository) fn iter(&self) -> impl Iterator<Item = u32> {
         let mut from = Some(0);
         std::iter::from_fn(move || {
             let number = self.next(from?)?;
@@ -80,7 +80,7 @@ impl Bits {
     }
 
     /// Adds all of another set.
-    pub(super) fn merge(&mut self, other: &Self) {
+    pub(in crate::repository) fn merge(&mut self, other: &Self) {
         for (word, more) in self.words.iter_mut().zip(&other.words) {
             *word |= more;
         }

@@ -1,0 +1,85 @@
+//! The second repository of a command: where copies go to, and repairs come from.
+
+use super::app::App;
+use super::repo::{self, Access};
+use super::secret;
+use crate::error::{Error, ErrorKind, Result};
+use crate::repository::{Found, Repository};
+use crate::store::Location;
+use std::path::PathBuf;
+
+/// What opens it. A replica is opened with the keys of the first, and needs none of these.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Second repository")]
+pub(super) struct Second {
+    /// A file that holds the second repository's password, if it has keys of its own [env: HOLDALL_COPY_PASSWORD_FILE; the password
+    /// itself: HOLDALL_COPY_PASSWORD]
+    #[arg(id = "copy_password_file", long = "copy-password-file", value_name = "FILE")]
+    pub(super) password_file: Option<PathBuf>,
+    /// A command that prints it; no shell sees it [env: HOLDALL_COPY_PASSWORD_COMMAND]
+    #[arg(
+        id = "copy_password_command",
+        long = "copy-password-command",
+        value_name = "COMMAND"
+    )]
+    pub(super) password_command: Option<String>,
+    /// The second repository's key file, if it has keys of its own [env: HOLDALL_COPY_KEY_FILE]
+    #[arg(id = "copy_key_file", long = "copy-key-file", value_name = "FILE")]
+    pub(super) key_file: Option<PathBuf>,
+}
+
+/// What is to be done where there is no repository yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// It is an error.
+    Refuse,
+    /// A replica is begun.
+    Make,
+    /// Nothing: it is asked only what would be done.
+    Leave,
+}
+
+impl Second {
+    /// Opens the repository at `location`; nothing if it is missing and is left so.
+    ///
+    /// # Errors
+    /// `NoRepository` if there is none, or as [`Repository::open`], [`Repository::open_replica`] and [`Repository::make_replica`].
+    pub(super) async fn open(
+        &self,
+        app: &App,
+        location: &Location,
+        first: &Repository,
+        (access, missing): (Access, Missing),
+    ) -> Result<Option<Repository>> {
+        let names = repo::names_of_second();
+        let create = missing == Missing::Make;
+        let access = if create { Access::Create } else { access };
+        let store = match repo::store_at(app, location, names, access) {
+            // A directory that a run would make.
+            Err(error) if error.kind() == ErrorKind::NoRepository && missing == Missing::Leave => {
+                return Ok(None);
+            }
+            store => store?,
+        };
+        let place = repo::place(location, names)?;
+        let cache = |id| repo::cache(app, Some((id, &place)));
+        let of_first = || cache(first.id());
+        match Found::at(&store).await? {
+            Found::Nothing | Found::Unfinished(_) if missing == Missing::Leave => Ok(None),
+            Found::Nothing if !create => Err(Error::new(ErrorKind::NoRepository, "there is no repository there")
+                .with("store", &store)
+                .hint("check the address; `holdall copy --to … --init` makes a replica there, and `holdall init` a repository with keys of its own")),
+            Found::Nothing | Found::Unfinished(_) if create => {
+                let reserves = matches!(location, Location::Local(_));
+                let made = first.make_replica(store, &app.context, reserves, of_first).await?;
+                app.note(&format!("made a replica at {}: the same keys open it", made.store()));
+                Ok(Some(made))
+            }
+            Found::Repository(id) if id != first.id() => {
+                let unlock = secret::unlock_second(app, self).await?;
+                Repository::open(store, &unlock, cache).await.map(Some)
+            }
+            _ => first.open_replica(store, of_first).await.map(Some),
+        }
+    }
+}

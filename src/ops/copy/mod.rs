@@ -1,0 +1,414 @@
+//! Copying snapshots into another repository: whole packs into a replica with the same keys, entries into one with keys of its own
+//! (`format-spec/85-sessions.md` section 7).
+
+mod entries;
+mod lag;
+mod notes;
+mod replica;
+
+use super::list::{ListedSnapshot, list};
+use crate::context::{Context, Time};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Outcome};
+use crate::format::id::{RepositoryId, SessionId};
+use crate::format::snapshot::SnapshotRecord;
+use crate::repository::{Commit, Durable, Needs, Repository, Session, View};
+use crate::snapshot::{SnapshotFilter, SnapshotSpec, age_key};
+pub use lag::Lag;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// How often a snapshot is begun anew, because a collector fenced the session or moved what it was to copy.
+const TRIES: u32 = 4;
+
+/// What to copy.
+#[derive(Clone, Debug, Default)]
+pub struct CopyRequest {
+    /// These snapshots; all that pass the filter if none is named.
+    pub snapshots: Vec<SnapshotSpec>,
+    /// Which snapshots count.
+    pub filter: SnapshotFilter,
+    /// This host's name.
+    pub host: String,
+    /// Say what would be copied, and write nothing.
+    pub dry_run: bool,
+}
+
+/// A snapshot that was copied, or would be.
+#[derive(Clone, Debug)]
+pub struct CopiedSnapshot {
+    /// Its record in the source.
+    pub record: Arc<SnapshotRecord>,
+    /// Its id in the target; none of a dry run.
+    pub sid: Option<SessionId>,
+    /// Bytes of packs and index runs that were stored for it.
+    pub bytes_stored: u64,
+}
+
+/// A snapshot that could not be copied.
+#[derive(Clone, Debug)]
+pub struct NotCopied {
+    /// Its record in the source.
+    pub record: Arc<SnapshotRecord>,
+    /// Why.
+    pub why: Error,
+}
+
+/// What was done.
+#[derive(Clone, Debug, Default)]
+pub struct CopyReport {
+    /// Snapshots that were copied, oldest first.
+    pub copied: Vec<CopiedSnapshot>,
+    /// How many of those asked for were there already.
+    pub there: u64,
+    /// How many of those asked for were let go there, and are not copied again.
+    pub let_go: u64,
+    /// Copies that were there and were given notes that they lacked.
+    pub noted: u64,
+    /// Snapshots that could not be copied.
+    pub failed: Vec<NotCopied>,
+    /// Packs that the source has lost or that are damaged there, and why.
+    pub bad_packs: Vec<(String, String)>,
+    /// Whether source and target have the same keys.
+    pub same_keys: bool,
+    /// Of a dry run with the same keys: packs that would be copied, and their bytes.
+    pub planned: Option<(u64, u64)>,
+    /// How far the target is behind afterwards.
+    pub lag: Lag,
+    /// Whether nothing was written.
+    pub dry_run: bool,
+    /// Seconds.
+    pub seconds: f64,
+}
+
+/// What all parts of one copy share.
+struct Job<'a> {
+    context: &'a Context,
+    source: &'a Repository,
+    target: &'a Repository,
+    host: &'a str,
+}
+
+/// What became of one snapshot.
+enum Ended {
+    Copied(CopiedSnapshot),
+    /// Another copy was faster.
+    There,
+    Failed(Error),
+}
+
+/// The view of the source, which is read anew when a collector has ended a round there.
+struct Source {
+    view: View,
+    needs: Needs,
+}
+
+/// What tells that two snapshots are copies of one another.
+type Origin = (RepositoryId, SessionId);
+
+/// What a snapshot of a repository was first.
+fn origin_of(repository: &Repository, record: &SnapshotRecord) -> Origin {
+    record.original.unwrap_or((repository.id(), record.sid))
+}
+
+/// Copies snapshots that the target does not have, oldest first. What the source lacks costs the snapshots that need it, no others. Whatever
+/// interrupts it: what was uploaded is found by the next copy. `target` is nothing only for a dry run into an empty place.
+///
+/// # Errors
+/// `NotFound` or `Invalid` for a snapshot that is not there, `Cancelled`, or what the stores say. Snapshots that cannot be copied are in the
+/// report.
+pub async fn copy(
+    context: &Context,
+    source: &Repository,
+    target: Option<&Repository>,
+    request: &CopyRequest,
+) -> Result<CopyReport> {
+    let started = context.clock.now();
+    let all = list(context, source, &SnapshotFilter::default()).await?;
+    let chosen = choose(&all.snapshots, request)?;
+    let mut report = CopyReport {
+        same_keys: target.is_none_or(|target| target.is_replica_of(source)),
+        dry_run: request.dry_run,
+        ..CopyReport::default()
+    };
+    let known = match target {
+        Some(target) => Known::read(context, target).await?,
+        None => Known::default(),
+    };
+    let mut missing = Vec::new();
+    for snapshot in &chosen {
+        let origin = origin_of(source, &snapshot.record);
+        if known.there.contains_key(&origin) {
+            report.there += 1;
+        } else if known.let_go.contains(&origin) {
+            report.let_go += 1;
+        } else {
+            missing.push(*snapshot);
+        }
+    }
+    match target {
+        Some(target) if !request.dry_run => {
+            let job = Job {
+                context,
+                source,
+                target,
+                host: &request.host,
+            };
+            job.run(&missing, &mut report).await?;
+            report.noted = notes::complete(&job, &chosen, &known).await?;
+        }
+        _ => {
+            if report.same_keys {
+                let planned = replica::plan(context, source, target, &missing).await?;
+                report.planned = Some(planned);
+            }
+            report.copied = missing.iter().map(|s| planned(s)).collect();
+        }
+    }
+    report.lag = Lag::of((context, source), &all.snapshots, (&known, &report));
+    report.seconds = context.clock.now().seconds_since(started);
+    Ok(report)
+}
+
+fn planned(snapshot: &ListedSnapshot) -> CopiedSnapshot {
+    CopiedSnapshot {
+        record: snapshot.record.clone(),
+        sid: None,
+        bytes_stored: 0,
+    }
+}
+
+/// The snapshots that are asked for, oldest first.
+fn choose<'a>(all: &'a [ListedSnapshot], request: &CopyRequest) -> Result<Vec<&'a ListedSnapshot>> {
+    let passes = |snapshot: &ListedSnapshot| request.filter.passes(&snapshot.record, &snapshot.tags);
+    if request.snapshots.is_empty() {
+        return Ok(all.iter().filter(|snapshot| passes(snapshot)).collect());
+    }
+    let records: Vec<_> = all.iter().map(|snapshot| snapshot.record.clone()).collect();
+    let of_sid = |sid: &SessionId| all.iter().find(|snapshot| snapshot.record.sid == *sid);
+    let counts = |record: &SnapshotRecord| of_sid(&record.sid).is_some_and(passes);
+    let mut sids = BTreeSet::new();
+    for spec in &request.snapshots {
+        sids.insert(spec.whole()?.find(&records, &counts)?.sid);
+    }
+    Ok(all.iter().filter(|s| sids.contains(&s.record.sid)).collect())
+}
+
+/// What the target has.
+#[derive(Default)]
+struct Known {
+    /// Its snapshots, by what they were first.
+    there: HashMap<Origin, Arc<SnapshotRecord>>,
+    /// What was let go there and can still be seen.
+    let_go: BTreeSet<Origin>,
+}
+
+impl Known {
+    async fn read(context: &Context, target: &Repository) -> Result<Self> {
+        let view = target.view(context).await?;
+        // A snapshot that cannot be read may be any of them: it would be copied once more.
+        if let Some((name, error)) = view.damaged.first() {
+            let text = format!(
+                "in the target {name} is damaged: {error}; `holdall check` there tells what it means"
+            );
+            context.emit(&Event::Note { text });
+        }
+        Ok(Self::of(target, &view))
+    }
+
+    fn of(target: &Repository, view: &View) -> Self {
+        let there = view.snapshots();
+        let there = there.map(|record| (origin_of(target, record), record.clone()));
+        let let_go = view.let_go().map(|record| origin_of(target, record));
+        Self {
+            there: there.collect(),
+            let_go: let_go.collect(),
+        }
+    }
+}
+
+impl Source {
+    async fn read(job: &Job<'_>) -> Result<Self> {
+        let view = job.source.view(job.context).await?;
+        let needs = Needs::new(&view);
+        Ok(Self { view, needs })
+    }
+}
+
+impl Job<'_> {
+    async fn run(&self, missing: &[&ListedSnapshot], report: &mut CopyReport) -> Result<()> {
+        if missing.is_empty() {
+            return Ok(());
+        }
+        self.context.emit(&Event::PhaseStarted {
+            phase: "copy",
+            entries: Some(missing.len() as u64),
+            bytes: None,
+        });
+        let mut source = Source::read(self).await?;
+        for snapshot in missing {
+            self.context.check_cancelled()?;
+            let ended = self.copy_one(&mut source, snapshot, report).await?;
+            let outcome = match &ended {
+                Ended::Failed(_) => Outcome::Failed,
+                Ended::There => Outcome::Skipped,
+                Ended::Copied(_) => Outcome::New,
+            };
+            self.context.emit(&Event::EntryDone {
+                name: format!("snapshot {}", snapshot.record.sid.short()),
+                outcome,
+                bytes: snapshot.record.root.bytes,
+            });
+            match ended {
+                Ended::Copied(copied) => report.copied.push(copied),
+                Ended::There => report.there += 1,
+                Ended::Failed(why) => report.failed.push(NotCopied {
+                    record: snapshot.record.clone(),
+                    why,
+                }),
+            }
+        }
+        self.context.emit(&Event::PhaseEnded { phase: "copy" });
+        Ok(())
+    }
+
+    async fn copy_one(
+        &self,
+        source: &mut Source,
+        snapshot: &ListedSnapshot,
+        report: &mut CopyReport,
+    ) -> Result<Ended> {
+        let mut tries = TRIES;
+        loop {
+            tries -= 1;
+            let ended = self.try_one(source, snapshot, report).await?;
+            let again = match &ended {
+                None => true,
+                Some(Ended::Failed(_)) => source.needs.is_outdated(self.source, self.context).await?,
+                Some(_) => false,
+            };
+            if let Some(ended) = ended
+                && (!again || tries == 0)
+            {
+                return Ok(ended);
+            }
+            if tries == 0 {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    "a collector of the target ended this copy again and again",
+                )
+                .hint("run the same command again: what was uploaded is found and not copied twice"));
+            }
+            *source = Source::read(self).await?;
+        }
+    }
+
+    /// One session. Nothing if it was fenced.
+    async fn try_one(
+        &self,
+        source: &mut Source,
+        snapshot: &ListedSnapshot,
+        report: &mut CopyReport,
+    ) -> Result<Option<Ended>> {
+        let session = Session::begin(self.target, self.context, self.host, None).await?;
+        let known = Known::of(self.target, session.view());
+        if known
+            .there
+            .contains_key(&origin_of(self.source, &snapshot.record))
+        {
+            session
+                .abort(self.context, "another copy of the snapshot was faster")
+                .await?;
+            return Ok(Some(Ended::There));
+        }
+        let brought = if report.same_keys {
+            replica::bring(self, source, &session, (snapshot, report)).await
+        } else {
+            entries::bring(self, source, &session, (snapshot, &known)).await
+        };
+        let brought = match brought {
+            Ok(Ok(brought)) => brought,
+            Ok(Err(why)) => {
+                self.abort(&session, &why).await;
+                return Ok(Some(Ended::Failed(why)));
+            }
+            Err(error) => {
+                self.abort(&session, &error).await;
+                return Err(error);
+            }
+        };
+        let committed = self.commit(&session, snapshot, brought, &known).await;
+        match committed {
+            Ok(copied) => Ok(copied.map(Ended::Copied)),
+            Err(error) => {
+                self.abort(&session, &error).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Notes, then the commit: no copy is ever without what is said of it.
+    async fn commit(
+        &self,
+        session: &Session,
+        snapshot: &ListedSnapshot,
+        brought: Brought,
+        known: &Known,
+    ) -> Result<Option<CopiedSnapshot>> {
+        let original = &snapshot.record;
+        let parent = original.parent.and_then(|parent| {
+            let record = known.there.get(&(self.source.id(), parent));
+            record.map(|record| record.sid)
+        });
+        let record = SnapshotRecord {
+            sid: session.sid(),
+            parent,
+            original: Some(origin_of(self.source, original)),
+            nonce: self.context.random.bytes()?,
+            ..brought.record
+        };
+        notes::carry(self, original.sid, session.sid()).await?;
+        let bytes_stored = brought.durable.counts.bytes_stored;
+        let copied = match session.commit(self.context, brought.durable, record).await? {
+            Commit::Fenced => None,
+            Commit::Acknowledged(copied) => Some(CopiedSnapshot {
+                record: original.clone(),
+                sid: Some(copied.sid),
+                bytes_stored,
+            }),
+        };
+        Ok(copied)
+    }
+
+    /// Ends a session that came to nothing. What was uploaded is listed and can be claimed.
+    async fn abort(&self, session: &Session, error: &Error) {
+        if let Err(second) = session.abort(self.context, error.what()).await {
+            let text = format!("the session could not be ended, a collector will: {second}");
+            self.context.emit(&Event::Note { text });
+        }
+    }
+}
+
+/// What a session has brought, ready to be committed.
+struct Brought {
+    durable: Durable,
+    /// As it is in the source, but for what names blobs there.
+    record: SnapshotRecord,
+}
+
+/// A snapshot's age, for people: by its writer's clock, unless the store saw it at quite another time.
+fn made(snapshot: &ListedSnapshot) -> (Time, SessionId) {
+    (snapshot.made(), age_key(&snapshot.record).1)
+}
+
+/// Whether an error is about the snapshot that is read, so that others may be copied nevertheless.
+fn is_about_snapshot(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Damaged
+            | ErrorKind::NotFound
+            | ErrorKind::WrongKey
+            | ErrorKind::Unsupported
+            | ErrorKind::Conflict
+    )
+}

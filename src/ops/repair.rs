@@ -1,0 +1,524 @@
+//! Mending a repository: what its snapshots need is listed again or stored again, from what can be read here and from a replica. Nothing is
+//! deleted, and nothing that is intact is touched (`format-spec/85-sessions.md` section 8).
+
+use super::copy::{self, CopyRequest};
+use super::list::list;
+use crate::context::Context;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
+use crate::format::entry::{BlobRef, EntryRecord};
+use crate::format::id::{BlobId, SessionId};
+use crate::format::index::BlobKind;
+use crate::format::layout::ObjectName;
+use crate::format::node::Totals;
+use crate::format::snapshot::SnapshotRecord;
+use crate::repository::{
+    BlobReader, BlobWriter, Mending, Needs, ReadData, Repository, Salvage, Session, Survey, SurveyReport,
+    There,
+};
+use crate::snapshot::SnapshotFilter;
+use crate::snapshot::tree::{Marker, NodeSource, walk, walk_refs};
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// How often a repair is begun anew because a collector has ended a round meanwhile.
+const TRIES: u32 = 8;
+/// Entries that are named for each snapshot that is hit.
+const NAMED_MAX: usize = 20;
+/// Blobs that are fetched together.
+const GROUP: usize = 32;
+/// A long walk is asked this often whether the session shows a sign of life.
+const TICK: Duration = Duration::from_secs(30);
+
+/// What to mend.
+#[derive(Clone, Debug)]
+pub struct RepairRequest {
+    /// This host's name.
+    pub host: String,
+    /// How much of the data is read to find what is damaged; what checks have found before is known.
+    pub read_data: ReadData,
+    /// Say what would be done, and write nothing.
+    pub dry_run: bool,
+}
+
+/// A snapshot that still does not restore wholly.
+#[derive(Clone, Debug)]
+pub struct StillHit {
+    /// Which.
+    pub sid: SessionId,
+    /// The first entries that are hit.
+    pub entries: Vec<String>,
+    /// How many entries are hit.
+    pub entries_hit: u64,
+    /// Parts of its tree that cannot be read, with all entries below them.
+    pub nodes_hit: u64,
+}
+
+/// What was done.
+#[derive(Clone, Debug, Default)]
+pub struct RepairReport {
+    /// Packs that are missing or damaged, and why; writers rest on none of them any more.
+    pub bad_packs: Vec<(String, String)>,
+    /// Other objects that are damaged, and why: index runs, notes, snapshots.
+    pub damaged: Vec<(String, String)>,
+    /// Packs that no run listed and that are listed again.
+    pub packs_listed: u64,
+    /// Blobs that are stored anew.
+    pub blobs_stored: u64,
+    /// Their bytes.
+    pub bytes_stored: u64,
+    /// How many of them came from the replica.
+    pub blobs_from_replica: u64,
+    /// Snapshots whose records were unreadable and that came back from the replica.
+    pub snapshots_back: Vec<SessionId>,
+    /// Snapshots that still do not restore wholly.
+    pub hit: Vec<StillHit>,
+    /// Snapshots whose own records cannot be read.
+    pub unreadable: Vec<SessionId>,
+    /// Whether nothing was written.
+    pub dry_run: bool,
+    /// Seconds.
+    pub seconds: f64,
+}
+
+impl RepairReport {
+    /// Whether something is still lost.
+    pub fn is_damaged(&self) -> bool {
+        !self.hit.is_empty() || !self.unreadable.is_empty()
+    }
+
+    /// Whether anything was, or would be, done.
+    pub fn has_work(&self) -> bool {
+        self.packs_listed + self.blobs_stored > 0 || !self.snapshots_back.is_empty()
+    }
+}
+
+/// Mends a repository. `from` is a replica of it.
+///
+/// # Errors
+/// `Invalid` if `from` has other keys, `Damaged` if nobody can tell which snapshots count, `Cancelled`, or what the stores say. What is lost
+/// for good is in the report.
+pub async fn repair(
+    context: &Context,
+    repository: &Repository,
+    from: Option<&Repository>,
+    request: &RepairRequest,
+) -> Result<RepairReport> {
+    let started = context.clock.now();
+    if from.is_some_and(|from| !from.is_replica_of(repository)) {
+        let what = "a repository with keys of its own cannot heal this one";
+        return Err(Error::new(ErrorKind::Invalid, what).hint(
+            "give a replica, which has the same keys; `holdall copy` brings snapshots from any other",
+        ));
+    }
+    context.emit(&Event::PhaseStarted {
+        phase: "repair",
+        entries: None,
+        bytes: None,
+    });
+    let survey = Survey::run(repository, context, request.read_data).await?;
+    let mut report = RepairReport {
+        dry_run: request.dry_run,
+        ..RepairReport::default()
+    };
+    found(&survey, &mut report);
+    let theirs = match from {
+        Some(from) => Some(from.reader(context, &from.view(context).await?)),
+        None => None,
+    };
+    let job = Job {
+        context,
+        repository,
+        request,
+        survey: &survey,
+        theirs,
+        from_replica: AtomicU64::new(0),
+    };
+    let mut tries = TRIES;
+    while !job.mend(&mut report).await? {
+        tries -= 1;
+        if tries == 0 {
+            let what = "collectors end rounds faster than this repository can be mended";
+            return Err(Error::new(ErrorKind::Busy, what).hint("run the command again when they have ended"));
+        }
+    }
+    report.blobs_from_replica = job.from_replica.load(Ordering::Relaxed);
+    if let Some(from) = from {
+        bring_back(&job, from, &mut report).await?;
+    }
+    context.emit(&Event::PhaseEnded { phase: "repair" });
+    report.seconds = context.clock.now().seconds_since(started);
+    Ok(report)
+}
+
+/// What the survey has found, packs apart from the rest.
+fn found(survey: &SurveyReport, report: &mut RepairReport) {
+    let bad: BTreeSet<String> = survey
+        .bad_packs
+        .iter()
+        .map(|id| ObjectName::Pack(*id).to_string())
+        .collect();
+    for finding in survey.findings.iter().filter(|finding| finding.is_error) {
+        let told = (finding.object.clone(), finding.what.clone());
+        if bad.contains(&finding.object) {
+            report.bad_packs.push(told);
+        } else {
+            report.damaged.push(told);
+        }
+    }
+}
+
+/// What all parts of one repair share.
+struct Job<'a> {
+    context: &'a Context,
+    repository: &'a Repository,
+    request: &'a RepairRequest,
+    survey: &'a SurveyReport,
+    theirs: Option<BlobReader>,
+    from_replica: AtomicU64,
+}
+
+/// Blobs from here, else from the replica.
+#[derive(Clone)]
+struct Healer {
+    here: BlobReader,
+    theirs: Option<BlobReader>,
+}
+
+impl Healer {
+    /// The blob, and whether the replica gave it.
+    async fn get(&self, kind: BlobKind, id: &BlobId) -> Result<(Bytes, bool)> {
+        let error = match self.here.get(kind, id).await {
+            Ok(bytes) => return Ok((bytes, false)),
+            Err(error) => error,
+        };
+        match &self.theirs {
+            Some(theirs) if is_loss(&error) => match theirs.get(kind, id).await {
+                Ok(bytes) => Ok((bytes, true)),
+                Err(theirs) if is_loss(&theirs) => Err(error),
+                Err(theirs) => Err(theirs),
+            },
+            _ => Err(error),
+        }
+    }
+}
+
+impl NodeSource for Healer {
+    fn node(&self, id: BlobId) -> BoxFuture<'_, Result<Bytes>> {
+        async move { Ok(self.get(BlobKind::Node, &id).await?.0) }.boxed()
+    }
+
+    fn list(&self, id: BlobId) -> BoxFuture<'_, Result<Bytes>> {
+        async move { Ok(self.get(BlobKind::List, &id).await?.0) }.boxed()
+    }
+
+    fn prefetch(&self, ids: &[BlobId]) {
+        // A hint: what cannot be fetched is told when it is asked for.
+        let _ = self.here.prefetch(ids);
+    }
+}
+
+fn is_loss(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Damaged | ErrorKind::NotFound | ErrorKind::WrongKey | ErrorKind::Unsupported
+    )
+}
+
+impl Job<'_> {
+    /// One try: gives false if a collector has ended a round meanwhile.
+    async fn mend(&self, report: &mut RepairReport) -> Result<bool> {
+        let mut salvage = Salvage::read(self.repository, self.context, &self.survey.bad_packs).await?;
+        let healer = Healer {
+            here: salvage.reader(),
+            theirs: self.theirs.clone(),
+        };
+        let snapshots: Vec<_> = salvage.view.snapshots().cloned().collect();
+        for record in &snapshots {
+            self.context.check_cancelled()?;
+            need(&healer, record, &mut salvage.needs).await?;
+        }
+        report.unreadable = unreadable(&salvage);
+        let there = There::planned(&self.repository.view_of_writer(self.context).await?);
+        let planned = salvage.plan(&there);
+        let lost = if planned.is_empty() {
+            BTreeSet::new()
+        } else if self.request.dry_run {
+            self.try_all(&healer, &planned, report).await?
+        } else {
+            match self.apply(&mut salvage, &healer, report).await? {
+                Some(lost) => lost,
+                None => return Ok(false),
+            }
+        };
+        report.hit.clear();
+        if !lost.is_empty() {
+            for record in &snapshots {
+                self.context.check_cancelled()?;
+                report.hit.extend(name(&healer, record, &lost).await?);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads what would be stored anew. Gives what cannot be read.
+    async fn try_all(
+        &self,
+        healer: &Healer,
+        planned: &Mending,
+        report: &mut RepairReport,
+    ) -> Result<BTreeSet<BlobId>> {
+        report.packs_listed = planned.packs_listed();
+        let mut lost = BTreeSet::new();
+        for (kind, id) in &planned.again {
+            self.context.check_cancelled()?;
+            match healer.get(*kind, id).await {
+                Ok((bytes, theirs)) => self.count(bytes.len(), theirs, report),
+                Err(error) if is_loss(&error) => drop(lost.insert(*id)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(lost)
+    }
+
+    fn count(&self, bytes: usize, theirs: bool, report: &mut RepairReport) {
+        report.blobs_stored += 1;
+        report.bytes_stored += bytes as u64;
+        self.from_replica.fetch_add(u64::from(theirs), Ordering::Relaxed);
+        self.context.emit(&Event::Progress { bytes: bytes as u64 });
+    }
+
+    /// A session that lists and stores what is missing, and ends without a snapshot: its runs count for all who read, the next
+    /// collection takes them over, and the next snapshot of the same data claims them.
+    async fn apply(
+        &self,
+        salvage: &mut Salvage,
+        healer: &Healer,
+        report: &mut RepairReport,
+    ) -> Result<Option<BTreeSet<BlobId>>> {
+        let session = Session::begin(self.repository, self.context, &self.request.host, None).await?;
+        let mut writer = session.writer(self.context);
+        let applied = self
+            .apply_in(&session, &mut writer, salvage, (healer, report))
+            .await;
+        // What is stored already serves, whatever ended the rest.
+        let flushed = writer.flush().await;
+        let ended = session
+            .abort(self.context, "a repair ends without a snapshot")
+            .await;
+        let applied = applied?;
+        flushed?;
+        ended?;
+        Ok(applied)
+    }
+
+    async fn apply_in(
+        &self,
+        session: &Session,
+        writer: &mut BlobWriter,
+        salvage: &mut Salvage,
+        (healer, report): (&Healer, &mut RepairReport),
+    ) -> Result<Option<BTreeSet<BlobId>>> {
+        if !salvage.is_of(session.view()) {
+            return Ok(None);
+        }
+        salvage.needs.forget_copied();
+        let there = writer.there().await?;
+        let mending = salvage.plan(&there);
+        writer.list_again(&mending).await?;
+        report.packs_listed = mending.packs_listed();
+        let mut lost = BTreeSet::new();
+        for group in mending.again.chunks(GROUP) {
+            let ids: Vec<BlobId> = group.iter().map(|(_, id)| *id).collect();
+            healer.prefetch(&ids);
+            for (kind, id) in group {
+                match self.store(writer, healer, (*kind, id), report).await {
+                    Err(error) if is_loss(&error) => drop(lost.insert(*id)),
+                    stored => stored?,
+                }
+            }
+        }
+        Ok(Some(lost))
+    }
+
+    async fn store(
+        &self,
+        writer: &mut BlobWriter,
+        healer: &Healer,
+        (kind, id): (BlobKind, &BlobId),
+        report: &mut RepairReport,
+    ) -> Result<()> {
+        let mut get = Box::pin(healer.get(kind, id));
+        let (bytes, theirs) = loop {
+            tokio::select! {
+                biased;
+                () = self.context.cancel.cancelled() => self.context.check_cancelled()?,
+                got = &mut get => break got?,
+                () = tokio::time::sleep(TICK) => writer.heartbeat().await?,
+            }
+        };
+        let held = self.context.budget.reserve(bytes.len() as u64).await;
+        let stored = writer.put(kind, *id, &bytes, held).await;
+        // Damage found while writing is not a loss of this blob: the session cannot go on.
+        let stored = stored.map_err(|error| {
+            Error::new(ErrorKind::Internal, "what was read could not be stored again").because(error)
+        })?;
+        if stored {
+            self.count(bytes.len(), theirs, report);
+        }
+        Ok(())
+    }
+}
+
+/// Snapshots whose records cannot be read.
+fn unreadable(salvage: &Salvage) -> Vec<SessionId> {
+    let damaged = salvage.view.damaged.iter();
+    let sids = damaged.filter_map(|(name, _)| match name {
+        ObjectName::Snapshot(sid) => Some(*sid),
+        _ => None,
+    });
+    sids.collect()
+}
+
+/// Asks for everything that a snapshot needs. What is below a node that is lost everywhere cannot be asked for.
+async fn need(healer: &Healer, record: &Arc<SnapshotRecord>, needs: &mut Needs) -> Result<()> {
+    walk(healer, &record.root, &mut Asks(needs)).await?;
+    if let Some((level, refs)) = &record.incident_list {
+        walk_refs(healer, (*level, refs), &mut Asks(needs)).await?;
+    }
+    Ok(())
+}
+
+/// Asks for everything, and goes on behind what is lost.
+struct Asks<'a>(&'a mut Needs);
+
+impl Marker for Asks<'_> {
+    fn node(&mut self, id: BlobId, _: u8, _: Totals) -> bool {
+        self.0.ask(BlobKind::Node, &id)
+    }
+
+    fn list(&mut self, list: &BlobRef) -> bool {
+        self.0.ask(BlobKind::List, &list.id)
+    }
+
+    fn data(&mut self, chunk: &BlobRef) {
+        self.0.ask(BlobKind::Data, &chunk.id);
+    }
+
+    fn failed(&mut self, error: Error) -> Result<()> {
+        if is_loss(&error) { Ok(()) } else { Err(error) }
+    }
+}
+
+/// What of a snapshot is lost, by name.
+async fn name(
+    healer: &Healer,
+    record: &Arc<SnapshotRecord>,
+    lost: &BTreeSet<BlobId>,
+) -> Result<Option<StillHit>> {
+    let mut hits = Hits {
+        lost,
+        entry: None,
+        hit: StillHit {
+            sid: record.sid,
+            entries: Vec::new(),
+            entries_hit: 0,
+            nodes_hit: 0,
+        },
+    };
+    walk(healer, &record.root, &mut hits).await?;
+    if let Some((level, refs)) = &record.incident_list {
+        hits.entry = Some("(the list of incidents)".to_owned());
+        walk_refs(healer, (*level, refs), &mut hits).await?;
+    }
+    let hit = hits.hit;
+    Ok((hit.entries_hit + hit.nodes_hit > 0).then_some(hit))
+}
+
+struct Hits<'a> {
+    lost: &'a BTreeSet<BlobId>,
+    /// The entry that was told last, until it is counted.
+    entry: Option<String>,
+    hit: StillHit,
+}
+
+impl Hits<'_> {
+    fn hit_entry(&mut self) {
+        if let Some(entry) = self.entry.take() {
+            self.hit.entries_hit += 1;
+            if self.hit.entries.len() < NAMED_MAX {
+                self.hit.entries.push(entry);
+            }
+        }
+    }
+}
+
+impl Marker for Hits<'_> {
+    fn node(&mut self, _: BlobId, _: u8, _: Totals) -> bool {
+        true
+    }
+
+    fn list(&mut self, list: &BlobRef) -> bool {
+        if self.lost.contains(&list.id) {
+            self.hit_entry();
+            return false;
+        }
+        true
+    }
+
+    fn data(&mut self, chunk: &BlobRef) {
+        if self.lost.contains(&chunk.id) {
+            self.hit_entry();
+        }
+    }
+
+    fn entry(&mut self, entry: &EntryRecord) {
+        self.entry = Some(entry.key.to_string());
+    }
+
+    fn failed(&mut self, error: Error) -> Result<()> {
+        if !is_loss(&error) {
+            return Err(error);
+        }
+        self.hit.nodes_hit += 1;
+        Ok(())
+    }
+}
+
+/// Snapshots whose records are lost here come back as copies of what the replica has of them.
+async fn bring_back(job: &Job<'_>, from: &Repository, report: &mut RepairReport) -> Result<()> {
+    if report.unreadable.is_empty() {
+        return Ok(());
+    }
+    let theirs = list(job.context, from, &SnapshotFilter::default()).await?;
+    let id = job.repository.id();
+    let first = |record: &SnapshotRecord| record.original.unwrap_or((from.id(), record.sid));
+    let mut specs = Vec::new();
+    for snapshot in &theirs.snapshots {
+        let (repository, sid) = first(&snapshot.record);
+        if repository == id && report.unreadable.contains(&sid) {
+            specs.push(snapshot.record.sid.name().parse()?);
+            report.snapshots_back.push(sid);
+        }
+    }
+    if specs.is_empty() {
+        return Ok(());
+    }
+    let request = CopyRequest {
+        snapshots: specs,
+        host: job.request.host.clone(),
+        dry_run: job.request.dry_run,
+        ..CopyRequest::default()
+    };
+    let copied = copy::copy(job.context, from, Some(job.repository), &request).await?;
+    let failed = |sid: &SessionId| copied.failed.iter().any(|f| first(&f.record).1 == *sid);
+    report.snapshots_back.retain(|sid| !failed(sid));
+    let back = report.snapshots_back.clone();
+    report.unreadable.retain(|sid| !back.contains(sid));
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! Replicas: the same repository, with its id and keys, in another store (`format-spec/85-sessions.md` section 7).
+
+use super::open::{list, newest_config, read_marker, reserve};
+use super::{Cache, Repository};
+use crate::context::Context;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::id::RepositoryId;
+use crate::format::layout::{ObjectName, Prefix};
+use crate::store::{Put, Store};
+
+/// What a store holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// No repository, and no beginning of one.
+    Nothing,
+    /// The beginning of the repository with this id.
+    Unfinished(RepositoryId),
+    /// The repository with this id.
+    Repository(RepositoryId),
+}
+
+impl Found {
+    /// Looks at a store; no key is needed.
+    ///
+    /// # Errors
+    /// `Damaged` or `Unsupported` if what is there cannot be understood, or what the store says.
+    pub async fn at(store: &Store) -> Result<Self> {
+        let marker = match read_marker(store).await {
+            Ok((marker, _)) => marker,
+            Err(error) if error.kind() == ErrorKind::NoRepository => return Ok(Self::Nothing),
+            Err(error) => return Err(error),
+        };
+        Ok(match newest_config(store).await? {
+            Some(_) => Self::Repository(marker.repository),
+            None => Self::Unfinished(marker.repository),
+        })
+    }
+}
+
+impl Repository {
+    /// Whether this and `other` have the same id and keys: one is a replica of the other, or they are one.
+    pub fn is_replica_of(&self, other: &Self) -> bool {
+        self.id() == other.id() && self.keyring().gear_key().expose() == other.keyring().gear_key().expose()
+    }
+
+    /// Opens the replica of this repository in another store, with the keys in hand.
+    ///
+    /// # Errors
+    /// `NoRepository` if there is none or an unfinished one, `Differs` if it is another repository, or what the store says.
+    pub async fn open_replica(&self, store: Store, cache: impl FnOnce() -> Result<Cache>) -> Result<Self> {
+        let (marker, bytes) = read_marker(&store).await?;
+        if bytes != self.marker() {
+            return Err(another(&store).with("id", marker.repository));
+        }
+        let Some(newest) = newest_config(&store).await? else {
+            return Err(Error::new(
+                ErrorKind::NoRepository,
+                "the replica is unfinished: what began it was interrupted",
+            )
+            .with("store", &store)
+            .hint("copy with --init again, which finishes it"));
+        };
+        let keys = (self.shared_keyring(), self.slot());
+        Self::assemble(store, bytes, keys, newest, cache).await
+    }
+
+    /// Begins a replica of this repository in an empty store, or finishes one that was begun. In a directory space is reserved as
+    /// `init` does, if `reserves`.
+    ///
+    /// # Errors
+    /// `Differs` if another repository is there or being made, or what the stores say.
+    pub async fn make_replica(
+        &self,
+        store: Store,
+        context: &Context,
+        reserves: bool,
+        cache: impl FnOnce() -> Result<Cache>,
+    ) -> Result<Self> {
+        let mut names = vec![ObjectName::Marker];
+        for prefix in [Prefix::Keys, Prefix::Config] {
+            let mut found = list(self.store(), prefix).await?;
+            found.sort_unstable();
+            names.extend(found);
+        }
+        for name in names {
+            context.check_cancelled()?;
+            // Before the configuration, which makes it a repository.
+            if name == ObjectName::Config(0) && reserves {
+                reserve(&store, context).await?;
+            }
+            let bytes = match (name, self.store().get(&name).await) {
+                // A key that was removed meanwhile.
+                (ObjectName::Key(_), Err(error)) if error.kind() == ErrorKind::NotFound => continue,
+                (ObjectName::Marker, _) => self.marker(),
+                (_, bytes) => bytes?,
+            };
+            if store.put_new(&name, bytes).await? == Put::Conflict {
+                return Err(another(&store).with("object", name));
+            }
+        }
+        self.open_replica(store, cache).await
+    }
+}
+
+fn another(store: &Store) -> Error {
+    Error::new(ErrorKind::Differs, "another repository is there")
+        .with("store", store)
+        .hint("a replica needs an empty place; a repository with keys of its own is opened with those (--to-key-file, --to-password-file)")
+}

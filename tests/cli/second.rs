@@ -1,0 +1,226 @@
+//! A second repository: copies go there, repairs come from there.
+
+use crate::{Sandbox, files_below, members, noise};
+use std::path::Path;
+
+fn sandbox() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.good(&["snapshot", "data", "--tag", "first", "--project", "shop"]);
+    std::fs::write(sandbox.path("data").join("more"), noise(100_000, 5)).unwrap();
+    sandbox.good(&["snapshot", "data"]);
+    sandbox
+}
+
+fn length(value: &serde_json::Value) -> usize {
+    value.as_array().unwrap().len()
+}
+
+/// Flips a bit in the largest file below.
+fn damage(directory: &Path) {
+    let files = files_below(directory);
+    let largest = files
+        .iter()
+        .max_by_key(|path| path.metadata().unwrap().len())
+        .unwrap();
+    let mut bytes = std::fs::read(largest).unwrap();
+    bytes[20_000] ^= 1;
+    let mut permissions = largest.metadata().unwrap().permissions();
+    #[expect(clippy::permissions_set_readonly_false, reason = "a file of this test")]
+    permissions.set_readonly(false);
+    std::fs::set_permissions(largest, permissions).unwrap();
+    std::fs::write(largest, bytes).unwrap();
+}
+
+#[test]
+fn a_replica_is_made_filled_and_restores_without_the_first() {
+    let sandbox = sandbox();
+    sandbox.bad(&["copy", "--to", "replica"], 10).has_error("--init");
+    let ran = sandbox.good(&["copy", "--to", "replica", "--init", "--dry-run"]);
+    assert!(ran.out.contains("would copy 2 snapshots"), "{}", ran.out);
+    assert!(!sandbox.path("replica").exists());
+    let ran = sandbox.good(&["copy", "--to", "replica", "--init"]);
+    assert!(
+        ran.out.contains("copied 2 snapshots to replica, as they are"),
+        "{}",
+        ran.out
+    );
+    let again = sandbox.good(&["copy", "--to", "replica"]);
+    assert!(again.out.contains("nothing to copy"), "{}", again.out);
+    assert!(again.out.contains("2 there already"), "{}", again.out);
+    std::fs::remove_dir_all(sandbox.path("repo")).unwrap();
+    let of_replica = ["--repo", "replica"];
+    sandbox.good(&["check", "--read-data", of_replica[0], of_replica[1]]);
+    let ran = sandbox.good(&["list", "--tag", "first", "--json", of_replica[0], of_replica[1]]);
+    assert_eq!(length(&ran.json()), 1);
+    let data = sandbox.data();
+    let place = format!("latest:{data}");
+    sandbox.good(&[
+        "restore",
+        &place,
+        "--target",
+        "back",
+        of_replica[0],
+        of_replica[1],
+    ]);
+    assert_eq!(
+        std::fs::read(sandbox.path("back/more")).unwrap(),
+        noise(100_000, 5)
+    );
+}
+
+#[test]
+fn what_json_says_of_a_copy_has_its_shape() {
+    let sandbox = sandbox();
+    let ran = sandbox.good(&["copy", "latest:shop", "--to", "replica", "--init", "--json"]);
+    let summary = ran.json();
+    assert_eq!(
+        members(&summary),
+        [
+            "already_there",
+            "behind",
+            "copied",
+            "damaged_packs",
+            "dry_run",
+            "failed",
+            "let_go_there",
+            "message_type",
+            "missing_there",
+            "newest_there",
+            "newest_there_age",
+            "notes_added",
+            "planned_bytes",
+            "planned_packs",
+            "same_keys",
+            "to",
+            "total_duration",
+        ]
+    );
+    assert_eq!(summary["message_type"], "summary");
+    assert_eq!(
+        (length(&summary["copied"]), length(&summary["missing_there"])),
+        (1, 1)
+    );
+    assert_eq!(summary["same_keys"], true);
+    assert!(summary["behind"].as_f64().unwrap() > 0.0);
+    assert_eq!(
+        members(&summary["copied"][0]),
+        ["bytes_stored", "copy", "id", "time"]
+    );
+}
+
+#[test]
+fn a_repository_with_keys_of_its_own_is_opened_with_them() {
+    let sandbox = sandbox();
+    let init = [
+        "init",
+        "--repo",
+        "other",
+        "--generate-key-file",
+        "other.key",
+        "--no-recovery-phrase",
+    ];
+    sandbox.good(&init);
+    sandbox
+        .bad(&["copy", "--to", "other", "--init"], 14)
+        .has_error("--copy-key-file");
+    sandbox.bad(&["copy", "--to", "other", "--copy-key-file", "key"], 12);
+    let ran = sandbox.good(&["copy", "--to", "other", "--copy-key-file", "other.key"]);
+    assert!(
+        ran.out.contains("copied 2 snapshots") && ran.out.contains("encrypted again"),
+        "{}",
+        ran.out
+    );
+    let mut list = sandbox.command(&["list", "--json", "--repo", "other"]);
+    let output = list
+        .env("HOLDALL_KEY_FILE", sandbox.path("other.key"))
+        .output()
+        .unwrap();
+    assert_eq!(length(&crate::Ran::from(output).json()), 2);
+    let mut again = sandbox.command(&["copy", "--json"]);
+    again
+        .env("HOLDALL_COPY_REPOSITORY", sandbox.path("other"))
+        .env("HOLDALL_COPY_KEY_FILE", sandbox.path("other.key"));
+    let again = crate::Ran::from(again.output().unwrap()).json();
+    assert_eq!(
+        (length(&again["copied"]), &again["already_there"]),
+        (0, &2.into())
+    );
+}
+
+#[test]
+fn a_snapshot_is_copied_after_it_was_made_and_stays_if_that_fails() {
+    let sandbox = sandbox();
+    let ran = sandbox.bad(&["snapshot", "data", "--copy-to", "replica"], 10);
+    assert!(ran.out.contains("snapshot "), "{}", ran.out);
+    ran.has_error("is made, but it was not copied");
+    assert_eq!(length(&sandbox.good(&["list", "--json"]).json()), 3);
+    sandbox.good(&["copy", "--to", "replica", "--init"]);
+    std::fs::write(sandbox.path("data").join("new"), noise(1_000, 9)).unwrap();
+    let ran = sandbox.good(&["snapshot", "data", "--copy-to", "replica"]);
+    assert!(ran.out.contains("copied 1 snapshot to replica"), "{}", ran.out);
+    let count = sandbox.good(&["list", "--json", "--repo", "replica"]).json();
+    assert_eq!(length(&count), 4);
+    sandbox.bad(&["snapshot", "data", "--copy-to", "gs://x/y"], 2);
+}
+
+#[test]
+fn variables_of_the_second_store_are_not_mixed_with_those_of_the_first() {
+    let sandbox = sandbox();
+    let mut copy = sandbox.command(&["copy", "--to", "s3://bucket/x"]);
+    copy.env("AWS_ACCESS_KEY_ID", "first")
+        .env("AWS_SECRET_ACCESS_KEY", "topsecret")
+        .env("HOLDALL_COPY_S3_ENDPOINT", "http://127.0.0.1:1");
+    let ran = crate::Ran::from(copy.output().unwrap());
+    assert_eq!(ran.code, 2, "{}", ran.err);
+    ran.has_error("an S3 store needs an access key");
+    assert!(!ran.err.contains("topsecret"));
+}
+
+#[test]
+fn a_damaged_repository_is_copied_as_far_as_it_is_whole_and_repaired_from_its_replica() {
+    let sandbox = sandbox();
+    sandbox.good(&["copy", "--to", "replica", "--init"]);
+    damage(&sandbox.path("repo/packs"));
+    let ran = sandbox.run(&["copy", "--to", "second", "--init"]);
+    assert_eq!(ran.code, 13, "{} {}", ran.out, ran.err);
+    ran.has_error("is damaged");
+    sandbox.bad_check();
+    let plan = sandbox.run(&["repair", "--dry-run", "--json"]).json();
+    assert!(length(&plan["snapshots_hit"]) > 0, "{plan}");
+    let ran = sandbox.good(&["repair", "--from", "replica", "--dry-run"]);
+    assert!(ran.out.contains("would be stored again"), "{}", ran.out);
+    let ran = sandbox.good(&["repair", "--from", "replica"]);
+    assert!(ran.out.contains("stored again"), "{}", ran.out);
+    let place = format!("latest:{}", sandbox.data());
+    sandbox.good(&["restore", &place, "--target", "back", "--verify"]);
+    sandbox.good(&["prune", "--confirm"]);
+    sandbox.good(&["check", "--read-data"]);
+    let ran = sandbox.good(&["repair"]);
+    assert!(ran.out.contains("nothing to do"), "{}", ran.out);
+    let summary = sandbox.good(&["repair", "--json"]).json();
+    assert_eq!(
+        members(&summary),
+        [
+            "blobs_from_replica",
+            "blobs_stored",
+            "bytes_stored",
+            "damaged_objects",
+            "damaged_packs",
+            "dry_run",
+            "message_type",
+            "packs_listed",
+            "snapshots_back",
+            "snapshots_hit",
+            "snapshots_unreadable",
+            "total_duration",
+        ]
+    );
+}
+
+impl Sandbox {
+    /// What finds the damage, and remembers it.
+    fn bad_check(&self) {
+        let ran = self.run(&["check", "--read-data"]);
+        assert_eq!(ran.code, 13, "{} {}", ran.out, ran.err);
+    }
+}
