@@ -128,7 +128,7 @@ pub(super) fn names_of_second() -> &'static Names {
     } = &SECOND;
     let more = [region, access_key_id, secret_access_key, session_token];
     let is_set = |name: &&str| environment::variable(name).is_some();
-    if is_set(endpoint) || is_set(storage_class) || more.into_iter().flatten().any(|name| is_set(name)) {
+    if is_set(endpoint) || is_set(storage_class) || more.into_iter().flatten().any(is_set) {
         &SECOND
     } else {
         &FIRST

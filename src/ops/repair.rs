@@ -244,7 +244,8 @@ impl Job<'_> {
             need(&healer, record, &mut salvage.needs).await?;
         }
         report.unreadable = unreadable(&salvage);
-        let there = There::planned(&self.repository.view_of_writer(self.context).await?);
+        let mut there = There::planned(&self.repository.view_of_writer(self.context).await?);
+        there.avoid(&self.survey.bad_packs);
         let planned = salvage.plan(&there);
         let lost = if planned.is_empty() {
             BTreeSet::new()
@@ -328,7 +329,8 @@ impl Job<'_> {
             return Ok(None);
         }
         salvage.needs.forget_copied();
-        let there = writer.there().await?;
+        let mut there = writer.there().await?;
+        there.avoid(&self.survey.bad_packs);
         let mending = salvage.plan(&there);
         writer.list_again(&mending).await?;
         report.packs_listed = mending.packs_listed();

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::format::id::{BlobId, ObjectId};
 use crate::format::index::BlobKind;
 use crate::format::limits::CHAIN_MAX;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 /// Blobs that snapshots of a repository need: one bit for each that there is.
@@ -31,9 +31,10 @@ pub struct Needs {
 
 /// What a repository has to rest on, for a copy into it.
 pub struct There {
-    pub(super) index: Arc<Index>,
-    /// Packs of uncommitted sessions that are gone.
-    pub(super) absent: HashSet<PackNumber>,
+    index: Arc<Index>,
+    /// Packs that are gone, or not to be rested on.
+    absent: HashSet<PackNumber>,
+    packs: HashMap<ObjectId, PackNumber>,
 }
 
 /// What is to be done for a copy.
@@ -90,31 +91,45 @@ impl Naming {
 }
 
 impl There {
+    pub(super) fn new(index: Arc<Index>, absent: HashSet<PackNumber>) -> Self {
+        let numbers = (0u32..).zip(index.packs());
+        let packs = numbers.map(|(number, pack)| (pack.id, PackNumber(number)));
+        Self {
+            packs: packs.collect(),
+            absent,
+            index,
+        }
+    }
+
     /// What a view of a writer has, packs of uncommitted sessions taken for present: for plans that nothing comes of.
     pub fn planned(view: &View) -> Self {
-        Self {
-            index: view.index.clone(),
-            absent: HashSet::new(),
-        }
+        Self::new(view.index.clone(), HashSet::new())
     }
 
     /// An empty repository.
     pub fn nothing() -> Self {
-        Self {
-            index: Arc::default(),
-            absent: HashSet::new(),
-        }
+        Self::new(Arc::default(), HashSet::new())
+    }
+
+    /// Nothing is to rest on these packs.
+    pub fn avoid(&mut self, packs: &[ObjectId]) {
+        let numbers = packs.iter().filter_map(|id| self.packs.get(id));
+        self.absent.extend(numbers);
+    }
+
+    /// The pack with this id, if it may be rested on.
+    fn pack(&self, id: &ObjectId) -> Option<PackNumber> {
+        let number = self.packs.get(id).copied();
+        number.filter(|number| !self.absent.contains(number))
     }
 
     fn chain(&self, id: &BlobId) -> Option<Vec<&Copy>> {
         let pack = |copy: &Copy| self.index.block(copy).map(|block| block.pack);
         let is_claimed =
             |copy: &Copy| pack(copy).is_some_and(|n| self.index.pack(n).is_some_and(|p| p.unclaimed));
-        let committed = self.index.chain(id, &|copy| !is_claimed(copy));
-        committed.or_else(|| {
-            let present = |copy: &Copy| pack(copy).is_some_and(|n| !self.absent.contains(&n));
-            self.index.chain(id, &present)
-        })
+        let present = |copy: &Copy| pack(copy).is_some_and(|n| !self.absent.contains(&n));
+        let committed = self.index.chain(id, &|copy| present(copy) && !is_claimed(copy));
+        committed.or_else(|| self.index.chain(id, &present))
     }
 }
 
@@ -222,7 +237,15 @@ impl Needs {
                 transfer.claims.extend(found.into_iter().filter_map(of_block));
                 return;
             }
-            packs.extend(pack(copy).filter(|pack| !self.copied.contains(pack)));
+            let Some(number) = pack(copy).filter(|pack| !self.copied.contains(pack)) else {
+                continue;
+            };
+            let id = self.index.pack(number).map(|pack| pack.id);
+            match id.and_then(|id| there.pack(&id)) {
+                // It is there, and only what it rests on is not.
+                Some(there) => drop(transfer.claims.insert(there)),
+                None => drop(packs.insert(number)),
+            }
         }
         if chain.is_empty() && there.chain(&blob.id).is_none() {
             transfer.singles.push((blob.kind(), blob.id));

@@ -115,6 +115,11 @@ impl View {
         self.snapshots.contains_key(sid) || self.let_go.iter().any(|record| record.sid == *sid)
     }
 
+    /// The snapshot with this id, if it is there and was not let go.
+    pub fn snapshot(&self, sid: &SessionId) -> Option<&Arc<SnapshotRecord>> {
+        self.snapshots.get(sid)
+    }
+
     /// Snapshots that were let go and not swept yet, without their incidents.
     pub fn let_go(&self) -> impl Iterator<Item = &Arc<SnapshotRecord>> {
         self.let_go.iter()

@@ -1,11 +1,14 @@
 //! The local cache of a tree's blocks: it saves requests, and nothing else ever depends on it.
 
+use crate::collect::all;
+use crate::copy::{make_replica, request as copy_request, version};
 use crate::world::{Things, World, assert_whole, contents, context, noise, over, snapshots, take};
 use futures::TryStreamExt;
 use holdall::format::layout::{ObjectName, Prefix};
 use holdall::ops::{self, CheckRequest};
 use holdall::repository::{Cache, ReadData, Repository};
 use holdall::store::{Listed, Store};
+use holdall::testkit::rounds::Hand;
 use holdall::testkit::{SeaweedFs, repo};
 use std::path::Path;
 use std::sync::Arc;
@@ -144,4 +147,45 @@ async fn blocks_in_the_cache_that_are_wrong_or_stale_change_nothing() {
         );
     }
     assert_eq!(assert_whole(&context, &store, &[&things]).await, 5);
+}
+
+#[tokio::test]
+async fn a_repository_and_its_replica_may_share_a_cache_though_their_rounds_differ() {
+    let directory = tempfile::tempdir().unwrap();
+    let (worlds, context) = ([World::new(), World::new()], context());
+    let stores = worlds.each_ref().map(|world| world.store(&context));
+    let made = repo::init(&stores[0], &context).await.unwrap();
+    for n in 0..3 {
+        take(&context, &made, &version(n)).await.unwrap();
+    }
+    let replica = make_replica(&made, stores[1].clone(), &context).await.unwrap();
+    ops::copy(&context, &made, Some(&replica), &copy_request())
+        .await
+        .unwrap();
+    // Each lets another snapshot go, in a first round of its own.
+    for (n, store) in stores.iter().enumerate() {
+        let repository = open(store, directory.path()).await;
+        let found = snapshots(&context, &repository).await.unwrap();
+        let hand = Hand {
+            repository: &repository,
+            context: &context,
+        };
+        hand.forget(found[n].record().sid).await;
+        ops::prune(&context, &repository, &all()).await.unwrap();
+    }
+    for (n, store) in stores.iter().enumerate() {
+        let repository = open(store, directory.path()).await;
+        let check = repo::check_all(&context, &repository).await.unwrap();
+        assert!(check.snapshots_hit.is_empty(), "{:?}", check.findings);
+        let found = snapshots(&context, &repository).await.unwrap();
+        assert_eq!(found.len(), 2);
+        let kept = version(1 - n as u64).contents;
+        assert_eq!(contents(&found[0]).await.unwrap(), kept);
+        let things = version(4 + n as u64);
+        take(&context, &repository, &things).await.unwrap();
+    }
+    for (n, store) in stores.iter().enumerate() {
+        let versions = [version(0), version(1), version(2), version(4 + n as u64)];
+        assert_eq!(assert_whole(&context, store, &versions.each_ref()).await, 3);
+    }
 }

@@ -8,6 +8,7 @@ use crate::world::{
 use holdall::context::{Context, ManualClock, Time};
 use holdall::crypto::{Secret, Unlock};
 use holdall::error::{ErrorKind, Result};
+use holdall::event::{Event, Observer};
 use holdall::format::id::SessionId;
 use holdall::format::note::NoteRecord;
 use holdall::format::snapshot::SnapshotRecord;
@@ -19,6 +20,7 @@ use holdall::testkit::rounds::Hand;
 use holdall::testkit::{Op, SeaweedFs, repo};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 /// A repository and a place for copies of it.
 pub(crate) struct Two {
@@ -490,27 +492,30 @@ async fn snapshots_are_chosen_by_name_project_and_tag() {
 async fn a_copy_of_a_copy_names_the_first_and_can_come_home() {
     let two = Two::replica().await;
     let sid = two.take(&version(0)).await;
+    let second = two.take(&version(1)).await;
     two.copy(&request()).await;
     let third = World::new();
     let target = make_replica(&two.target, third.store(&two.context), &two.context)
         .await
         .unwrap();
     let report = ops::copy(&two.context, &two.target, Some(&target), &request()).await;
-    assert_eq!(report.unwrap().copied.len(), 1);
+    assert_eq!(report.unwrap().copied.len(), 2);
     let copies = two.records(&target).await;
     assert_eq!(copies[0].original, Some((two.source.id(), sid)));
+    assert_eq!(copies[1].original, Some((two.source.id(), second)));
+    assert_eq!(copies[1].parent, Some(copies[0].sid));
     // At home it is there already.
     let report = ops::copy(&two.context, &target, Some(&two.source), &request()).await;
     let report = report.unwrap();
-    assert_eq!((report.copied.len(), report.there), (0, 1));
+    assert_eq!((report.copied.len(), report.there), (0, 2));
     // What was made in the replica comes home too.
     take(&two.context, &two.target, &version(5)).await.unwrap();
     let report = ops::copy(&two.context, &two.target, Some(&two.source), &request()).await;
     assert_eq!(report.unwrap().copied.len(), 1);
     let store = two.here.store(&two.context);
     assert_eq!(
-        assert_whole(&two.context, &store, &[&version(0), &version(5)]).await,
-        2
+        assert_whole(&two.context, &store, &[&version(0), &version(1), &version(5)]).await,
+        3
     );
 }
 
@@ -550,6 +555,51 @@ async fn packs_that_an_interrupted_copy_left_are_collected_if_nobody_goes_on() {
     assert!(names(&two.there.objects().await, "packs/").is_empty());
     assert_eq!(two.copy(&request()).await.copied.len(), 1);
     assert_eq!(two.whole(&[&version(0)]).await, 1);
+}
+
+/// Interrupts at the first progress.
+struct Interrupt(CancellationToken);
+
+impl Observer for Interrupt {
+    fn on(&self, event: &Event) {
+        if matches!(event, Event::Progress { .. }) {
+            self.0.cancel();
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_interrupted_copy_is_taken_up_by_the_next() {
+    let two = Two::replica().await;
+    let things = Things::new([("large", noise(20 << 20, 3))]);
+    two.take(&things).await;
+    let mut puts = Vec::new();
+    for interrupted in [true, false] {
+        let (mut context, _) = seeded(if interrupted { 8 } else { 9 });
+        if interrupted {
+            context.observer = Arc::new(Interrupt(context.cancel.clone()));
+        }
+        let faults = two.there.faults();
+        let source = repo::open(&two.here.store(&context)).await.unwrap();
+        let target = repo::open(&over(Arc::new(faults.clone()), &context))
+            .await
+            .unwrap();
+        let copied = ops::copy(&context, &source, Some(&target), &request()).await;
+        assert_eq!(copied.is_err(), interrupted);
+        if let Err(error) = copied {
+            assert_eq!(error.kind(), ErrorKind::Cancelled);
+        }
+        let calls = faults.calls().into_iter();
+        puts.push(
+            calls
+                .filter(|call| call.op == Op::Put && call.name.starts_with("packs/"))
+                .count(),
+        );
+    }
+    let all = packs(&two.here.objects().await).len();
+    assert!(puts[0] > 0 && puts[0] < all, "{puts:?} of {all}");
+    assert_eq!(puts[0] + puts[1], all);
+    assert_eq!(two.whole(&[&things]).await, 1);
 }
 
 async fn behaves(context: &Context, here: &Store, there: &Store) {

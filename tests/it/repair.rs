@@ -324,16 +324,13 @@ async fn a_repair_may_crash_anywhere() {
                 let found = contents(&snapshot).await.unwrap();
                 assert!(expected.iter().any(|things| things.contents == found), "{at}");
             }
-            for _ in 0..3 {
-                ops::prune(&context, &repository, &all()).await.unwrap();
+            if n % 3 == 0 {
+                for _ in 0..3 {
+                    ops::prune(&context, &repository, &all()).await.unwrap();
+                }
+                let store = world.store(&context);
+                assert_eq!(assert_whole(&context, &store, &expected).await, 2, "{at}");
             }
-            let store = world.store(&context);
-            let count = if n % 3 == 0 {
-                assert_whole(&context, &store, &expected).await
-            } else {
-                2
-            };
-            assert_eq!(count, 2, "{at}");
         }
     }
 }

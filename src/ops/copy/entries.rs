@@ -189,19 +189,30 @@ impl Merge {
             return Ok(None);
         };
         let record = record?;
-        let changed = match &mut self.changes {
-            Some(changes) => changes.find(&record.key, key_of_change).await?.is_some(),
-            None => true,
-        };
-        // What is damaged there ends the copy's entries: the rest is written anew.
-        let there = match &mut self.prior {
-            Some(prior) => prior.find(&record.key, PriorEntry::key).await.unwrap_or(None),
-            None => None,
-        };
-        Ok(Some(match there {
-            Some(prior) if !changed => Item::Unchanged(prior),
-            _ => Item::Entry(self.reader.entry(&record)),
+        Ok(Some(match self.unchanged(&record.key).await? {
+            Some(prior) => Item::Unchanged(prior),
+            None => Item::Entry(self.reader.entry(&record)),
         }))
+    }
+
+    /// What the copy of the earlier snapshot has under a key, if that is as it was. Damage of either ends the comparison: the rest is
+    /// written anew.
+    async fn unchanged(&mut self, key: &Key) -> Result<Option<PriorEntry>> {
+        let (Some(changes), Some(prior)) = (&mut self.changes, &mut self.prior) else {
+            return Ok(None);
+        };
+        let found = async {
+            let changed = changes.find(key, key_of_change).await?.is_some();
+            let there = prior.find(key, PriorEntry::key).await?;
+            Ok(there.filter(|_| !changed))
+        };
+        match found.await {
+            Err(error) if is_about_snapshot(&error) => {
+                self.changes = None;
+                Ok(None)
+            }
+            found => found,
+        }
     }
 }
 

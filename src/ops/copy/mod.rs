@@ -131,7 +131,7 @@ pub async fn copy(
         dry_run: request.dry_run,
         ..CopyReport::default()
     };
-    let known = match target {
+    let mut known = match target {
         Some(target) => Known::read(context, target).await?,
         None => Known::default(),
     };
@@ -154,7 +154,7 @@ pub async fn copy(
                 target,
                 host: &request.host,
             };
-            job.run(&missing, &mut report).await?;
+            job.run(&missing, &mut known, &mut report).await?;
             report.noted = notes::complete(&job, &chosen, &known).await?;
         }
         _ => {
@@ -236,7 +236,12 @@ impl Source {
 }
 
 impl Job<'_> {
-    async fn run(&self, missing: &[&ListedSnapshot], report: &mut CopyReport) -> Result<()> {
+    async fn run(
+        &self,
+        missing: &[&ListedSnapshot],
+        known: &mut Known,
+        report: &mut CopyReport,
+    ) -> Result<()> {
         if missing.is_empty() {
             return Ok(());
         }
@@ -261,7 +266,11 @@ impl Job<'_> {
             });
             match ended {
                 Ended::Copied(copied) => report.copied.push(copied),
-                Ended::There => report.there += 1,
+                Ended::There => {
+                    let origin = origin_of(self.source, &snapshot.record);
+                    known.there.insert(origin, snapshot.record.clone());
+                    report.there += 1;
+                }
                 Ended::Failed(why) => report.failed.push(NotCopied {
                     record: snapshot.record.clone(),
                     why,
@@ -334,10 +343,22 @@ impl Job<'_> {
             }
             Err(error) => {
                 self.abort(&session, &error).await;
-                return Err(error);
+                // What the session rested on went meanwhile: a collector has fenced it.
+                return if error.kind() == ErrorKind::Conflict {
+                    Ok(None)
+                } else {
+                    Err(error)
+                };
             }
         };
-        let committed = self.commit(&session, snapshot, brought, &known).await;
+        // The parent's copy, whatever the parent is called here.
+        let parent = snapshot
+            .record
+            .parent
+            .and_then(|parent| source.view.snapshot(&parent));
+        let parent = parent.and_then(|parent| known.there.get(&origin_of(self.source, parent)));
+        let parent = parent.map(|copy| copy.sid);
+        let committed = self.commit(&session, snapshot, brought, parent).await;
         match committed {
             Ok(copied) => Ok(copied.map(Ended::Copied)),
             Err(error) => {
@@ -353,13 +374,9 @@ impl Job<'_> {
         session: &Session,
         snapshot: &ListedSnapshot,
         brought: Brought,
-        known: &Known,
+        parent: Option<SessionId>,
     ) -> Result<Option<CopiedSnapshot>> {
         let original = &snapshot.record;
-        let parent = original.parent.and_then(|parent| {
-            let record = known.there.get(&(self.source.id(), parent));
-            record.map(|record| record.sid)
-        });
         let record = SnapshotRecord {
             sid: session.sid(),
             parent,

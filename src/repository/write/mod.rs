@@ -92,6 +92,8 @@ pub struct BlobWriter {
     /// Bytes of packs among them, for those who decide by it meanwhile.
     uploaded: Arc<AtomicU64>,
     broken: bool,
+    /// A copy has failed: what is durable can be listed, and nothing committed.
+    incomplete: bool,
 }
 
 struct Uploaded {
@@ -124,6 +126,7 @@ impl BlobWriter {
             counts: WriteCounts::default(),
             uploaded: Arc::default(),
             broken: false,
+            incomplete: false,
         }
     }
 
@@ -417,6 +420,12 @@ impl BlobWriter {
     /// What the store says.
     pub async fn finish(mut self) -> Result<Durable> {
         self.flush().await?;
+        if self.incomplete {
+            return Err(Error::new(
+                ErrorKind::Internal,
+                "a copy into this session has failed before",
+            ));
+        }
         Ok(Durable {
             sid: self.sid,
             counts: self.counts,

@@ -84,16 +84,14 @@ impl BlobWriter {
         }
         drop(heads);
         let absent = self.presence.iter().filter(|(_, present)| !**present);
-        Ok(There {
-            index: view.clone(),
-            absent: absent.map(|(number, _)| *number).collect(),
-        })
+        let absent = absent.map(|(number, _)| *number).collect();
+        Ok(There::new(view.clone(), absent))
     }
 
     /// Claims what a transfer rests on, and puts its packs. Gives those that the source has lost or that are damaged there.
     ///
     /// # Errors
-    /// What the stores say. After an error the writer takes nothing more.
+    /// What the stores say. After an error the session can list what is there, and commit nothing.
     pub async fn put_packs(
         &mut self,
         source: &PackSource<'_>,
@@ -101,7 +99,7 @@ impl BlobWriter {
     ) -> Result<Vec<(ObjectId, Error)>> {
         self.check_sound()?;
         let put = self.try_put_packs(source, transfer).await;
-        self.broken |= put.is_err();
+        self.incomplete |= put.is_err();
         put
     }
 
@@ -143,18 +141,24 @@ impl BlobWriter {
             naming: source.naming.clone(),
         });
         let mut carried: JoinSet<Carried> = JoinSet::new();
+        let mut ended = Ok(());
         for tables in rows {
-            while carried.len() >= at_once {
-                self.take_carried(&mut carried, bad).await?;
+            while carried.len() >= at_once && ended.is_ok() {
+                ended = self.take_carried(&mut carried, bad).await;
+            }
+            if ended.is_err() {
+                break;
             }
             let (carrier, id) = (carrier.clone(), tables.packs.first().map(|pack| pack.id));
             let Some(id) = id else { continue };
             carried.spawn(async move { (id, carrier.carry(id, tables).await) });
         }
+        // After an error too: what others have brought is to be listed. They end by the same interrupt, or with their uploads.
         while !carried.is_empty() {
-            self.take_carried(&mut carried, bad).await?;
+            let taken = self.take_carried(&mut carried, bad).await;
+            ended = ended.and(taken);
         }
-        Ok(())
+        ended
     }
 
     /// Waits for a pack; the session shows signs of life meanwhile.
@@ -167,10 +171,7 @@ impl BlobWriter {
             tokio::select! {
                 biased;
                 joined = carried.join_next() => break joined,
-                () = tokio::time::sleep(TICK) => {
-                    self.context.check_cancelled()?;
-                    self.heartbeat().await?;
-                }
+                () = tokio::time::sleep(TICK) => self.heartbeat().await?,
             }
         };
         let Some(joined) = joined else { return Ok(()) };
