@@ -59,6 +59,9 @@ impl Second {
             Err(error) if error.kind() == ErrorKind::NoRepository && missing == Missing::Leave => {
                 return Ok(None);
             }
+            Err(error) if error.kind() == ErrorKind::NoRepository => {
+                return Err(nothing_there(location).because(error));
+            }
             store => store?,
         };
         let place = repo::place(location, names)?;
@@ -66,13 +69,16 @@ impl Second {
         let of_first = || cache(first.id());
         match Found::at(&store).await? {
             Found::Nothing | Found::Unfinished(_) if missing == Missing::Leave => Ok(None),
-            Found::Nothing if !create => Err(Error::new(ErrorKind::NoRepository, "there is no repository there")
-                .with("store", &store)
-                .hint("check the address; `holdall copy --to … --init` makes a replica there, and `holdall init` a repository with keys of its own")),
+            Found::Nothing if !create => Err(nothing_there(location)),
             Found::Nothing | Found::Unfinished(_) if create => {
                 let reserves = matches!(location, Location::Local(_));
-                let made = first.make_replica(store, &app.context, reserves, of_first).await?;
-                app.note(&format!("made a replica at {}: the same keys open it", made.store()));
+                let made = first
+                    .make_replica(store, &app.context, reserves, of_first)
+                    .await?;
+                app.note(&format!(
+                    "made a replica at {}: the same keys open it",
+                    made.store()
+                ));
                 Ok(Some(made))
             }
             Found::Repository(id) if id != first.id() => {
@@ -82,4 +88,10 @@ impl Second {
             _ => first.open_replica(store, of_first).await.map(Some),
         }
     }
+}
+
+fn nothing_there(location: &Location) -> Error {
+    Error::new(ErrorKind::NoRepository, "there is no repository there")
+        .with("store", location)
+        .hint("check the address; `holdall copy --to … --init` makes a replica there, and `holdall init` a repository with keys of its own")
 }

@@ -179,8 +179,13 @@ fn variables_of_the_second_store_are_not_mixed_with_those_of_the_first() {
 #[test]
 fn a_damaged_repository_is_copied_as_far_as_it_is_whole_and_repaired_from_its_replica() {
     let sandbox = sandbox();
+    // A pack of data alone: only who reads the data finds what is wrong with it.
+    std::fs::write(sandbox.path("data").join("large"), noise(2_000_000, 7)).unwrap();
+    sandbox.good(&["snapshot", "data"]);
     sandbox.good(&["copy", "--to", "replica", "--init"]);
     damage(&sandbox.path("repo/packs"));
+    let ran = sandbox.good(&["repair", "--known"]);
+    assert!(ran.out.contains("the data was not read"), "{}", ran.out);
     let ran = sandbox.run(&["copy", "--to", "second", "--init"]);
     assert_eq!(ran.code, 13, "{} {}", ran.out, ran.err);
     ran.has_error("is damaged");

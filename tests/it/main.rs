@@ -16,6 +16,7 @@ mod collect_doubts;
 mod collect_races;
 mod copy;
 mod copy_crash;
+mod copy_kinds;
 mod crash;
 mod damage;
 mod deltas;

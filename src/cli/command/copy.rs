@@ -208,8 +208,8 @@ fn text(report: &CopyReport, to: &Location) -> String {
     if report.noted > 0 {
         let _ = writeln!(
             text,
-            "gave {} notes that were made since",
-            render::count(report.noted, "copy")
+            "brought notes of {} that were made since",
+            render::count(report.noted, "snapshot")
         );
     }
     text.push_str(&lag(report));

@@ -15,10 +15,9 @@ use std::fmt::Write;
 /// Arguments of `repair`.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:\n  \
-    holdall check --read-data                        # finds what is damaged, and remembers it\n  \
-    holdall repair --dry-run                         # says what would be done about it\n  \
+    holdall repair --dry-run                         # says what would be done\n  \
     holdall repair --from s3://offsite/shop          # brings what is lost here from a replica\n\n\
-    Index runs that are lost are made anew from the packs. Packs that are missing or damaged are set aside: nothing rests on them any more, \
+    All data is read to find what is damaged. Index runs that are lost are made anew from the packs. Packs that are missing or damaged are set aside: nothing rests on them any more, \
     and what can be read of them, or of a replica, is stored again. What is lost for good is told by snapshots and entries; a new snapshot of \
     the same data stores it again, which heals the old ones too. Nothing is deleted, by no repair: what was set aside goes with the next prune. \
     A snapshot whose own record is lost comes back from the replica, under another id.\n\n\
@@ -28,9 +27,9 @@ pub(in crate::cli) struct Args {
     /// Heal from this replica of the repository
     #[arg(long, value_name = "LOCATION")]
     from: Option<String>,
-    /// Read all data first; else what a `check --read-data` has found before is known, and what is missing
+    /// Do not read the data to find what is damaged: mend what is missing, and what was noted as damaged before
     #[arg(long)]
-    read_data: bool,
+    known: bool,
     /// Only say what would be done
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -53,36 +52,39 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
     };
     let request = RepairRequest {
         host: super::host(None)?,
-        read_data: if args.read_data {
-            ReadData::All
-        } else {
-            ReadData::None
-        },
+        read_data: if args.known { ReadData::None } else { ReadData::All },
         dry_run: args.dry_run,
     };
     let report = ops::repair(&app.context, &repository, from.as_ref(), &request).await?;
     app.progress.end();
     let code = if report.is_damaged() { DAMAGED } else { DONE };
-    reported(code, tell(app, &report, from.is_some()))
+    reported(code, tell(app, &report, (from.is_some(), args.known)))
 }
 
-fn tell(app: &App, report: &RepairReport, with_replica: bool) -> std::io::Result<()> {
+fn tell(app: &App, report: &RepairReport, how: (bool, bool)) -> std::io::Result<()> {
     if app.json() {
         return render::line(&value(report));
     }
     for (object, why) in report.bad_packs.iter().chain(&report.damaged) {
         app.warning(&format!("{object} {why}"));
     }
-    render::print(&text(report, with_replica))
+    render::print(&text(report, how))
 }
 
 /// For people.
-fn text(report: &RepairReport, with_replica: bool) -> String {
+fn text(report: &RepairReport, (with_replica, known_only): (bool, bool)) -> String {
     let mut text = String::new();
     let would = if report.dry_run { "would be " } else { "" };
     if !report.bad_packs.is_empty() {
         let packs = render::count(report.bad_packs.len() as u64, "pack");
-        let _ = writeln!(text, "set aside: {packs} missing or damaged");
+        let _ = if report.dry_run {
+            writeln!(text, "would set aside: {packs} missing or damaged")
+        } else {
+            writeln!(
+                text,
+                "set aside: {packs} missing or damaged; the next prune removes what is left"
+            )
+        };
     }
     if report.packs_listed > 0 {
         let packs = render::count(report.packs_listed, "pack");
@@ -102,7 +104,11 @@ fn text(report: &RepairReport, with_replica: bool) -> String {
         let _ = writeln!(text, "{snapshots} {would}brought back from the replica");
     }
     if !report.has_work() && !report.is_damaged() {
-        text.push_str("every snapshot can be restored; there was nothing to do\n");
+        text.push_str(if known_only {
+            "nothing that snapshots need is known to be lost; the data was not read\n"
+        } else {
+            "every snapshot can be restored; there was nothing to do\n"
+        });
     }
     for hit in &report.hit {
         let _ = write!(text, "snapshot {} is still hit:", render::bold(&hit.sid.short()));
