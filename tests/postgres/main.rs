@@ -24,6 +24,7 @@ mod source_failures;
 mod source_silence;
 mod source_statements;
 mod source_tables;
+mod source_unchanged;
 mod statements;
 mod versions;
 mod wire;

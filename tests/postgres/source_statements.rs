@@ -14,7 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-fn whole(server: &PostgresServer) -> PostgresRequest {
+pub(crate) fn whole(server: &PostgresServer) -> PostgresRequest {
     PostgresRequest {
         contents: Contents::Database,
         ..request(server, "postgres")
@@ -22,7 +22,7 @@ fn whole(server: &PostgresServer) -> PostgresRequest {
 }
 
 /// A `pg_dump` that does something else where its arguments hold a word.
-fn replaced(server: &PostgresServer, dir: &Path, word: &str, instead: &str) -> std::path::PathBuf {
+pub(crate) fn replaced(server: &PostgresServer, dir: &Path, word: &str, instead: &str) -> std::path::PathBuf {
     let path = dir.join("pg_dump");
     let real = server.programs().join("pg_dump");
     let script = format!(

@@ -158,6 +158,10 @@ impl PgDump {
             "--no-large-objects"
         };
         add(blobs.into());
+        if self.version().major >= 18 {
+            // They change with every analysis; a restore collects its own.
+            add("--no-statistics".into());
+        }
         argv.extend(run.filter.arguments().into_iter().map(OsString::from));
         argv
     }

@@ -6,8 +6,13 @@
 //! a block; oid of the database; oid of the table (H21); its file after the lock (H6); its tablespace; its access method (H17); its
 //! persistence (H16); the role that reads (H19); the array of names and values of the settings that text depends on (H10); the
 //! signature of its columns and their types (H7, H8, H11). The numbers are those of the holes that each closes, in the design's table.
+//!
+//! What statements are made by has an incarnation too (section 9): of the version 1; Holdall's own; of the same facts of the server and
+//! the role; the database; the settings; the files that a `pg_dump` is chosen from; its arguments that choose what it writes; its
+//! environment, the password left out.
 
 use super::catalog::Table;
+use super::dump::Run;
 use super::session::{Facts, settings};
 use crate::format::cbor::Encoder;
 
@@ -50,6 +55,38 @@ pub(crate) fn incarnation(facts: &Facts, table: &Table) -> [u8; 32] {
         out.text(name).text(value);
     }
     out.bytes(&table.signature);
+    blake3::hash(&out.finish()).into()
+}
+
+/// The incarnation of what `pg_dump` writes: `programs` says which one is chosen.
+pub(crate) fn of_statements(facts: &Facts, programs: &[u8; 32], run: &Run) -> [u8; 32] {
+    let mut out = Encoder::new();
+    let server = &facts.server;
+    out.array(13).uint(VERSION).text(env!("CARGO_PKG_VERSION"));
+    out.uint(server.system_identifier.unwrap_or(0));
+    out.uint(server.timeline.unwrap_or(0).into());
+    out.int(server.started.unwrap_or(0)).bool(server.in_recovery);
+    out.uint(server.version_num.into());
+    out.uint(server.database.into()).bytes(&server.role);
+    out.array(settings::TEXT.len() * 2);
+    for (name, value) in settings::TEXT {
+        out.text(name).text(value);
+    }
+    out.bytes(programs);
+    let arguments = run.filter.arguments();
+    out.array(arguments.len());
+    for argument in &arguments {
+        out.text(argument);
+    }
+    let told: Vec<_> = run
+        .environment
+        .iter()
+        .filter(|(name, _)| name != "PGPASSWORD")
+        .collect();
+    out.array(told.len() * 2);
+    for (name, value) in told {
+        out.bytes(name.as_encoded_bytes()).bytes(value.as_encoded_bytes());
+    }
     blake3::hash(&out.finish()).into()
 }
 

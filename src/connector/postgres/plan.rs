@@ -1,5 +1,7 @@
 //! What of a table must be read: prior states and fingerprints in, one verdict for each range out. Pure.
 
+pub mod statements;
+
 use super::fingerprint::Fingerprint;
 use super::record::SegmentRecord;
 use super::state::{Comparison, SegmentState, TableState};

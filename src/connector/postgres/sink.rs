@@ -141,6 +141,8 @@ pub struct PostgresSink {
     sequences: BTreeMap<TableName, (i64, bool)>,
     /// Statements that run when everything else is done.
     later: Vec<Prepared>,
+    /// Tables that are being read back.
+    read_back: BTreeMap<TableName, verify::ReadBack>,
     verified: bool,
     summary: Summary,
     report: SinkReport,
@@ -160,6 +162,7 @@ impl PostgresSink {
             missing: BTreeSet::new(),
             sequences: BTreeMap::new(),
             later: Vec::new(),
+            read_back: BTreeMap::new(),
             verified: false,
             summary: Summary::default(),
             report: SinkReport::default(),

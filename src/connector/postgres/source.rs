@@ -12,6 +12,7 @@ mod seats;
 mod statements;
 mod table;
 mod worker;
+mod written;
 
 use super::catalog::Filter;
 use super::connect::Server;

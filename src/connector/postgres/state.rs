@@ -40,6 +40,29 @@ pub struct SegmentState {
     pub sum: i128,
 }
 
+/// The state of the report: what a later snapshot needs to take the statements over (section 9).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatementsState {
+    /// The oldest transaction that still ran when the snapshot was taken, with its epoch.
+    pub snapshot_xmin: u64,
+    /// How far the server's log was durable when the snapshot was kept.
+    pub flushed: u64,
+    /// What must be equal for catalogs to be comparable.
+    pub incarnation: [u8; 32],
+    /// What the catalogs held.
+    pub catalogs: [u8; 32],
+    /// The server's time when `pg_dump` wrote the statements, in seconds since 1970.
+    pub written: i64,
+    /// The version of that `pg_dump`.
+    pub pg_dump: String,
+    /// The BLAKE3-256 of what it wrote: `1-schema`, `5-constraints`, `6-refresh`; nothing of an entry that is not there.
+    pub contents: [Option<[u8; 32]>; 3],
+}
+
+/// The longest version of `pg_dump` that is recorded, in bytes.
+const VERSION_TEXT_MAX: usize = 256;
+
+const STATEMENTS: DecodeError = DecodeError::Invalid("state of statements");
 const STATE: DecodeError = DecodeError::Invalid("state of a table");
 
 impl TableState {
@@ -111,6 +134,53 @@ impl SegmentState {
     }
 }
 
+impl StatementsState {
+    /// Its encoding.
+    pub fn encode(&self) -> Bytes {
+        let mut out = Encoder::new();
+        out.array(8).uint(VERSION);
+        out.bytes(&self.snapshot_xmin.to_be_bytes());
+        out.bytes(&self.flushed.to_be_bytes());
+        out.bytes(&self.incarnation).bytes(&self.catalogs);
+        out.int(self.written).text(&self.pg_dump);
+        out.array(self.contents.len());
+        for content in &self.contents {
+            out.bytes(content.as_ref().map_or(&[], |hash| hash));
+        }
+        out.finish().into()
+    }
+
+    /// Reads it back.
+    ///
+    /// # Errors
+    /// Any class of [`DecodeError`]; `UnknownVersion` for a later version's.
+    pub fn decode(state: &[u8]) -> Result<Self, DecodeError> {
+        let mut decoder = Decoder::new(state);
+        decoder.array_of(8)?;
+        if decoder.uint()? != VERSION {
+            return Err(DecodeError::UnknownVersion("state of statements"));
+        }
+        let mut state = Self {
+            snapshot_xmin: u64::from_be_bytes(decoder.fixed()?),
+            flushed: u64::from_be_bytes(decoder.fixed()?),
+            incarnation: decoder.fixed()?,
+            catalogs: decoder.fixed()?,
+            written: decoder.int()?,
+            pg_dump: decoder.text(VERSION_TEXT_MAX)?.to_owned(),
+            contents: [None; 3],
+        };
+        decoder.array_of(state.contents.len())?;
+        for content in &mut state.contents {
+            *content = match decoder.bytes(32)? {
+                [] => None,
+                hash => Some(hash.try_into().map_err(|_| STATEMENTS)?),
+            };
+        }
+        decoder.finish()?;
+        Ok(state)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,9 +201,19 @@ mod tests {
         }
 
         #[test]
+        fn the_state_of_statements_reads_back(
+            xmin: u64, flushed: u64, incarnation: [u8; 32], catalogs: [u8; 32], written: i64, pg_dump in "[0-9.a-z]{0,20}",
+            contents: [Option<[u8; 32]>; 3]
+        ) {
+            let state = StatementsState { snapshot_xmin: xmin, flushed, incarnation, catalogs, written, pg_dump, contents };
+            prop_assert_eq!(StatementsState::decode(&state.encode()).unwrap(), state);
+        }
+
+        #[test]
         fn other_bytes_are_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
             let _ = TableState::decode(&bytes);
             let _ = SegmentState::decode(&bytes);
+            let _ = StatementsState::decode(&bytes);
         }
     }
 

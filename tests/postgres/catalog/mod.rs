@@ -1,6 +1,7 @@
 //! What the catalogs say, held against real servers and against what `pg_dump` makes of the same database.
 
 mod filters;
+mod fingerprint;
 mod globals;
 mod large_objects;
 mod sequences;

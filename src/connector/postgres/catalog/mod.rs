@@ -10,6 +10,7 @@
 
 mod database;
 mod filter;
+mod fingerprint;
 mod globals;
 mod grants;
 mod large_objects;
@@ -21,6 +22,7 @@ mod types;
 
 pub use database::database;
 pub use filter::Filter;
+pub use fingerprint::{CatalogFingerprint, catalog_fingerprint};
 pub use globals::globals;
 pub use large_objects::{LargeObject, large_object_heads, large_object_piece, large_objects};
 pub use sequences::{Sequences, sequences};

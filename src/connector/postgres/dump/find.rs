@@ -4,6 +4,7 @@ use crate::connector::process::{self, Environment};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use tokio::io::AsyncReadExt;
 
@@ -70,6 +71,29 @@ impl PgDump {
         Ok(found)
     }
 
+    /// Tells the programs apart that [`Self::find`] chooses from, without running them: their paths, and of each file its number, size
+    /// and time. Another one, or a new version of one, gives another number.
+    pub fn choice(named: Option<&Path>, search: &[PathBuf]) -> [u8; 32] {
+        let mut all = blake3::Hasher::new();
+        let candidates = named.map(Path::to_path_buf).into_iter().chain(candidates(search));
+        for (path, data) in candidates.filter_map(|path| Some((path.clone(), std::fs::metadata(&path).ok()?)))
+        {
+            let name = path.as_os_str().as_encoded_bytes();
+            all.update(&(name.len() as u64).to_le_bytes()).update(name);
+            let (seconds, nanos) = (data.mtime(), data.mtime_nsec());
+            for number in [
+                data.ino(),
+                data.len(),
+                seconds.cast_unsigned(),
+                nanos.cast_unsigned(),
+            ] {
+                all.update(&number.to_le_bytes());
+            }
+        }
+        all.update(&[named.is_some().into()]);
+        *all.finalize().as_bytes()
+    }
+
     async fn named(context: &Context, path: &Path, major: u32) -> Result<Self> {
         let wrong = |what: &str| Error::new(ErrorKind::Invalid, what).with("path", path.display());
         let Some(version) = version(context, path).await? else {
@@ -91,8 +115,7 @@ impl PgDump {
 
     async fn best(context: &Context, search: &[PathBuf], major: u32) -> Result<Self> {
         let mut found: Vec<Self> = Vec::new();
-        for directory in search.iter().cloned().chain(places()) {
-            let path = directory.join("pg_dump");
+        for path in candidates(search) {
             // Debian's wrapper chooses a version anew each time it runs; the versions themselves are among the places.
             let wrapper = path
                 .canonicalize()
@@ -127,6 +150,12 @@ impl PgDump {
     pub fn version(&self) -> &Version {
         &self.version
     }
+}
+
+/// Where one may be.
+fn candidates(search: &[PathBuf]) -> impl Iterator<Item = PathBuf> + '_ {
+    let directories = search.iter().cloned().chain(places());
+    directories.map(|directory| directory.join("pg_dump"))
 }
 
 /// The first of the server's own version, else the first of the oldest that is newer.

@@ -1,9 +1,10 @@
 //! What was written, read back and compared with the snapshot's report; and the statistics that the planner needs.
 
+use super::rows::Table;
 use super::session::{Settings, Trouble, Worker, unless_cancelled};
 use super::{Left, PostgresSink, whole};
 use crate::connector::postgres::key::TableName;
-use crate::connector::postgres::name::quote;
+use crate::connector::postgres::name::{literal, quote};
 use crate::connector::postgres::record::{ReportLine, RowSum, decode_report};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
@@ -14,12 +15,21 @@ use std::collections::HashSet;
 
 /// The largest report that is read, in bytes: room for a million tables.
 const REPORT_MAX: usize = 256 << 20;
+/// Text of a table that one statement reads back, in bytes: more is read by several connections at once.
+const STRIPE: u64 = 16 << 20;
 
-/// What was found in a table.
-pub(super) struct Checked {
-    /// The table, and what the report says of it; nothing after an analysis.
-    line: Option<ReportLine>,
-    found: Result<(u64, RowSum), String>,
+/// Rows and the sum of their hashes, or why they cannot be read.
+type Found = Result<(u64, RowSum), String>;
+
+/// What was found in a stripe of a table, or that a table was analyzed.
+pub(super) struct Checked(Option<(TableName, Found)>);
+
+/// What was found so far in a table that is read back.
+pub(super) struct ReadBack {
+    line: ReportLine,
+    /// Stripes that are still to come.
+    left: usize,
+    found: Found,
 }
 
 impl PostgresSink {
@@ -49,7 +59,8 @@ impl PostgresSink {
         self.analyze(context).await
     }
 
-    async fn verify(&mut self, context: &Context, lines: Vec<ReportLine>) -> Result<()> {
+    /// Begins to read every table back that the report lists.
+    async fn verify(&mut self, context: &Context, mut lines: Vec<ReportLine>) -> Result<()> {
         let listed: HashSet<&TableName> = lines.iter().map(|line| &line.table).collect();
         let written = self.tables.iter().filter(|(_, table)| !table.unusable);
         let unlisted = written.filter(|(name, _)| !listed.contains(name));
@@ -58,6 +69,8 @@ impl PostgresSink {
             let why = "the snapshot's report does not list it: its rows were not compared";
             self.failed(context, name, why.into());
         }
+        // The largest are begun first, so that none is left over at the end.
+        lines.sort_by_key(|line| std::cmp::Reverse(line.bytes));
         for line in lines {
             let Some(table) = self.tables.get(&line.table) else {
                 if self.request.whole {
@@ -70,45 +83,96 @@ impl PostgresSink {
             if table.unusable {
                 continue;
             }
-            let sql = match &table.condition {
-                None => format!("COPY {} {} TO STDOUT", table.name, table.columns),
-                Some(condition) => {
-                    let columns = table
-                        .columns
-                        .strip_prefix('(')
-                        .and_then(|text| text.strip_suffix(')'));
-                    let columns = columns.unwrap_or_default();
-                    format!(
-                        "COPY (SELECT {columns} FROM ONLY {} {condition}) TO STDOUT",
-                        table.name
-                    )
-                }
+            let stripes = self.stripes(table, line.bytes).await?;
+            let read_back = ReadBack {
+                line: line.clone(),
+                left: stripes.len(),
+                found: Ok(Default::default()),
             };
-            self.room(context).await?;
-            let own = context.clone();
-            let work = move |worker: Worker| async move {
-                let found = match read(&own, &worker, &sql).await {
-                    Ok(found) => Ok(found),
-                    Err(Trouble::Refused(refusal)) => Err(refusal.to_string()),
-                    Err(Trouble::Lost(error)) => return Err(error.with("table", &line.table)),
+            self.read_back.insert(line.table.clone(), read_back);
+            for sql in stripes {
+                self.room(context).await?;
+                let (own, name) = (context.clone(), line.table.clone());
+                let work = move |worker: Worker| async move {
+                    let found = match read(&own, &worker, &sql).await {
+                        Ok(found) => Ok(found),
+                        Err(Trouble::Refused(refusal)) => Err(refusal.to_string()),
+                        Err(Trouble::Lost(error)) => return Err(error.with("table", &name)),
+                    };
+                    Ok((worker, Left::Checked(Checked(Some((name, found))))))
                 };
-                let line = Some(line);
-                Ok((worker, Left::Checked(Checked { line, found })))
-            };
-            self.pool_mut()?.start(context, work).await?;
+                self.pool_mut()?.start(context, work).await?;
+            }
         }
-        self.drain(context).await
+        Ok(())
     }
 
-    /// Enters what was found in a table.
-    pub(super) fn checked(&mut self, context: &Context, checked: Checked) {
-        let Checked {
-            line: Some(line),
-            found,
-        } = checked
-        else {
+    /// The statements that read a table back; it has about so many bytes of text. A large one is cut where its blocks are, so that it
+    /// does not keep one connection busy long after the others have nothing more to do.
+    async fn stripes(&self, table: &Table, bytes: u64) -> Result<Vec<String>> {
+        let Table { name, columns, .. } = table;
+        let listed = columns.strip_prefix('(').and_then(|text| text.strip_suffix(')'));
+        let listed = listed.unwrap_or_default();
+        if let Some(condition) = &table.condition {
+            let sql = format!("COPY (SELECT {listed} FROM ONLY {name} {condition}) TO STDOUT");
+            return Ok(vec![sql]);
+        }
+        let number = bytes / STRIPE;
+        // Older servers cannot read ranges of blocks.
+        if number > 1 && self.target.version_num >= 140_000 {
+            let sql = format!(
+                "SELECT pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::pg_catalog.int8
+                 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_am a ON a.oid = c.relam
+                 WHERE c.oid = {}::pg_catalog.regclass AND a.amname = 'heap'",
+                literal(name)
+            );
+            let rows = self
+                .control()?
+                .ask(&sql, "cannot tell the size of a table")
+                .await?;
+            let blocks = rows.first().and_then(|row| row.get(0)?.parse::<u64>().ok());
+            if let Some(each) = blocks
+                .and_then(|blocks| blocks.checked_div(number))
+                .filter(|each| *each > 0)
+            {
+                // The last has no end, so that no row is left out.
+                let stripe = |at: u64| {
+                    let end = format!(" AND ctid < '({},0)'", (at + 1) * each);
+                    let end = if at + 1 < number { end.as_str() } else { "" };
+                    format!(
+                        "COPY (SELECT {listed} FROM ONLY {name} WHERE ctid >= '({},0)'{end}) TO STDOUT",
+                        at * each
+                    )
+                };
+                return Ok((0..number).map(stripe).collect());
+            }
+        }
+        Ok(vec![format!("COPY {name} {columns} TO STDOUT")])
+    }
+
+    /// Enters what was found in a stripe of a table, and tells of the table when it was the last.
+    pub(super) fn checked(&mut self, context: &Context, Checked(checked): Checked) {
+        let Some((name, found)) = checked else { return };
+        let Some(read_back) = self.read_back.get_mut(&name) else {
             return;
         };
+        match (&mut read_back.found, found) {
+            (Ok((rows, sum)), Ok((more, part))) => {
+                *rows += more;
+                sum.add(part);
+            }
+            (Ok(_), Err(why)) => read_back.found = Err(why),
+            (Err(_), _) => {}
+        }
+        read_back.left = read_back.left.saturating_sub(1);
+        if read_back.left == 0
+            && let Some(ReadBack { line, found, .. }) = self.read_back.remove(&name)
+        {
+            self.compared(context, &line, found);
+        }
+    }
+
+    fn compared(&mut self, context: &Context, line: &ReportLine, found: Found) {
         match found {
             Ok(found) if found == (line.rows, line.sum) => self.summary.compared += 1,
             Ok((rows, _)) if rows == line.rows => {
@@ -177,8 +241,7 @@ impl PostgresSink {
                         return Err(error);
                     }
                 }
-                let (line, found) = (None, Ok(Default::default()));
-                Ok((worker, Left::Checked(Checked { line, found })))
+                Ok((worker, Left::Checked(Checked(None))))
             };
             self.pool_mut()?.start(context, work).await?;
         }
@@ -197,6 +260,15 @@ async fn read(context: &Context, worker: &Worker, sql: &str) -> Result<(u64, Row
         };
         let chunk = chunk.map_err(|error| worker.trouble(error))?;
         let mut rest = chunk.as_ref();
+        // Servers send each row by itself; within a row there is no line feed.
+        if let [line @ .., b'\n'] = rest
+            && begun.is_empty()
+            && !line.contains(&b'\n')
+        {
+            sum.add(RowSum::of_line(line));
+            rows += 1;
+            continue;
+        }
         while let Some(end) = rest.iter().position(|b| *b == b'\n') {
             let (line, after) = rest.split_at(end);
             if begun.is_empty() {

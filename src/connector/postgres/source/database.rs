@@ -1,12 +1,11 @@
 //! One database after the other: its snapshot, its locks, and its entries in the order of their keys.
 
 use super::ahead::{Ahead, Next};
-use super::statements::{Statements, send_text};
+use super::statements::{Statements, send_text, send_with_state};
 use super::worker::Workers;
 use super::{Contents, Found, Out, PostgresRequest, Reading, objects, rows};
 use crate::connector::postgres::catalog::{self, Table, Tables};
 use crate::connector::postgres::connect::Server;
-use crate::connector::postgres::dump::{PgDump, Run};
 use crate::connector::postgres::incarnation;
 use crate::connector::postgres::key::{self, Place, TableName};
 use crate::connector::postgres::record::{Belongs, DatabaseRecord, Persistence, ReportLine, encode_report};
@@ -20,7 +19,7 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_postgres::error::SqlState;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 /// How often a snapshot is taken anew because tables changed before they were locked.
 const TRIES: u32 = 5;
@@ -130,7 +129,6 @@ async fn read_in(
     out: &mut Out,
 ) -> Result<()> {
     let workers = Arc::new(Workers::new(session.clone(), request.jobs));
-    let mut statements = statements(context, request, &session, &workers).await?;
     let record = catalog::database(session.client()).await?;
     if let (Ok(mut version), Ok(mut moments)) = (found.version.lock(), found.moments.lock()) {
         *version = Some(record.server_version.clone());
@@ -157,16 +155,28 @@ async fn read_in(
     for note in &tables.notes {
         out.send(Item::Note(note.clone())).await?;
     }
-    let behind = statements.as_ref().map(Statements::failure);
-    let failure = async {
-        match behind {
-            Some(failure) => failure.await,
-            None => std::future::pending().await,
-        }
+    let deciding = (request.contents != Contents::Data)
+        .then(|| AbortOnDropHandle::new(tokio::spawn(Statements::begin(reading.clone(), request.clone()))));
+    let mut ahead = Ahead::new(tables, request.jobs * 2);
+    if request.contents != Contents::Schema {
+        // What is planned meanwhile need not be waited for behind the statements.
+        ahead.fill(&reading).await?;
+    }
+    let statements = match deciding {
+        Some(deciding) => Some(deciding.await.map_err(|error| {
+            Error::new(
+                ErrorKind::Internal,
+                "a task that looks for statements ended by itself",
+            )
+            .because(error)
+        })??),
+        None => None,
     };
+    let failure = statements.as_ref().map(Statements::failure);
+    let failure = failure.unwrap_or_else(|| Box::pin(std::future::pending()));
     let work = async {
         send_database(&reading, record, statements.as_ref(), out).await?;
-        read_contents(&reading, request, tables, statements.as_mut(), found, out).await
+        read_contents(&reading, request, ahead, statements, out).await
     };
     // Hours of rows are of no use where the statements failed.
     tokio::select! {
@@ -270,34 +280,13 @@ pub(super) fn reads(session: &Session, table: &Table) -> Result<(), String> {
     table.readable.clone()
 }
 
-/// Finds `pg_dump` and has it begin, unless only rows are wanted.
-async fn statements(
-    context: &Context,
-    request: &PostgresRequest,
-    session: &Session,
-    workers: &Arc<Workers>,
-) -> Result<Option<Statements>> {
-    if request.contents == Contents::Data {
-        return Ok(None);
-    }
-    let version = session.facts.server.version_num;
-    let program = PgDump::find(context, request.pg_dump.as_deref(), &request.search, version).await?;
-    let run = Run {
-        environment: session.server().child_environment(),
-        snapshot: session.id().to_owned(),
-        lock_timeout: request.session.lock_limit(),
-        filter: request.filter.clone(),
-    };
-    Ok(Some(Statements::begin(context, program, run, workers)))
-}
-
 async fn send_database(
     reading: &Reading,
     mut record: DatabaseRecord,
     statements: Option<&Statements>,
     out: &mut Out,
 ) -> Result<()> {
-    record.pg_dump = statements.map(|statements| statements.program.version().text.clone());
+    record.pg_dump = statements.map(|statements| statements.version().to_owned());
     let metadata = record.to_metadata().map_err(|error| {
         Error::new(
             ErrorKind::Unsupported,
@@ -320,21 +309,15 @@ async fn send_database(
 async fn read_contents(
     reading: &Arc<Reading>,
     request: &PostgresRequest,
-    tables: Tables,
-    mut statements: Option<&mut Statements>,
-    found: &Arc<Found>,
+    ahead: Ahead,
+    mut statements: Option<Statements>,
     out: &mut Out,
 ) -> Result<()> {
     let rows = request.contents != Contents::Schema;
-    let mut ahead = Ahead::new(tables, request.jobs * 2);
-    if rows {
-        // What is planned meanwhile need not be waited for behind the statements.
-        ahead.fill(reading).await?;
-    }
     if let Some(statements) = &mut statements {
         let globals = catalog::globals(reading.session.client()).await?;
         send_text(reading, &Place::Globals, globals.into(), out).await?;
-        statements.send_schema(reading, found, out).await?;
+        statements.send_schema(reading, out).await?;
     }
     let mut report = Vec::new();
     if rows {
@@ -344,11 +327,16 @@ async fn read_contents(
         }
         read_sequences(reading, request, out).await?;
     }
-    if let Some(statements) = statements {
-        statements.send_behind(reading, found, out).await?;
+    if let Some(statements) = &mut statements {
+        statements.send_behind(reading, out).await?;
     }
     if rows {
-        send_text(reading, &Place::Report, encode_report(&report).into(), out).await?;
+        let state = match statements {
+            Some(statements) => statements.state(reading, out).await?,
+            None => Bytes::new(),
+        };
+        let report = encode_report(&report).into();
+        send_with_state(reading, &Place::Report, (report, state), out).await?;
     }
     Ok(())
 }

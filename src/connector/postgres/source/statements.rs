@@ -1,163 +1,378 @@
-//! Entries of statements: what `pg_dump` writes, and what the catalogs tell.
-//!
-//! `pg_dump` begins as soon as the tables are locked, its two runs beside each other and beside what else is read. What they write is
-//! held in memory up to a limit, so that they have ended long before it is wanted, and their failure is known.
+//! Entries of statements: those of the parent if the catalogs are proven to hold what they held, else what `pg_dump` writes; and what
+//! the catalogs tell.
 
-use super::worker::Workers;
-use super::{Found, Out, Reading};
-use crate::connector::postgres::dump::{BehindRows, PgDump, Run, Section};
+use super::worker::Hands;
+use super::written::Written;
+use super::{Found, Out, PostgresRequest, Reading};
+use crate::connector::postgres::catalog::{CatalogFingerprint, catalog_fingerprint};
+use crate::connector::postgres::dump::{PgDump, Run};
+use crate::connector::postgres::incarnation;
 use crate::connector::postgres::key::{self, Place};
-use crate::context::Context;
+use crate::connector::postgres::plan::Present;
+use crate::connector::postgres::plan::statements as plan;
+use crate::connector::postgres::state::StatementsState;
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
 use crate::snapshot::entry::{
-    Content, ContentStream, Entry, EntryHead, EntryKind, Item, Metadata, OpenContent, Piece,
+    Content, ContentStream, Entry, EntryHead, EntryKind, Item, Metadata, OpenContent, Piece, PriorEntry,
 };
 use bytes::Bytes;
-use futures::future::{BoxFuture, FutureExt, Shared};
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::future::BoxFuture;
+use futures::stream::{self, StreamExt};
 use std::sync::Arc;
+use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Statements that are held in memory, in bytes: of those before the rows as of those behind them.
-const HELD_MAX: usize = 4 << 20;
+/// The entries that `pg_dump` writes.
+const PLACES: [Place; 3] = [Place::Schema, Place::Constraints, Place::Refresh];
 
-/// What `pg_dump` writes of one database.
+/// The statements of one database.
 pub(super) struct Statements {
-    pub(super) program: PgDump,
-    run: Run,
-    schema: AbortOnDropHandle<Result<Early>>,
-    behind: Shared<BoxFuture<'static, Result<Option<BehindRows>>>>,
+    origin: Origin,
+    /// What must be equal the next time.
+    incarnation: [u8; 32],
+    /// The server's time, in seconds since 1970.
+    now: i64,
 }
 
-/// Statements of which the beginning is held.
-struct Early {
-    held: Vec<u8>,
-    rest: Option<ContentStream>,
+enum Origin {
+    /// The parent's: nothing changed.
+    Parent(Box<Parent>),
+    /// Those of now.
+    PgDump(Box<Dumped>),
+}
+
+/// What the parent has.
+struct Parent {
+    state: StatementsState,
+    /// The state as it is written there.
+    encoded: Bytes,
+    entries: [Option<PriorEntry>; 3],
+}
+
+struct Dumped {
+    written: Written,
+    catalogs: Catalogs,
+    /// What the parent has, if it can be compared.
+    parent: Option<Box<Parent>>,
+}
+
+/// The fingerprint of the catalogs; nothing if there is none.
+enum Catalogs {
+    Known(Option<CatalogFingerprint>),
+    Coming(AbortOnDropHandle<Result<Option<CatalogFingerprint>>>),
+}
+
+/// The hash of an entry's content.
+pub(super) enum Hash {
+    /// There is no such entry.
+    Nothing,
+    Known([u8; 32]),
+    /// It is there when the content was read to its end.
+    Coming(oneshot::Receiver<[u8; 32]>),
 }
 
 impl Statements {
-    /// Begins to run `pg_dump`: each run counts as one of the connections that read at once, for as long as it is read ahead.
-    pub(super) fn begin(context: &Context, program: PgDump, run: Run, workers: &Arc<Workers>) -> Self {
-        let shared = || (context.clone(), program.clone(), run.clone(), workers.clone());
-        let (context, dump, arguments, workers) = shared();
-        let schema = AbortOnDropHandle::new(tokio::spawn(async move {
-            let _seat = workers.seat().await?;
-            let stream = dump.statements(&context, &arguments, Section::Schema).await?;
-            read_ahead(stream).await
-        }));
-        let (context, dump, arguments, workers) = shared();
-        let behind = AbortOnDropHandle::new(tokio::spawn(async move {
-            let _seat = workers.seat().await?;
-            dump.behind_rows(&context, &arguments, HELD_MAX).await
-        }));
-        let behind = behind.map(|ended| ended.unwrap_or_else(|error| Err(stopped(error))));
-        Self {
-            program,
-            run,
-            schema,
-            behind: behind.boxed().shared(),
+    /// Looks whether the parent's serve. Otherwise `pg_dump` is found and begins.
+    ///
+    /// # Errors
+    /// As [`PgDump::find`]; `Cancelled`.
+    pub(super) async fn begin(reading: Arc<Reading>, request: PostgresRequest) -> Result<Self> {
+        let run = Run {
+            environment: reading.session.server().child_environment(),
+            snapshot: reading.session.id().to_owned(),
+            lock_timeout: request.session.lock_limit(),
+            filter: request.filter.clone(),
+        };
+        let programs = PgDump::choice(request.pg_dump.as_deref(), &request.search);
+        let facts = &reading.session.facts;
+        let incarnation = incarnation::of_statements(facts, &programs, &run);
+        let now = facts.moment.map_or(i64::MIN, |moment| moment.seconds);
+        let parent = Parent::read(&reading).await;
+        let parent = parent.filter(|parent| plan::comparable(&parent.state, &present(&reading, incarnation)));
+        let since = parent.as_ref().map(|parent| parent.state.snapshot_xmin);
+        let statements = |origin| Self {
+            origin,
+            incarnation,
+            now,
+        };
+        let checks = || reading.chooses(0, 0, plan::CHECKED);
+        let catalogs = match parent {
+            Some(parent) if !plan::too_old(&parent.state, now) && !checks() => {
+                let same = |found: &CatalogFingerprint| plan::unchanged(&parent.state, found);
+                let found = look(&reading, since, same).await?;
+                if found.as_ref().is_some_and(same) {
+                    return Ok(statements(Origin::Parent(Box::new(parent))));
+                }
+                (Catalogs::Known(found), None)
+            }
+            parent => {
+                let own = reading.clone();
+                let looking = tokio::spawn(async move { look(&own, since, |_| true).await });
+                let looking = Catalogs::Coming(AbortOnDropHandle::new(looking));
+                (looking, parent.map(Box::new))
+            }
+        };
+        let (context, version) = (&reading.context, reading.session.facts.server.version_num);
+        let program = PgDump::find(context, request.pg_dump.as_deref(), &request.search, version).await?;
+        let (catalogs, parent) = catalogs;
+        let dumped = Dumped {
+            written: Written::begin(&reading, program, run),
+            catalogs,
+            parent,
+        };
+        Ok(statements(Origin::PgDump(Box::new(dumped))))
+    }
+
+    /// The version of the `pg_dump` that wrote them.
+    pub(super) fn version(&self) -> &str {
+        match &self.origin {
+            Origin::Parent(parent) => &parent.state.pg_dump,
+            Origin::PgDump(dumped) => &dumped.written.program.version().text,
         }
     }
 
-    /// Comes to its end only when `pg_dump` has failed with what it is to write behind the rows: there is no use in reading them.
-    pub(super) fn failure(&self) -> impl Future<Output = Error> + Send + use<> {
-        let behind = self.behind.clone();
-        async move {
-            match behind.await {
-                Err(error) => error,
-                Ok(_) => std::future::pending().await,
-            }
+    /// Comes to its end only when they cannot be had: there is no use in reading rows then.
+    pub(super) fn failure(&self) -> BoxFuture<'static, Error> {
+        match &self.origin {
+            Origin::Parent(_) => Box::pin(std::future::pending()),
+            Origin::PgDump(dumped) => Box::pin(dumped.written.failure()),
         }
     }
 
     /// Yields the statements before the rows, if there are any.
-    pub(super) async fn send_schema(
-        &mut self,
-        reading: &Reading,
-        found: &Arc<Found>,
-        out: &mut Out,
-    ) -> Result<()> {
-        let Early { held, rest } = (&mut self.schema).await.map_err(stopped)??;
-        let Some(rest) = rest else {
-            return send_text(reading, &Place::Schema, held.into(), out).await;
-        };
-        let held = stream::once(std::future::ready(Ok(Piece::Data(held.into()))));
-        send_stream(reading, &Place::Schema, held.chain(rest).boxed(), found, out).await
+    pub(super) async fn send_schema(&mut self, reading: &Reading, out: &mut Out) -> Result<()> {
+        match &mut self.origin {
+            Origin::Parent(parent) => parent.send(0..1, out).await,
+            Origin::PgDump(dumped) => dumped.written.send_schema(reading, out).await,
+        }
     }
 
     /// Yields those behind the rows.
-    pub(super) async fn send_behind(
-        &self,
-        reading: &Reading,
-        found: &Arc<Found>,
-        out: &mut Out,
-    ) -> Result<()> {
-        if let Some(behind) = self.behind.clone().await? {
-            send_text(reading, &Place::Constraints, behind.constraints, out).await?;
-            return send_text(reading, &Place::Refresh, behind.refresh, out).await;
+    pub(super) async fn send_behind(&mut self, reading: &Reading, out: &mut Out) -> Result<()> {
+        match &mut self.origin {
+            Origin::Parent(parent) => parent.send(1..3, out).await,
+            Origin::PgDump(dumped) => dumped.written.send_behind(reading, out).await,
         }
-        // They are too many to be held: each section is written once more while it is taken.
-        for (section, place) in [
-            (Section::Constraints, Place::Constraints),
-            (Section::Refresh, Place::Refresh),
-        ] {
-            reading.session.ping().await?;
-            let stream = self
-                .program
-                .statements(&reading.context, &self.run, section)
-                .await?;
-            if let Some(stream) = stream {
-                send_stream(reading, &place, stream, found, out).await?;
+    }
+
+    /// What the next snapshot needs to take them over; empty if it cannot. To be asked when all of them were sent.
+    pub(super) async fn state(self, reading: &Reading, out: &mut Out) -> Result<Bytes> {
+        let present = present(reading, self.incarnation);
+        match self.origin {
+            Origin::Parent(parent) if plan::still_serves(&parent.state, &present) => Ok(parent.encoded),
+            Origin::Parent(parent) => {
+                let Some(flushed) = reading.flushed else {
+                    return Ok(parent.encoded);
+                };
+                let snapshot_xmin = present.snapshot_xmin;
+                let state = StatementsState {
+                    snapshot_xmin,
+                    flushed,
+                    ..parent.state
+                };
+                Ok(state.encode())
+            }
+            Origin::PgDump(dumped) => {
+                let pg_dump = dumped.written.program.version().text.clone();
+                let catalogs = dumped.catalogs.known().await?;
+                let contents = known(dumped.written.hashes).await;
+                if let (Some(parent), Some(catalogs), Some(contents)) = (&dumped.parent, &catalogs, &contents)
+                    && plan::unchanged(&parent.state, catalogs)
+                    && parent.state.contents != *contents
+                {
+                    let text = "what pg_dump writes was judged unchanged and is not; it was written anew. Please report this, with \
+                                the server's version and what was done to the database";
+                    out.send(Item::Note(text.to_owned())).await?;
+                }
+                // As for tables: what a crash may take back is compared with nothing.
+                let (Some(catalogs), Some(contents), Some(flushed)) = (catalogs, contents, reading.flushed)
+                else {
+                    return Ok(Bytes::new());
+                };
+                let state = StatementsState {
+                    snapshot_xmin: present.snapshot_xmin,
+                    flushed,
+                    incarnation: present.incarnation,
+                    catalogs: catalogs.digest,
+                    written: self.now,
+                    pg_dump,
+                    contents,
+                };
+                Ok(state.encode())
+            }
+        }
+    }
+}
+
+impl Parent {
+    /// What the parent has, if it shows all of it.
+    async fn read(reading: &Reading) -> Option<Self> {
+        let report = entry(reading, &Place::Report).await?;
+        let encoded = report.state().clone();
+        let state = StatementsState::decode(&encoded).ok()?;
+        let mut entries = [None, None, None];
+        for ((entry_of, place), content) in entries.iter_mut().zip(&PLACES).zip(&state.contents) {
+            if content.is_some() {
+                *entry_of = Some(entry(reading, place).await?);
+            }
+        }
+        Some(Self {
+            state,
+            encoded,
+            entries,
+        })
+    }
+
+    async fn send(&mut self, which: std::ops::Range<usize>, out: &mut Out) -> Result<()> {
+        for entry in self.entries.get_mut(which).into_iter().flatten() {
+            if let Some(entry) = entry.take() {
+                out.send(Item::Unchanged(entry)).await?;
             }
         }
         Ok(())
     }
 }
 
-/// Takes of a stream what may be held.
-async fn read_ahead(stream: Option<ContentStream>) -> Result<Early> {
-    let mut early = Early {
-        held: Vec::new(),
-        rest: stream,
-    };
-    while let Some(stream) = &mut early.rest
-        && early.held.len() < HELD_MAX
-    {
-        match stream.try_next().await? {
-            Some(Piece::Data(bytes)) => early.held.extend_from_slice(&bytes),
-            Some(Piece::Hole(_)) => {}
-            None => early.rest = None,
+impl Catalogs {
+    async fn known(self) -> Result<Option<CatalogFingerprint>> {
+        match self {
+            Self::Known(found) => Ok(found),
+            Self::Coming(looking) => looking.await.map_err(|error| {
+                Error::new(
+                    ErrorKind::Internal,
+                    "a task that looks at catalogs ended by itself",
+                )
+                .because(error)
+            })?,
         }
     }
-    Ok(early)
 }
 
-fn stopped(error: tokio::task::JoinError) -> Error {
-    Error::new(ErrorKind::Internal, "a task that runs pg_dump ended by itself").because(error)
+/// The hashes of contents that were sent; nothing if one was not read to its end.
+async fn known(hashes: [Hash; 3]) -> Option<[Option<[u8; 32]>; 3]> {
+    let mut all = [None; 3];
+    for (known, hash) in all.iter_mut().zip(hashes) {
+        *known = match hash {
+            Hash::Nothing => None,
+            Hash::Known(hash) => Some(hash),
+            Hash::Coming(hash) => Some(hash.await.ok()?),
+        };
+    }
+    Some(all)
+}
+
+/// An entry of the parent.
+async fn entry(reading: &Reading, place: &Place) -> Option<PriorEntry> {
+    let key = key::key(&reading.database, place);
+    let found = reading.prior.entries(key.clone()).next().await;
+    // A parent that cannot be read counts as one that has it not.
+    found.and_then(Result::ok).filter(|entry| *entry.key() == key)
+}
+
+fn present(reading: &Reading, incarnation: [u8; 32]) -> Present<'static> {
+    let facts = &reading.session.facts;
+    Present {
+        obstacle: reading.obstacle,
+        incarnation,
+        snapshot_xmin: facts.server.snapshot_xmin,
+        snapshot_xmax: facts.xmax.unwrap_or(0),
+        position: facts.server.position.unwrap_or(0),
+    }
+}
+
+/// The fingerprint of the catalogs; nothing if there is none, which is told. The connection is left to others if it `serves`: else
+/// `pg_dump` may need it.
+async fn look(
+    reading: &Reading,
+    since: Option<u64>,
+    serves: impl Fn(&CatalogFingerprint) -> bool,
+) -> Result<Option<CatalogFingerprint>> {
+    if reading.obstacle.is_some() {
+        return Ok(None);
+    }
+    let _seat = reading.workers.seat().await?;
+    let asked = async {
+        let hands = reading.workers.hands(None).await?;
+        if let Hands::Coordinator(_) = hands {
+            return Ok::<_, Error>(Err("the server has no connection left".to_owned()));
+        }
+        let found = catalog_fingerprint(hands.client(), since).await?;
+        if found.as_ref().is_ok_and(serves) {
+            reading.workers.give_back(hands);
+        }
+        Ok(found)
+    };
+    let why = match tokio::time::timeout(reading.session.options().silence, asked).await {
+        Ok(Ok(Ok(found))) => return Ok(Some(found)),
+        Ok(Ok(Err(why))) => why,
+        Ok(Err(error)) if error.kind() == ErrorKind::Cancelled => return Err(error),
+        Ok(Err(error)) => format!("{error:?}"),
+        Err(_) => "the server does not answer".to_owned(),
+    };
+    reading.session.check()?;
+    let text = format!("whether the catalogs changed cannot be told, so that pg_dump runs each time: {why}");
+    reading.context.emit(&Event::Note { text });
+    Ok(None)
 }
 
 /// Yields an entry of statements that are in hand, if there are any.
 pub(super) async fn send_text(reading: &Reading, place: &Place, text: Bytes, out: &mut Out) -> Result<()> {
+    send_with_state(reading, place, (text, Bytes::new()), out).await
+}
+
+/// Yields an entry in hand with a state.
+pub(super) async fn send_with_state(
+    reading: &Reading,
+    place: &Place,
+    (text, state): (Bytes, Bytes),
+    out: &mut Out,
+) -> Result<()> {
     if text.is_empty() {
         return Ok(());
     }
-    let head = head(reading, place, Some(text.len() as u64));
+    let mut head = head(reading, place, Some(text.len() as u64));
+    head.state = state;
     let content = Content::Bytes(text);
     out.send(Item::Entry(Entry { head, content })).await
 }
 
 /// Yields an entry of statements that are still to come.
-async fn send_stream(
+pub(super) async fn send_stream(
     reading: &Reading,
     place: &Place,
     stream: ContentStream,
-    found: &Arc<Found>,
     out: &mut Out,
-) -> Result<()> {
+) -> Result<Hash> {
     let head = head(reading, place, None);
-    let found = found.clone();
+    let (sender, hash) = oneshot::channel();
+    let stream = hashed(stream, sender);
+    let found = reading.found.clone();
     let content = Content::Open(Box::new(Watched { stream, found }));
-    out.send(Item::Entry(Entry { head, content })).await
+    out.send(Item::Entry(Entry { head, content })).await?;
+    Ok(Hash::Coming(hash))
+}
+
+/// The same pieces; their hash is sent when the last was taken.
+fn hashed(stream: ContentStream, sender: oneshot::Sender<[u8; 32]>) -> ContentStream {
+    let state = (stream, blake3::Hasher::new(), Some(sender));
+    stream::unfold(state, |(mut stream, mut hasher, mut sender)| async move {
+        if let Some(piece) = stream.next().await {
+            match &piece {
+                Ok(Piece::Data(bytes)) => {
+                    hasher.update(bytes);
+                }
+                Ok(Piece::Hole(_)) => {}
+                Err(_) => sender = None,
+            }
+            Some((piece, (stream, hasher, sender)))
+        } else {
+            // Whoever waited for it may be gone.
+            let _sent = sender.map(|sender| sender.send(*hasher.finalize().as_bytes()));
+            None
+        }
+    })
+    .boxed()
 }
 
 fn head(reading: &Reading, place: &Place, size: Option<u64>) -> EntryHead {
