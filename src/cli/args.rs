@@ -1,8 +1,8 @@
 //! The arguments: what every command takes, and which commands there are. Each command's own are in its file.
 
 use super::command::{
-    cat, check, completions, copy, demo, diff, find, forget, init, key, list, ls, man, prune, repair,
-    restore, snapshot, tag,
+    cat, check, completions, copy, demo, diff, doctor, find, forget, init, key, list, ls, man, prune, repair,
+    restore, snapshot, stats, status, tag,
 };
 use super::parse;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -17,10 +17,10 @@ use std::path::PathBuf;
     max_term_width = 110
 )]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 done but incomplete, 5 data differs, 10 no repository, 11 busy, \
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 done but incomplete, 4 overdue, 5 data differs, 10 no repository, 11 busy, \
     12 wrong key, 13 damaged, 14 refused, 15 store unreachable, 16 full, 17 store refused the write, 130 and 143 interrupted.\n\
     New to it? `holdall demo` shows everything on a throwaway database.",
-    after_long_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 done but incomplete, 5 data differs, 10 no repository, 11 busy, \
+    after_long_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 done but incomplete, 4 overdue, 5 data differs, 10 no repository, 11 busy, \
     12 wrong key, 13 damaged, 14 refused, 15 store unreachable, 16 full, 17 store refused the write, 130 and 143 interrupted.\n\n\
     S3 stores: HOLDALL_S3_ENDPOINT (https://host:port; AWS itself if it is not set), AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, \
     AWS_SESSION_TOKEN (each also with _FILE, naming a file that holds it), AWS_REGION, HOLDALL_S3_STORAGE_CLASS (of packs; everything else \
@@ -154,6 +154,12 @@ pub(super) enum Command {
     Restore(restore::Args),
     /// Prove that a repository is whole
     Check(check::Args),
+    /// Show of each project how old its newest snapshot is
+    Status(status::Args),
+    /// Look for everything that may need you, and say what to do
+    Doctor(doctor::Args),
+    /// Show where the bytes are, what is saved, and how it grows
+    Stats(stats::Args),
     /// Let snapshots go, by name or by a policy of what to keep
     Forget(Box<forget::Args>),
     /// Free what no snapshot needs any more

@@ -15,6 +15,14 @@ pub(super) fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
+/// The names of variables that begin like this.
+pub(super) fn names(start: &str) -> Vec<String> {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let mut names: Vec<String> = names.filter(|name| name.starts_with(start)).collect();
+    names.sort_unstable();
+    names
+}
+
 /// A variable as text.
 ///
 /// # Errors

@@ -7,6 +7,8 @@ use std::io;
 pub(super) const DONE: u8 = 0;
 /// Done, but something is missing.
 pub(super) const INCOMPLETE: u8 = 3;
+/// A project is overdue, or something needs to be looked after.
+pub(super) const OVERDUE: u8 = 4;
 /// Data differs from what it is compared with.
 pub(super) const DIFFERS: u8 = 5;
 /// The repository is damaged.

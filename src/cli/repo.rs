@@ -227,14 +227,20 @@ pub(super) fn place(location: &Location, names: &Names) -> Result<String> {
 /// # Errors
 /// `Internal` if not even memory can be had.
 pub(super) fn cache(app: &App, id: Option<(RepositoryId, &str)>) -> Result<Cache> {
-    let given = app.globals.cache_dir.clone();
-    let given = given.or_else(|| environment::variable("HOLDALL_CACHE_DIR").map(PathBuf::from));
-    let directory = given.or_else(environment::cache_directory);
-    let (Some((id, place)), Some(directory), false) = (id, directory, app.globals.no_cache) else {
+    let (Some((id, place)), Some(directory)) = (id, cache_directory(&app.globals)) else {
         return Cache::in_memory();
     };
     Cache::open_of(&directory, id, place).or_else(|error| {
         app.note(&format!("going on without a cache on disk: {error}"));
         Cache::in_memory()
     })
+}
+
+/// Where caches are kept, if they are wanted and there is a place.
+pub(super) fn cache_directory(globals: &Globals) -> Option<PathBuf> {
+    let given = globals.cache_dir.clone();
+    let given = given.or_else(|| environment::variable("HOLDALL_CACHE_DIR").map(PathBuf::from));
+    given
+        .or_else(environment::cache_directory)
+        .filter(|_| !globals.no_cache)
 }

@@ -1,29 +1,30 @@
 //! Proving a repository: every object, every reference of every snapshot, and as much of the data as is asked for.
 
-use crate::context::Context;
+mod trees;
+
+use crate::context::{Context, Time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::format::entry::{BlobRef, EntryRecord};
-use crate::format::id::{BlobId, SessionId};
-use crate::format::node::Totals;
-use crate::repository::{BlobReader, Finding, ReadData, Repository, Survey, SurveyReport, View};
-use crate::snapshot::SnapshotReader;
-use crate::snapshot::entry::Key;
-use crate::snapshot::tree::{Marker, walk};
-use std::collections::HashSet;
-use std::fmt::Write;
-
-/// Entries that are named for each snapshot that is hit; the count tells how many more there are.
-const NAMED_MAX: usize = 20;
+use crate::format::id::SessionId;
+use crate::repository::{
+    DataRequest, Finding, ReadData, Repository, Survey, SurveyReport, View, survey_without_key,
+};
+use crate::store::Store;
+use trees::{Trees, walk_snapshots};
 
 /// How often everything is looked at again because a collector ended a round meanwhile.
 const AGAIN_MAX: u32 = 3;
 
 /// What to check.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct CheckRequest {
     /// How much of the data packs is read.
     pub read_data: ReadData,
+    /// Of these, only packs that were not verified in so many seconds.
+    pub max_age: Option<u64>,
+    /// After so many seconds no further pack is begun; the next such run goes on. What must be read to know the structure is
+    /// read in any case.
+    pub max_duration: Option<u64>,
 }
 
 /// What was found.
@@ -48,7 +49,16 @@ impl CheckReport {
     }
 }
 
-/// Checks a repository.
+/// What was seen of snapshots at one look.
+struct Look {
+    /// Nothing if nobody can tell which snapshots count.
+    view: Option<View>,
+    /// Why not.
+    damage: Vec<(String, Error)>,
+    trees: Trees,
+}
+
+/// Checks a repository. What is verified, and which packs are damaged, is written into the ledger where the store lets.
 ///
 /// # Errors
 /// What the store says when it cannot be read at all, `Cancelled`; damage is in the report.
@@ -59,85 +69,122 @@ pub async fn check(context: &Context, repository: &Repository, request: CheckReq
         entries: None,
         bytes: None,
     });
-    let survey = Survey::run(repository, context, request.read_data).await?;
-    let mut report = look(context, repository, survey).await?;
+    let reads = request.read_data != ReadData::None;
+    let mut survey = Survey::structure(repository, context, reads).await?;
+    let mut look = look(context, repository, survey.report()).await?;
+    context.emit(&Event::PhaseEnded { phase: "check" });
+    if reads {
+        let known = survey.report().bad_packs.len();
+        let until = request.max_duration.map(|seconds| Time {
+            seconds: started.seconds.saturating_add_unsigned(seconds),
+            ..started
+        });
+        let request = DataRequest {
+            read_data: request.read_data,
+            max_age: request.max_age,
+            until,
+        };
+        survey.read_data(request).await?;
+        if survey.report().bad_packs.len() > known {
+            look = self::look(context, repository, survey.report()).await?;
+        }
+    }
+    let mut report = gather(survey.finish().await?, look);
     // Beside a collector an object may be gone with reason: looked at again, what is still wrong is damage.
     for _ in 0..AGAIN_MAX {
         if !report.is_damaged() || !Survey::is_outdated(repository, &report.survey).await? {
             break;
         }
         let survey = Survey::again(repository, context, &report.survey).await?;
-        report = look(context, repository, survey).await?;
+        let look = self::look(context, repository, &survey).await?;
+        report = gather(survey, look);
     }
-    context.emit(&Event::PhaseEnded { phase: "check" });
     report.seconds = context.clock.now().seconds_since(started);
     Ok(report)
 }
 
-/// Adds to a survey of the objects what is wrong with the snapshots.
-async fn look(context: &Context, repository: &Repository, mut survey: SurveyReport) -> Result<CheckReport> {
-    let mut findings = std::mem::take(&mut survey.findings);
-    let hits = match repository.view(context).await {
-        Ok(view) => {
-            for (name, error) in &view.damaged {
-                add(&mut findings, name.to_string(), error);
-            }
-            findings.extend(
-                view.snapshots()
-                    .filter_map(|record| forget_without_effect(&view, record.sid)),
-            );
-            walk_snapshots(context, repository, &view, &survey).await?
-        }
+/// Walks the trees of all snapshots, with nothing read from packs that the survey found bad.
+async fn look(context: &Context, repository: &Repository, survey: &SurveyReport) -> Result<Look> {
+    match repository.view(context).await {
+        Ok(view) => Ok(Look {
+            trees: walk_snapshots(context, repository, &view, &survey.bad_packs).await?,
+            view: Some(view),
+            damage: Vec::new(),
+        }),
         // Without the collector's log nobody can tell which snapshots count.
         Err(error) if is_damage(error.kind()) => {
             let object = error.context("object").unwrap_or("gc/").to_owned();
-            add(&mut findings, object, &error);
             let unknown = Error::new(ErrorKind::Damaged, "it cannot be told which snapshots count");
-            add(&mut findings, "snapshots/".to_owned(), &unknown);
-            Vec::new()
+            Ok(Look {
+                view: None,
+                damage: vec![(object, error), ("snapshots/".to_owned(), unknown)],
+                trees: Trees::default(),
+            })
         }
-        Err(error) => return Err(error),
-    };
-    let snapshots = hits.len() as u64;
-    let mut snapshots_hit = Vec::new();
-    for (sid, hit) in hits {
-        if let Some(what) = hit {
-            snapshots_hit.push(sid.name());
-            findings.push(Finding {
-                object: format!("snapshot {}", sid.short()),
-                what,
-                is_error: true,
-            });
-        }
+        Err(error) => Err(error),
     }
+}
+
+/// Checks what can be checked without a key, as the keeper of a copy can: every object's name, header and hash, and that what nobody may
+/// delete is there. Nothing is written.
+///
+/// # Errors
+/// `NoRepository`, what the store says when it cannot be read at all, `Cancelled`; damage is in the report.
+pub async fn check_without_key(context: &Context, store: &Store, read_data: ReadData) -> Result<CheckReport> {
+    let started = context.clock.now();
+    let mut survey = survey_without_key(store, context, read_data).await?;
     Ok(CheckReport {
-        findings,
+        findings: std::mem::take(&mut survey.findings),
         survey,
-        snapshots,
-        snapshots_hit,
-        seconds: 0.0,
+        snapshots: 0,
+        snapshots_hit: Vec::new(),
+        seconds: context.clock.now().seconds_since(started),
     })
 }
 
-/// Adds an error about an object unless it has one already.
-fn add(findings: &mut Vec<Finding>, object: String, error: &Error) {
-    if !findings.iter().any(|finding| finding.object == object) {
-        findings.push(Finding {
-            object,
-            what: error.to_string(),
-            is_error: true,
-        });
+/// All findings: of objects, with what of which snapshots they hit, then of snapshots.
+fn gather(mut survey: SurveyReport, look: Look) -> CheckReport {
+    let Look {
+        view,
+        damage,
+        mut trees,
+    } = look;
+    let view = view.as_ref();
+    let mut findings = std::mem::take(&mut survey.findings);
+    let damaged = view.into_iter().flat_map(|view| &view.damaged);
+    let damaged = damaged.map(|(name, error)| (name.to_string(), error.clone()));
+    for (object, error) in damage.into_iter().chain(damaged) {
+        if !findings.iter().any(|finding| finding.object == object) {
+            findings.push(Finding::error(object, error));
+        }
+    }
+    for finding in findings.iter_mut().filter(|finding| finding.is_error) {
+        finding.hit = trees.packs.remove(&finding.object);
+    }
+    if let Some(view) = view {
+        let all = view.snapshots();
+        findings.extend(all.filter_map(|record| forget_without_effect(view, record.sid)));
+    }
+    let of_snapshots = trees.hit.iter();
+    findings.extend(
+        of_snapshots.map(|(sid, what)| Finding::error(format_args!("snapshot {}", sid.short()), what)),
+    );
+    CheckReport {
+        findings,
+        survey,
+        snapshots: trees.walked,
+        snapshots_hit: trees.hit.into_iter().map(|(sid, _)| sid.name()).collect(),
+        seconds: 0.0,
     }
 }
 
 /// Worth knowing: whoever put it wanted something else, and it takes effect when nothing stands against it any more.
 fn forget_without_effect(view: &View, sid: SessionId) -> Option<Finding> {
     let why = view.kept_in_spite_of_forget(&sid)?;
-    Some(Finding {
-        object: format!("snapshot {}", sid.short()),
-        what: format!("somebody let it go, without an effect as long as this holds: {why}"),
-        is_error: false,
-    })
+    Some(Finding::note(
+        format_args!("snapshot {}", sid.short()),
+        format_args!("somebody let it go, without an effect as long as this holds: {why}"),
+    ))
 }
 
 fn is_damage(kind: ErrorKind) -> bool {
@@ -145,159 +192,4 @@ fn is_damage(kind: ErrorKind) -> bool {
         kind,
         ErrorKind::Damaged | ErrorKind::NotFound | ErrorKind::Unsupported | ErrorKind::WrongKey
     )
-}
-
-async fn walk_snapshots(
-    context: &Context,
-    repository: &Repository,
-    view: &View,
-    survey: &SurveyReport,
-) -> Result<Vec<(SessionId, Option<String>)>> {
-    let blobs = repository.reader_of_store(context, view);
-    blobs.avoid(&survey.bad_packs)?;
-    let mut marks = Marks::new(context, &blobs);
-    let hits = walk_all(context, view, &blobs, &mut marks, true).await?;
-    if hits.iter().any(|(_, hit)| hit.is_some()) {
-        // What snapshots share was visited once, for the first of them: damage there hits the others too.
-        return walk_all(context, view, &blobs, &mut marks, false).await;
-    }
-    Ok(hits)
-}
-
-/// Walks the trees of all snapshots; gives for each what is wrong with it. With `share`, what two have in common is visited once.
-async fn walk_all(
-    context: &Context,
-    view: &View,
-    blobs: &BlobReader,
-    marks: &mut Marks,
-    share: bool,
-) -> Result<Vec<(SessionId, Option<String>)>> {
-    let mut hits = Vec::new();
-    for record in view.snapshots() {
-        context.check_cancelled()?;
-        marks.begin_snapshot(share);
-        let reader = SnapshotReader::new(record.clone(), blobs.clone(), context.budget.total());
-        walk(reader.tree().source().as_ref(), &record.root, marks).await?;
-        if let Some((_, refs)) = &record.incident_list {
-            marks.incident_list(refs);
-        }
-        hits.push((record.sid, marks.describe()));
-    }
-    Ok(hits)
-}
-
-/// What was seen of the trees, and what of one snapshot cannot be read.
-struct Marks {
-    context: Context,
-    blobs: BlobReader,
-    seen: HashSet<BlobId>,
-    entry: Option<Key>,
-    named: Vec<String>,
-    entries_hit: u64,
-    nodes_hit: u64,
-}
-
-impl Marks {
-    fn new(context: &Context, blobs: &BlobReader) -> Self {
-        Self {
-            context: context.clone(),
-            blobs: blobs.clone(),
-            seen: HashSet::new(),
-            entry: None,
-            named: Vec::new(),
-            entries_hit: 0,
-            nodes_hit: 0,
-        }
-    }
-
-    fn begin_snapshot(&mut self, share: bool) {
-        if !share {
-            self.seen.clear();
-        }
-        self.entry = None;
-        self.named.clear();
-        self.entries_hit = 0;
-        self.nodes_hit = 0;
-    }
-
-    /// The entry that was told last lacks something; counted once.
-    fn hit_entry(&mut self) {
-        if let Some(key) = self.entry.take() {
-            self.entries_hit += 1;
-            if self.named.len() < NAMED_MAX {
-                self.named.push(key.to_string());
-            }
-        }
-    }
-
-    fn incident_list(&mut self, refs: &[BlobRef]) {
-        self.entry = Some("(the list of incidents)".into());
-        if refs.iter().any(|r| !self.blobs.has(&r.id)) {
-            self.hit_entry();
-        }
-        self.entry = None;
-    }
-
-    fn describe(&self) -> Option<String> {
-        if self.entries_hit + self.nodes_hit == 0 {
-            return None;
-        }
-        let mut text = String::from("does not restore wholly:");
-        if self.nodes_hit > 0 {
-            let hit = self.nodes_hit;
-            let _ = write!(
-                text,
-                " {hit} parts of its tree cannot be read, with all entries below them;"
-            );
-        }
-        if self.entries_hit > 0 {
-            let (hit, named) = (self.entries_hit, self.named.join(", "));
-            let _ = write!(text, " the content of {hit} entries is lost: {named}");
-        }
-        let more = self.entries_hit.saturating_sub(self.named.len() as u64);
-        if more > 0 {
-            let _ = write!(text, " and {more} more");
-        }
-        Some(text)
-    }
-}
-
-impl Marker for Marks {
-    fn node(&mut self, id: BlobId, _: u8, _: Totals) -> bool {
-        self.seen.insert(id)
-    }
-
-    fn list(&mut self, list: &BlobRef) -> bool {
-        // Not remembered: a list that is lost hits every entry that names it.
-        if !self.blobs.has(&list.id) {
-            self.hit_entry();
-            return false;
-        }
-        true
-    }
-
-    fn data(&mut self, chunk: &BlobRef) {
-        if !self.blobs.has(&chunk.id) {
-            self.hit_entry();
-        }
-    }
-
-    fn entry(&mut self, entry: &EntryRecord) {
-        self.entry = Some(entry.key.clone());
-        self.context.emit(&Event::Progress { bytes: 0 });
-    }
-
-    fn failed(&mut self, error: Error) -> Result<()> {
-        match error.kind() {
-            kind if is_damage(kind) => {
-                if self.entry.is_some() && error.context("list").is_some() {
-                    self.hit_entry();
-                } else {
-                    self.nodes_hit += 1;
-                }
-                Ok(())
-            }
-            _ => Err(error),
-        }
-    }
 }

@@ -73,10 +73,19 @@ fn told((name, error): &(ObjectName, Error)) -> (String, String) {
 /// What the store says.
 pub async fn list(context: &Context, repository: &Repository, filter: &SnapshotFilter) -> Result<ListReport> {
     let view = repository.view(context).await?;
+    listed(repository, &view, filter).await
+}
+
+/// As [`list`], of a view.
+pub(super) async fn listed(
+    repository: &Repository,
+    view: &View,
+    filter: &SnapshotFilter,
+) -> Result<ListReport> {
     let notes = repository.notes().await?;
     let mut snapshots: Vec<ListedSnapshot> = view
         .snapshots()
-        .map(|record| ListedSnapshot::new(&view, record, notes.get(&record.sid)))
+        .map(|record| ListedSnapshot::new(view, record, notes.get(&record.sid)))
         .filter(|s| filter.passes(&s.record, &s.tags))
         .collect();
     snapshots.sort_by_key(|s| age_key(&s.record));
@@ -101,20 +110,31 @@ pub async fn open_snapshot(
     filter: &SnapshotFilter,
 ) -> Result<SnapshotReader> {
     let view = repository.view(context).await?;
-    let all: Vec<_> = view.snapshots().cloned().collect();
-    let record =
-        spec.find(&all, &|s| filter.passes(s, &s.tags))
-            .map_err(|error| match view.damaged.first() {
-                // It may be there and unreadable: that is another message than "there is none".
-                Some((name, why)) if error.kind() == ErrorKind::NotFound => Error::new(
-                    ErrorKind::Damaged,
-                    "the snapshot is not among those that can be read, and some cannot",
-                )
-                .with("object", name)
-                .because(why.clone())
-                .hint("run `holdall check` to see what is damaged"),
-                _ => error,
-            })?;
+    let record = find_snapshot(&view, spec, filter)?;
     let blobs = repository.reader_of(context, &view, record.sid);
     Ok(SnapshotReader::new(record, blobs, context.budget.total()))
+}
+
+/// The snapshot of a view that `spec` names.
+///
+/// # Errors
+/// As [`open_snapshot`].
+pub(super) fn find_snapshot(
+    view: &View,
+    spec: &SnapshotSpec,
+    filter: &SnapshotFilter,
+) -> Result<Arc<SnapshotRecord>> {
+    let all: Vec<_> = view.snapshots().cloned().collect();
+    spec.find(&all, &|s| filter.passes(s, &s.tags))
+        .map_err(|error| match view.damaged.first() {
+            // It may be there and unreadable: that is another message than "there is none".
+            Some((name, why)) if error.kind() == ErrorKind::NotFound => Error::new(
+                ErrorKind::Damaged,
+                "the snapshot is not among those that can be read, and some cannot",
+            )
+            .with("object", name)
+            .because(why.clone())
+            .hint("run `holdall check` to see what is damaged"),
+            _ => error,
+        })
 }

@@ -137,10 +137,7 @@ pub async fn ls(
         None => {
             let others = children(snapshot, Key::empty())
                 .try_filter(|record| futures::future::ready(!is_top(&record.key)));
-            let mut top: Key = files::PREFIX.into();
-            while let Some(only) = only_directory(snapshot, &top).await? {
-                top = only;
-            }
+            let top = shared_directory(snapshot).await?;
             // Files come before streams in key order; people look for streams first.
             Ok(others.chain(children(snapshot, top)).boxed())
         }
@@ -149,6 +146,18 @@ pub async fn ls(
 
 fn is_top(key: &Key) -> bool {
     files::path_of(key).is_some()
+}
+
+/// The deepest directory that all files of a snapshot share.
+///
+/// # Errors
+/// What reading the tree says.
+pub(super) async fn shared_directory(snapshot: &SnapshotReader) -> Result<Key> {
+    let mut top: Key = files::PREFIX.into();
+    while let Some(only) = only_directory(snapshot, &top).await? {
+        top = only;
+    }
+    Ok(top)
 }
 
 /// The directory below `directory`, if that is all there is.

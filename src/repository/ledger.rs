@@ -6,7 +6,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::collect::LedgerRecord;
 use crate::format::id::ObjectId;
 use crate::format::layout::{ObjectName, Prefix};
-use std::collections::HashSet;
+use futures::stream::{self, StreamExt};
+use std::collections::{HashMap, HashSet};
 
 /// The most rows of a kind in one record that this program writes.
 const ROWS_MAX: usize = 50_000;
@@ -14,10 +15,12 @@ const ROWS_MAX: usize = 50_000;
 /// How often the ledger is listed again because a record is gone that was listed.
 const TRIES: u32 = 16;
 
-/// What the ledger says.
+/// What the ledger says: of each pack, what the highest record that names it says.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    /// Packs that must not be used: quarantined by any record. A pack that was healed was stored anew, under another name.
+    /// Packs that were found right, and when, in seconds since 1970 by the clock of whoever looked.
+    pub(crate) verified: HashMap<ObjectId, i64>,
+    /// Packs that must not be used. One that was damaged only on its way is found right later, and is no longer among them.
     pub(crate) quarantined: HashSet<ObjectId>,
     /// Records that cannot be read, and why: which packs they name is not known.
     pub(crate) damaged: Vec<(ObjectName, Error)>,
@@ -49,10 +52,17 @@ impl Ledger {
 
     /// The name of a record that is gone, if one is.
     async fn try_read(repository: &Repository) -> Result<Result<Self, ObjectName>> {
+        let mut names = repository.list(Prefix::Ledger).await?;
+        // Name order is the order of their numbers.
+        names.sort_unstable();
+        let loads = names
+            .into_iter()
+            .map(|name| async move { (name, repository.load::<LedgerRecord>(name).await) });
+        let mut loads = stream::iter(loads).buffered(repository.concurrency());
         let mut ledger = Self::default();
-        for name in repository.list(Prefix::Ledger).await? {
-            match repository.load::<LedgerRecord>(name).await {
-                Ok(record) => ledger.quarantined.extend(record.quarantined),
+        while let Some((name, loaded)) = loads.next().await {
+            match loaded {
+                Ok(record) => ledger.overlay(&record),
                 Err(error) if super::view::is_damage(&error) => ledger.damaged.push((name, error)),
                 Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Err(name)),
                 Err(error) => return Err(error),
@@ -75,6 +85,18 @@ impl Ledger {
             .with("object", name)
             .because(error)
             .hint("run `holdall check --read-data`: once every pack is read, it replaces the record")),
+        }
+    }
+
+    /// Adds the record of the next higher number.
+    fn overlay(&mut self, record: &LedgerRecord) {
+        for (pack, at) in &record.verified {
+            self.quarantined.remove(pack);
+            self.verified.insert(*pack, *at);
+        }
+        for pack in &record.quarantined {
+            self.verified.remove(pack);
+            self.quarantined.insert(*pack);
         }
     }
 }
@@ -151,4 +173,34 @@ async fn put_one(
         ErrorKind::Conflict,
         "others write the ledger faster than this process",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::Time;
+
+    fn record(number: u32, verified: &[(u8, i64)], quarantined: &[u8]) -> LedgerRecord {
+        LedgerRecord {
+            number,
+            time: Time::default(),
+            nonce: [0; 16],
+            verified: verified.iter().map(|(n, at)| (ObjectId([*n; 32]), *at)).collect(),
+            quarantined: quarantined.iter().map(|n| ObjectId([*n; 32])).collect(),
+        }
+    }
+
+    #[test]
+    fn of_a_pack_the_highest_record_that_names_it_counts() {
+        let mut ledger = Ledger::default();
+        ledger.overlay(&record(0, &[(1, 10), (2, 10)], &[3, 4]));
+        ledger.overlay(&record(1, &[(3, 20)], &[2]));
+        ledger.overlay(&record(2, &[(1, 5), (5, 6)], &[5]));
+        let packs = |of: &[u8]| of.iter().map(|n| ObjectId([*n; 32])).collect::<HashSet<_>>();
+        assert_eq!(ledger.quarantined, packs(&[2, 4, 5]));
+        assert_eq!(
+            ledger.verified,
+            HashMap::from([(ObjectId([1; 32]), 5), (ObjectId([3; 32]), 20)])
+        );
+    }
 }

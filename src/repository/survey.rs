@@ -4,12 +4,17 @@
 
 mod data;
 mod missing;
+mod remember;
+mod without_key;
+
+pub use data::DataRequest;
+use data::is_chosen;
+pub use without_key::survey_without_key;
 
 use super::Repository;
 use super::index::PackNumber;
-use super::ledger::{self, Ledger};
 use super::log::Log;
-use crate::context::Context;
+use crate::context::{Context, Time};
 use crate::crypto::{open_record, open_run, read_slot_kind, slot_label};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Record;
@@ -22,17 +27,19 @@ use crate::format::note::StampedNote;
 use crate::format::repo_config::ConfigRecord;
 use crate::format::session::{ForgetRecord, SessionRecord};
 use crate::format::snapshot::Decision;
-use crate::store::Listed;
+use crate::store::{Listed, Store};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
+use remember::Memory;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Display;
 use std::sync::Arc;
 
 /// How much of the data packs is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReadData {
     /// None: their presence and sizes are compared with the index.
+    #[default]
     None,
     /// Those whose id falls into part `part` (from 1) of `of`.
     Part {
@@ -56,6 +63,68 @@ pub struct Finding {
     pub what: String,
     /// Whether data is lost or at risk; else it is worth knowing only.
     pub is_error: bool,
+    /// What of which snapshots it hits, where that was looked at.
+    pub hit: Option<Hit>,
+}
+
+/// What of snapshots cannot be restored because of something.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hit {
+    /// The snapshots, the first [`Hit::SNAPSHOTS_MAX`] by their full names.
+    pub snapshots: Vec<String>,
+    /// How many there are.
+    pub snapshots_all: u64,
+    /// Entries as people write them, the first [`Hit::PATHS_MAX`].
+    pub paths: Vec<String>,
+    /// Whether these are not all.
+    pub more_paths: bool,
+}
+
+impl Hit {
+    /// Snapshots that are named.
+    pub const SNAPSHOTS_MAX: usize = 100;
+    /// Entries that are named.
+    pub const PATHS_MAX: usize = 20;
+
+    /// Adds a snapshot that was not added before.
+    pub(crate) fn add_snapshot(&mut self, name: &str) {
+        self.snapshots_all += 1;
+        if self.snapshots.len() < Self::SNAPSHOTS_MAX {
+            self.snapshots.push(name.to_owned());
+        }
+    }
+
+    /// Adds an entry, unless it is named already.
+    pub(crate) fn add_path(&mut self, path: &str) {
+        if self.paths.iter().any(|known| known == path) {
+            return;
+        }
+        if self.paths.len() < Self::PATHS_MAX {
+            self.paths.push(path.to_owned());
+        } else {
+            self.more_paths = true;
+        }
+    }
+}
+
+impl Finding {
+    /// Data is lost or at risk.
+    pub fn error(object: impl Display, what: impl Display) -> Self {
+        Self {
+            object: object.to_string(),
+            what: what.to_string(),
+            is_error: true,
+            hit: None,
+        }
+    }
+
+    /// Worth knowing.
+    pub fn note(object: impl Display, what: impl Display) -> Self {
+        Self {
+            is_error: false,
+            ..Self::error(object, what)
+        }
+    }
 }
 
 /// What was looked at.
@@ -77,6 +146,12 @@ pub struct SurveyReport {
     pub blobs_verified: u64,
     /// Packs that are missing or damaged.
     pub bad_packs: Vec<ObjectId>,
+    /// Packs that were to be read and were not, because the time was up.
+    pub packs_left: u64,
+    /// Their bytes.
+    pub bytes_left: u64,
+    /// What the ledger says now of packs, if data was to be read.
+    pub reads: Option<Reads>,
     /// Packs that no finished session lists: left by interrupted runs, reused by the next ones.
     pub packs_unlisted: u64,
     /// Their bytes.
@@ -87,21 +162,22 @@ pub struct SurveyReport {
     pub bytes_void: u64,
 }
 
+/// When packs were read whole for the last time, by anyone who could write it down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reads {
+    /// Packs that never were.
+    pub never: u64,
+    /// The oldest of the last times, of the others.
+    pub oldest: Option<Time>,
+}
+
 impl SurveyReport {
     fn error(&mut self, object: impl Display, what: impl Display) {
-        self.findings.push(Finding {
-            object: object.to_string(),
-            what: what.to_string(),
-            is_error: true,
-        });
+        self.findings.push(Finding::error(object, what));
     }
 
     fn note(&mut self, object: impl Display, what: impl Display) {
-        self.findings.push(Finding {
-            object: object.to_string(),
-            what: what.to_string(),
-            is_error: false,
-        });
+        self.findings.push(Finding::note(object, what));
     }
 }
 
@@ -115,6 +191,8 @@ pub struct Survey<'a> {
     listed: HashMap<ObjectId, Arc<Tables>>,
     /// Packs that are read whatever else is.
     doubtful: HashSet<ObjectId>,
+    log: Log,
+    memory: Memory,
 }
 
 /// How often everything is listed again because a collector's round ended meanwhile.
@@ -130,7 +208,24 @@ impl<'a> Survey<'a> {
         context: &'a Context,
         read_data: ReadData,
     ) -> Result<SurveyReport> {
-        Self::look(repository, context, (read_data, &[])).await
+        let reads = read_data != ReadData::None;
+        let mut survey = Self::structure(repository, context, reads).await?;
+        if reads {
+            let request = DataRequest {
+                read_data,
+                ..DataRequest::default()
+            };
+            survey.read_data(request).await?;
+        }
+        survey.finish().await
+    }
+
+    /// Looks at everything but the content of data packs; packs with nodes are read whole, with their deltas if `deltas` says so.
+    ///
+    /// # Errors
+    /// What the store says when it cannot be read at all; damage is a finding.
+    pub async fn structure(repository: &'a Repository, context: &'a Context, deltas: bool) -> Result<Self> {
+        Self::look(repository, context, (deltas, &[])).await
     }
 
     /// Looks again after `before` has found something wrong while a collector ended a round: at all but the data that was read and
@@ -143,11 +238,16 @@ impl<'a> Survey<'a> {
         context: &'a Context,
         before: &SurveyReport,
     ) -> Result<SurveyReport> {
-        let again = Self::look(repository, context, (ReadData::None, &before.bad_packs)).await?;
+        let doubtful = &before.bad_packs;
+        let survey = Self::look(repository, context, (!doubtful.is_empty(), doubtful)).await?;
+        let again = survey.finish().await?;
         Ok(SurveyReport {
             packs_read: before.packs_read + again.packs_read,
             bytes_read: before.bytes_read + again.bytes_read,
             blobs_verified: before.blobs_verified + again.blobs_verified,
+            packs_left: before.packs_left,
+            bytes_left: before.bytes_left,
+            reads: before.reads,
             ..again
         })
     }
@@ -163,8 +263,8 @@ impl<'a> Survey<'a> {
     async fn look(
         repository: &'a Repository,
         context: &'a Context,
-        (read_data, doubtful): (ReadData, &[ObjectId]),
-    ) -> Result<SurveyReport> {
+        (deltas, doubtful): (bool, &[ObjectId]),
+    ) -> Result<Self> {
         let mut survey = Self {
             repository,
             context,
@@ -172,23 +272,24 @@ impl<'a> Survey<'a> {
             sizes: HashMap::new(),
             listed: HashMap::new(),
             doubtful: doubtful.iter().copied().collect(),
+            log: Log::default(),
+            memory: Memory::new(context.clock.now(), repository.store().is_writable()),
         };
-        let log = match survey.list_stably().await {
+        match survey.list_stably().await {
             Ok(log) => {
                 survey.missing(&log).await?;
-                log
+                survey.log = log;
             }
             Err(error) if super::view::is_damage(&error) => {
                 let object = error.context("object").unwrap_or("gc/").to_owned();
                 survey.report.error(object, error);
-                Log::default()
             }
             Err(error) => return Err(error),
-        };
-        survey.void(&log);
-        survey.records(&log).await?;
-        survey.packs(&log, read_data).await?;
-        Ok(survey.report)
+        }
+        survey.void();
+        survey.records().await?;
+        survey.packs(deltas).await?;
+        Ok(survey)
     }
 
     /// Lists everything, with the log that it was listed under.
@@ -205,6 +306,20 @@ impl<'a> Survey<'a> {
             self.report = SurveyReport::default();
             self.sizes.clear();
         }
+    }
+
+    /// What was found so far.
+    pub fn report(&self) -> &SurveyReport {
+        &self.report
+    }
+
+    /// Ends the survey: what was found damaged, and what was verified, is written into the ledger, if the store lets.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn finish(mut self) -> Result<SurveyReport> {
+        self.remember_all().await?;
+        Ok(self.report)
     }
 
     async fn list(&mut self) -> Result<()> {
@@ -224,9 +339,9 @@ impl<'a> Survey<'a> {
     }
 
     /// Counts what is left of collections.
-    fn void(&mut self, log: &Log) {
+    fn void(&mut self) {
         for (name, size) in &self.sizes {
-            if super::collect::may_go(log, name) {
+            if super::collect::may_go(&self.log, name) {
                 self.report.objects_void += 1;
                 self.report.bytes_void += size;
             }
@@ -234,7 +349,7 @@ impl<'a> Survey<'a> {
     }
 
     /// Reads every object but packs from the store, and decodes it.
-    async fn records(&mut self, log: &Log) -> Result<()> {
+    async fn records(&mut self) -> Result<()> {
         let mut names: Vec<ObjectName> = self
             .sizes
             .keys()
@@ -252,19 +367,22 @@ impl<'a> Survey<'a> {
             self.context.check_cancelled()?;
             match got {
                 Ok(bytes) => {
-                    if let Err(error) = self.record(log, name, &bytes) {
+                    if let Err(error) = self.record(name, &bytes) {
                         self.report.error(name, error);
                     }
                 }
                 // Deleted by a collector between list and get.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    let error = only_this_object(self.repository.store(), error).await?;
+                    self.report.error(name, error);
+                }
             }
         }
         Ok(())
     }
 
-    fn record(&mut self, log: &Log, name: ObjectName, bytes: &Bytes) -> Result<()> {
+    fn record(&mut self, name: ObjectName, bytes: &Bytes) -> Result<()> {
         let repository = self.repository;
         let keyring = repository.keyring();
         match name {
@@ -280,8 +398,8 @@ impl<'a> Survey<'a> {
             }
             ObjectName::SessionRun(..) | ObjectName::CollectorRun(..) => {
                 let tables = open_run(keyring, &name, bytes)?;
-                if log.is_valid(&name) {
-                    self.run_record(log, name, &tables);
+                if self.log.is_valid(&name) {
+                    self.run_record(name, &tables);
                 }
                 Ok(())
             }
@@ -308,8 +426,8 @@ impl<'a> Survey<'a> {
     }
 
     /// A pack that the newest round killed may still stand in a run of a young session: it is gone, or may go.
-    fn run_record(&mut self, log: &Log, name: ObjectName, tables: &Tables) {
-        let mut builder = super::index::IndexBuilder::new(log.dead.clone());
+    fn run_record(&mut self, name: ObjectName, tables: &Tables) {
+        let mut builder = super::index::IndexBuilder::new(self.log.dead.clone());
         builder.add(tables, false);
         let index = builder.finish();
         let all: BTreeSet<PackNumber> = (0u32..)
@@ -331,18 +449,8 @@ impl<'a> Survey<'a> {
         }
     }
 
-    async fn packs(&mut self, log: &Log, read_data: ReadData) -> Result<()> {
-        let present: HashMap<ObjectId, u64> = self
-            .sizes
-            .iter()
-            .filter_map(|(n, s)| {
-                if let ObjectName::Pack(id) = n {
-                    Some((*id, *s))
-                } else {
-                    None
-                }
-            })
-            .collect();
+    async fn packs(&mut self, deltas: bool) -> Result<()> {
+        let present = self.present();
         self.report.packs = present.len() as u64;
         let mut listed: Vec<_> = self.listed.iter().collect();
         listed.sort_unstable_by_key(|(id, _)| **id);
@@ -365,76 +473,40 @@ impl<'a> Survey<'a> {
         }
         let mut wanted = Vec::new();
         for (id, size) in &present {
-            let rows = self.listed.get(id);
-            if log.dead.contains(id) {
+            if self.log.dead.contains(id) {
                 continue;
             }
+            let rows = self.listed.get(id);
             if rows.is_none() {
                 self.report.packs_unlisted += 1;
                 self.report.bytes_unlisted += size;
             }
             let has_nodes = rows.is_some_and(|rows| rows.entries.iter().any(|e| e.kind != BlobKind::Data));
-            if has_nodes || self.doubtful.contains(id) || self.is_chosen(id, read_data)? {
+            if has_nodes || self.doubtful.contains(id) {
                 wanted.push(*id);
             }
         }
         wanted.sort_unstable();
-        self.read_packs(&wanted, read_data).await
+        self.read_packs(wanted, deltas, None).await.map(drop)
     }
 
-    fn is_chosen(&self, id: &ObjectId, read_data: ReadData) -> Result<bool> {
-        let [a, b, c, d, ..] = id.0;
-        let number = u32::from_be_bytes([a, b, c, d]);
-        Ok(match read_data {
-            ReadData::None => false,
-            ReadData::All => true,
-            ReadData::Part { part, of } => number % of.max(1) + 1 == part,
-            ReadData::Percent(percent) => {
-                u32::from_le_bytes(self.context.random.bytes()?) % 100 < u32::from(percent)
-            }
-        })
-    }
-
-    /// Writes into the ledger what was verified, and what was found damaged: writers rest on none of these, and store what
-    /// they hold again. Only where the store can be written to.
-    async fn remember(&mut self, verified: Vec<(ObjectId, i64)>, read_data: ReadData) -> Result<()> {
-        let mut bad = self.report.bad_packs.clone();
-        bad.sort_unstable();
-        bad.dedup();
-        let known = Ledger::read(self.repository).await?;
-        bad.retain(|pack| !known.quarantined.contains(pack));
-        let replaced = known.damaged.into_iter().filter(|(name, error)| {
-            // Every pack that such a record can name was listed after it, and has been read.
-            read_data == ReadData::All && error.kind() == ErrorKind::Damaged && self.sizes.contains_key(name)
-        });
-        let replaced: Vec<ObjectName> = replaced.map(|(name, _)| name).collect();
-        let nothing = verified.is_empty() && bad.is_empty() && replaced.is_empty();
-        if nothing || !self.repository.store().is_writable() {
-            return Ok(());
-        }
-        let written = async {
-            ledger::put(self.repository, self.context, &verified, &bad).await?;
-            for name in &replaced {
-                self.repository.store().delete(name).await?;
-            }
-            Ok(())
+    /// The packs in the store, with their sizes.
+    fn present(&self) -> HashMap<ObjectId, u64> {
+        let pack = |(name, size): (&ObjectName, &u64)| match name {
+            ObjectName::Pack(id) => Some((*id, *size)),
+            _ => None,
         };
-        match written.await {
-            Ok(()) => {
-                for name in replaced {
-                    self.repository.cache().forget_seen(&[name]);
-                    self.report
-                        .note(name, "was replaced by what this check has found of every pack");
-                }
-                Ok(())
-            }
-            Err(error) if matches!(Error::kind(&error), ErrorKind::Denied | ErrorKind::StoreFull) => {
-                let what =
-                    "what was checked could not be written into the ledger: the next check begins anew";
-                self.report.note("ledger/", format!("{what} ({error})"));
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
+        self.sizes.iter().filter_map(pack).collect()
+    }
+}
+
+/// Gives an error back if it is of one object only: a sector that cannot be read must not end the look at all others.
+async fn only_this_object(store: &Store, error: Error) -> Result<Error> {
+    if error.kind() != ErrorKind::Unreachable {
+        return Err(error);
+    }
+    match store.get(&ObjectName::Marker).await {
+        Ok(_) => Ok(error),
+        Err(_) => Err(error),
     }
 }

@@ -26,7 +26,7 @@ enum Base {
 }
 
 /// What a snapshot must be like to be considered.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotFilter {
     /// The host that wrote it.
     pub host: Option<String>,

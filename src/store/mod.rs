@@ -25,7 +25,7 @@ mod wire;
 
 pub use location::Location;
 pub use options::{Access, Retry, S3Options, StoreOptions, Timeouts};
-pub use probe::{Capability, Race};
+pub use probe::{Capability, Race, Trial};
 pub use put::Put;
 pub use read::{Listed, ObjectInfo};
 pub use secret::Secret;

@@ -1,12 +1,13 @@
 //! What a store can do: put-if-absent is tried, never believed.
 
-use super::Store;
 use super::fault::{Attempt, Class, classify};
 use super::retry::Tries;
+use super::{Listed, Store};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::layout::ObjectName;
+use crate::format::layout::{ObjectName, Prefix};
 use bytes::Bytes;
+use futures::StreamExt;
 use futures::future::join_all;
 use object_store::Attributes;
 
@@ -31,6 +32,18 @@ pub enum Race {
     Broken,
     /// No round could be run: the probe's names are taken and cannot be deleted, or others probed at the same time.
     Inconclusive,
+}
+
+/// What an object showed that was put, listed and deleted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Trial {
+    /// Whether a listing that began after the put had it.
+    pub listed: bool,
+    /// Whether a listing that began after the delete had it no more; nothing if deleting is not allowed.
+    pub vanished: Option<bool>,
+    /// Seconds by which this machine's clock is ahead of the store's, as far as one request can tell: 0 if the store's time lies between
+    /// before and after.
+    pub clock_ahead: i64,
 }
 
 /// The names that races use are `reserve/128` to `reserve/255`: their content means nothing to anyone.
@@ -89,6 +102,54 @@ impl Store {
         Ok(outcome)
     }
 
+    /// Puts an object of a probe, lists it, deletes it if that is allowed, and lists again. Nothing if every name that was tried is taken.
+    ///
+    /// # Errors
+    /// As [`Store::put_new`] and [`Store::list`].
+    pub async fn trial(&self, context: &Context) -> Result<Option<Trial>> {
+        for _ in 0..8 {
+            let [pick] = context.random.bytes::<1>()?;
+            let name = ObjectName::Reserve(RACE_FIRST | pick);
+            let body = probe_body(context)?;
+            let before = context.clock.now().seconds;
+            if !self.put_new(&name, body).await?.is_mine() {
+                continue;
+            }
+            let after = context.clock.now().seconds;
+            let listed = self.lists(&name).await?;
+            let stored = self.head(&name).await?.last_modified.seconds;
+            let vanished = match self.delete(&name).await {
+                Ok(()) => Some(!self.lists(&name).await?),
+                Err(error) if error.kind() == ErrorKind::Denied => None,
+                Err(error) => return Err(error),
+            };
+            // The store's times may be of whole seconds.
+            let clock_ahead = if stored < before - 1 {
+                before - stored
+            } else if stored > after + 1 {
+                after - stored
+            } else {
+                0
+            };
+            return Ok(Some(Trial {
+                listed,
+                vanished,
+                clock_ahead,
+            }));
+        }
+        Ok(None)
+    }
+
+    async fn lists(&self, name: &ObjectName) -> Result<bool> {
+        let mut listed = self.list(Prefix::Reserve);
+        while let Some(item) = listed.next().await {
+            if matches!(item?, Listed::Object(info) if info.name == *name) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     async fn race(&self, context: &Context) -> Result<Race> {
         let [pick] = context.random.bytes::<1>()?;
         let name = ObjectName::Reserve(RACE_FIRST | pick);
@@ -97,8 +158,7 @@ impl Store {
         let path = self.path(&text);
         let mut bodies = Vec::with_capacity(RACERS);
         for _ in 0..RACERS {
-            let salt = crate::format::id::hex(&context.random.bytes::<32>()?);
-            bodies.push(Bytes::from(format!("holdall probe, may be deleted\n{salt}\n")));
+            bodies.push(probe_body(context)?);
         }
         let answers = join_all(
             bodies
@@ -138,4 +198,9 @@ impl Store {
             _ => Race::Inconclusive,
         })
     }
+}
+
+fn probe_body(context: &Context) -> Result<Bytes> {
+    let salt = crate::format::id::hex(&context.random.bytes::<32>()?);
+    Ok(Bytes::from(format!("holdall probe, may be deleted\n{salt}\n")))
 }

@@ -147,6 +147,7 @@ pub async fn check_all(context: &Context, repository: &Repository) -> Result<Che
         repository,
         CheckRequest {
             read_data: ReadData::All,
+            ..CheckRequest::default()
         },
     )
     .await

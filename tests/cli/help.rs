@@ -2,7 +2,7 @@
 
 use crate::Sandbox;
 
-const VERBS: [&str; 20] = [
+const VERBS: [&str; 23] = [
     "init",
     "snapshot",
     "list",
@@ -14,6 +14,9 @@ const VERBS: [&str; 20] = [
     "check",
     "copy",
     "repair",
+    "status",
+    "doctor",
+    "stats",
     "forget",
     "prune",
     "tag",

@@ -3,8 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "what must not happen in a test ends it")]
 
+mod check;
 mod failures;
 mod forget;
+mod health;
 mod help;
 mod history;
 mod interrupts;
@@ -13,6 +15,7 @@ mod manners;
 mod pipes;
 mod prune;
 mod second;
+mod stats;
 mod streams;
 mod verbs;
 

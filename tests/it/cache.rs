@@ -97,6 +97,7 @@ async fn a_second_snapshot_on_a_server_fetches_no_node_pack() {
         &repository,
         CheckRequest {
             read_data: ReadData::None,
+            ..CheckRequest::default()
         },
     )
     .await

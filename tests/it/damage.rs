@@ -197,9 +197,16 @@ async fn check(world: &World, context: &Context, read_data: ReadData, cache: Opt
         });
         match opened.await {
             Ok(repository) => {
-                let report = ops::check(context, &repository, CheckRequest { read_data })
-                    .await
-                    .unwrap();
+                let report = ops::check(
+                    context,
+                    &repository,
+                    CheckRequest {
+                        read_data,
+                        ..CheckRequest::default()
+                    },
+                )
+                .await
+                .unwrap();
                 let findings = report
                     .findings
                     .into_iter()

@@ -9,6 +9,7 @@
 
 mod bounds;
 mod cache;
+mod check;
 mod collect;
 mod collect_crash;
 mod collect_damage;
@@ -28,5 +29,6 @@ mod repair;
 mod requests;
 mod round_trip;
 mod s3;
+mod status;
 mod stores;
 mod world;

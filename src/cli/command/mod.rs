@@ -6,6 +6,7 @@ pub(super) mod completions;
 pub(super) mod copy;
 pub(super) mod demo;
 pub(super) mod diff;
+pub(super) mod doctor;
 pub(super) mod find;
 pub(super) mod forget;
 pub(super) mod init;
@@ -17,6 +18,8 @@ pub(super) mod prune;
 pub(super) mod repair;
 pub(super) mod restore;
 pub(super) mod snapshot;
+pub(super) mod stats;
+pub(super) mod status;
 pub(super) mod tag;
 
 use super::app::App;

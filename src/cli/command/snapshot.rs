@@ -17,6 +17,7 @@ use crate::ops::{self, SnapshotReport, SnapshotRequest};
 use crate::snapshot::{DeltaPolicy, SnapshotSpec};
 use crate::store::Location;
 use database::DatabaseArgs;
+pub(in crate::cli) use database::environment_url;
 use serde_json::json;
 use std::ffi::OsString;
 use std::io::{IsTerminal, Read};

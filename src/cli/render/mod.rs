@@ -6,7 +6,7 @@ mod table;
 
 pub(super) use json::{line, lines};
 pub(super) use progress::Progress;
-pub(super) use table::{Table, bytes, compared, count, local_time, ratio, seconds};
+pub(super) use table::{Table, age, bytes, compared, count, local_time, ratio, seconds, share, wrapped};
 
 use crate::error::{Error, escape};
 use std::io::{self, IsTerminal, Write};

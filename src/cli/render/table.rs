@@ -65,6 +65,27 @@ fn cut(line: &str, width: Option<usize>) -> String {
     }
 }
 
+/// A text in lines of at most `width` characters, those after the first behind `indent` spaces. Words are not cut. The first line is taken
+/// to begin behind as many characters.
+pub(in crate::cli) fn wrapped(text: &str, width: usize, indent: usize) -> String {
+    let mut out = String::new();
+    let mut column = indent;
+    for word in text.split(' ') {
+        let len = word.chars().count();
+        if column > indent && column + 1 + len > width {
+            out.push('\n');
+            out.push_str(&" ".repeat(indent));
+            column = indent;
+        } else if column > indent {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += len;
+    }
+    out
+}
+
 /// Bytes, as `1.2 GiB`.
 pub(in crate::cli) fn bytes(n: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -126,6 +147,21 @@ pub(in crate::cli) fn ratio(read: u64, stored: u64) -> String {
     }
 }
 
+/// A part of a whole: `12.5 %`.
+pub(in crate::cli) fn share(part: u64, whole: u64) -> String {
+    format!("{:.1} %", 100.0 * part as f64 / whole.max(1) as f64)
+}
+
+/// How long ago: `5 min`, `7 h`, `3 days`.
+pub(in crate::cli) fn age(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
 /// How `stored` compares with `read`, truthfully: `4.6× smaller than read`, `1.2× as large as read`.
 pub(in crate::cli) fn compared(read: u64, stored: u64) -> String {
     if stored > read && read > 0 {
@@ -173,6 +209,13 @@ mod tests {
             (ratio(10, 4), ratio(5, 0), ratio(100_000, 10)),
             ("2.5×".into(), "–".into(), "10000×".into())
         );
+        assert_eq!((share(1, 8), share(1, 0)), ("12.5 %".into(), "100.0 %".into()));
+        assert_eq!(
+            (age(119), age(7_199), age(26 * 3_600), age(200_000)),
+            ("119 s".into(), "119 min".into(), "26 h".into(), "2 days".into())
+        );
+        assert_eq!(wrapped("ab cd efghijkl m", 9, 2), "ab cd\n  efghijkl\n  m");
+        assert_eq!(wrapped("ab cd", usize::MAX, 2), "ab cd");
         assert_eq!(compared(10, 4), "2.5× smaller than read");
         assert_eq!(compared(4, 10), "2.5× as large as read");
     }

@@ -10,10 +10,11 @@ use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::{BlobId, ObjectId, SessionId};
 use crate::format::index::BlobKind;
+use crate::format::limits::CHAIN_MAX;
 use bytes::Bytes;
 use fetch::Blocks;
 use futures::stream::{self, StreamExt, TryStreamExt};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, RwLock};
 
 /// Blobs up to this size are verified where they are read, in bytes.
@@ -55,6 +56,16 @@ struct Bad {
     blocks: HashSet<u32>,
     /// Copies, by block and offset, that are not what their id says.
     copies: HashSet<(u32, u32)>,
+}
+
+impl Bad {
+    fn allows(&self, index: &Index, copy: &Copy) -> bool {
+        let number = Index::block_number(copy);
+        let block = index.block(copy);
+        block.is_some_and(|block| !self.packs.contains(&block.pack))
+            && !self.blocks.contains(&number)
+            && !self.copies.contains(&(number, copy.offset))
+    }
 }
 
 /// What a failed read shows to be bad.
@@ -235,6 +246,30 @@ impl BlobReader {
         *id == BlobId::HOLE || self.state().is_ok_and(|state| state.chain(id).is_some())
     }
 
+    /// Packs because of which a blob cannot be read: of its copies, and of the bases of its deltas. None if no entry is left for it.
+    pub fn blame(&self, id: &BlobId) -> BTreeSet<ObjectId> {
+        let mut packs = BTreeSet::new();
+        let Ok(state) = self.state() else { return packs };
+        let (mut open, mut seen) = (vec![*id], HashSet::from([*id]));
+        while let Some(id) = open.pop() {
+            for copy in state.index.copies(&id) {
+                let pack = state
+                    .index
+                    .block(copy)
+                    .and_then(|block| state.index.pack(block.pack));
+                if !state.allows(copy) {
+                    packs.extend(pack.map(|pack| pack.id));
+                } else if let Some(base) = state.index.base(copy)
+                    && seen.len() <= CHAIN_MAX
+                    && seen.insert(base)
+                {
+                    open.push(base);
+                }
+            }
+        }
+        packs
+    }
+
     async fn read_chain(
         &self,
         state: &State,
@@ -334,16 +369,13 @@ impl State {
 
     fn chain(&self, id: &BlobId) -> Option<Vec<Copy>> {
         let bad = self.bad.read().ok()?;
-        let allowed = |copy: &Copy| {
-            let number = Index::block_number(copy);
-            let block = self.index.block(copy);
-            block.is_some_and(|block| !bad.packs.contains(&block.pack))
-                && !bad.blocks.contains(&number)
-                && !bad.copies.contains(&(number, copy.offset))
-        };
         self.index
-            .chain(id, &allowed)
+            .chain(id, &|copy| bad.allows(&self.index, copy))
             .map(|chain| chain.into_iter().copied().collect())
+    }
+
+    fn allows(&self, copy: &Copy) -> bool {
+        self.bad.read().is_ok_and(|bad| bad.allows(&self.index, copy))
     }
 
     fn condemn(&self, blame: Blame) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Reading packs to prove them: their hash, their directory, every whole blob against its id, every delta with its base.
 
-use super::Survey;
-use crate::context::Context;
+use super::{Survey, only_this_object};
+use crate::context::{Context, Time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::format::error::DecodeError;
@@ -10,15 +10,89 @@ use crate::format::id::ObjectId;
 use crate::format::index::Tables;
 use crate::format::layout::ObjectName;
 use crate::repository::delta::apply_delta;
+use crate::repository::ledger::Ledger;
+use crate::repository::log::Log;
 use crate::repository::pack::{StoredDelta, open_pack};
 use crate::repository::view::is_damage;
 use crate::repository::{BlobReader, ReadData, Repository};
 use futures::stream::{self, StreamExt};
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Which packs are read whole, and until when.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DataRequest {
+    /// Of which packs.
+    pub read_data: ReadData,
+    /// Only those that were not verified in so many seconds.
+    pub max_age: Option<u64>,
+    /// No pack is begun that would not be read by then, judged by the slowest one so far.
+    pub until: Option<Time>,
+}
+
+impl DataRequest {
+    /// Whether it makes sense only if what is verified is written down.
+    fn needs_memory(&self) -> bool {
+        self.max_age.is_some() || self.until.is_some()
+    }
+}
 
 impl Survey<'_> {
-    /// Reads packs and proves what is in them, deltas too unless only nodes are looked for.
-    pub(super) async fn read_packs(&mut self, wanted: &[ObjectId], read_data: ReadData) -> Result<()> {
+    /// Reads data packs, those first that were never verified, then those whose verification is the oldest. What is verified is written
+    /// into the ledger on the way, so that a run that ends early, however it ends, is continued by the next.
+    ///
+    /// # Errors
+    /// What the store says when it cannot be read at all; damage is a finding.
+    pub async fn read_data(&mut self, request: DataRequest) -> Result<()> {
+        let mut ledger = Ledger::read(self.repository).await?;
+        let now = self.context.clock.now();
+        let present = self.present();
+        let read: HashSet<ObjectId> = self.memory.verified().collect();
+        let bad: HashSet<ObjectId> = self.report.bad_packs.iter().copied().collect();
+        let mut due = Vec::new();
+        for (id, size) in &present {
+            let verified = ledger.verified_at(id, now);
+            let is_young = request.max_age.zip(verified).is_some_and(|(age, at)| {
+                now.seconds.saturating_sub(at) < i64::try_from(age).unwrap_or(i64::MAX)
+            });
+            let is_settled = self.log.dead.contains(id) || read.contains(id) || bad.contains(id);
+            if !is_settled && !is_young && is_chosen(self.context, id, request.read_data)? {
+                due.push((verified, *id, *size));
+            }
+        }
+        due.sort_unstable();
+        let total: u64 = due.iter().map(|(.., size)| *size).sum();
+        self.context.emit(&Event::PhaseStarted {
+            phase: "read data",
+            entries: None,
+            bytes: Some(total),
+        });
+        self.memory.is_wanted |= request.needs_memory();
+        let packs: Vec<ObjectId> = due.iter().map(|(_, id, _)| *id).collect();
+        let begun = self.read_packs(packs, true, request.until).await?;
+        self.context.emit(&Event::PhaseEnded { phase: "read data" });
+        let left = due.get(begun..).unwrap_or_default();
+        self.memory.is_all =
+            request.read_data == ReadData::All && request.max_age.is_none() && left.is_empty();
+        self.report.packs_left = left.len() as u64;
+        self.report.bytes_left = left.iter().map(|(.., size)| *size).sum();
+        let done = self.memory.verified().map(|id| (id, now.seconds));
+        ledger.verified.extend(done);
+        let listed = present.into_keys().filter(|id| self.listed.contains_key(id));
+        let reads = ledger.reads(listed, now);
+        self.report.reads = Some(reads);
+        Ok(())
+    }
+
+    /// Reads packs and proves what is in them. Gives how many were begun before the time was up.
+    pub(super) async fn read_packs(
+        &mut self,
+        packs: Vec<ObjectId>,
+        deltas: bool,
+        until: Option<Time>,
+    ) -> Result<usize> {
         // Each pack in flight is held whole, sealed and one block open: the budget says how many.
         let at_once = usize::try_from(self.context.budget.total() / (48 << 20))
             .unwrap_or(1)
@@ -26,44 +100,120 @@ impl Survey<'_> {
         let (repository, context) = (self.repository.clone(), self.context.clone());
         // Without a view nothing can be said of bases; that it is damaged is told where it is read.
         let bases = match self.repository.view(self.context).await {
-            Ok(view) if read_data != ReadData::None || !self.doubtful.is_empty() => {
-                Some(repository.reader_of_store(&context, &view))
-            }
-            _ => None,
+            Ok(view) => deltas.then(|| repository.reader_of_store(&context, &view)),
+            Err(error) if is_damage(&error) => None,
+            Err(error) => return Err(error),
         };
-        let reads = wanted.iter().map(|id| {
-            let (repository, context, id) = (repository.clone(), context.clone(), *id);
-            let bases = bases.clone();
-            let expected = self.listed.get(&id).cloned();
-            async move { (id, read_pack(&repository, &context, (id, expected), bases).await) }
-        });
-        let reads: Vec<_> = reads.collect();
-        let mut reads = stream::iter(reads).buffered(at_once);
-        let mut verified = Vec::new();
+        // Only a look at the deltas too is one at the whole pack.
+        let is_whole = bases.is_some();
+        let pace = Pace::new(self.context, until);
+        let expected = packs.iter().map(|id| (*id, self.listed.get(id).cloned()));
+        let expected: Vec<_> = expected.collect();
+        let time = pace.clone();
+        let expected = expected.into_iter().take_while(move |_| time.allows_another());
+        let mut reads = stream::iter(expected)
+            .map(|(id, expected)| {
+                let (repository, context) = (repository.clone(), context.clone());
+                let (bases, pace) = (bases.clone(), pace.clone());
+                async move {
+                    let began = context.clock.now();
+                    let read = read_pack(&repository, &context, (id, expected), bases).await;
+                    pace.took(context.clock.now().seconds_since(began));
+                    (id, read)
+                }
+            })
+            .buffered(at_once);
+        let (mut begun, mut gone) = (0, Vec::new());
         while let Some((id, read)) = reads.next().await {
             self.context.check_cancelled()?;
+            begun += 1;
             match read {
                 Ok((bytes, blobs)) => {
                     self.report.packs_read += 1;
                     self.report.bytes_read += bytes;
                     self.report.blobs_verified += blobs;
                     self.context.emit(&Event::Progress { bytes });
-                    verified.push((id, self.context.clock.now().seconds));
-                }
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    // A collector may have taken a pack that nothing lists.
-                    if self.listed.contains_key(&id) {
-                        self.report.error(ObjectName::Pack(id), "is missing");
+                    if is_whole {
+                        self.verified(id).await?;
                     }
                 }
-                Err(error) if is_damage(&error) => {
+                Err(error) if error.kind() == ErrorKind::NotFound => gone.push(id),
+                Err(error) => {
+                    let error = if is_damage(&error) {
+                        error
+                    } else {
+                        only_this_object(self.repository.store(), error).await?
+                    };
                     self.report.bad_packs.push(id);
                     self.report.error(ObjectName::Pack(id), error);
                 }
-                Err(error) => return Err(error),
             }
         }
-        self.remember(verified, read_data).await
+        drop(reads);
+        self.settle_gone(gone).await?;
+        Ok(begun)
+    }
+
+    /// Packs that were listed and are gone: a collector may have taken them since. They are missing only if they are needed now.
+    async fn settle_gone(&mut self, gone: Vec<ObjectId>) -> Result<()> {
+        let mut listed: HashSet<ObjectId> = gone.iter().copied().collect();
+        listed.retain(|id| self.listed.contains_key(id));
+        if listed.is_empty() {
+            return Ok(());
+        }
+        if Log::read(self.repository).await?.newest != self.log.newest {
+            let view = self.repository.view(self.context).await?;
+            let now: HashSet<ObjectId> = view.index.packs().iter().map(|pack| pack.id).collect();
+            listed.retain(|id| now.contains(id));
+        }
+        for id in gone.into_iter().filter(|id| listed.contains(id)) {
+            self.report.bad_packs.push(id);
+            self.report.error(ObjectName::Pack(id), "is missing");
+        }
+        Ok(())
+    }
+}
+
+/// Whether a pack is among those to be read.
+pub(super) fn is_chosen(context: &Context, id: &ObjectId, read_data: ReadData) -> Result<bool> {
+    let [a, b, c, d, ..] = id.0;
+    let number = u32::from_be_bytes([a, b, c, d]);
+    Ok(match read_data {
+        ReadData::None => false,
+        ReadData::All => true,
+        ReadData::Part { part, of } => number % of.max(1) + 1 == part,
+        ReadData::Percent(percent) => u32::from_le_bytes(context.random.bytes()?) % 100 < u32::from(percent),
+    })
+}
+
+/// Whether there is time for another pack.
+#[derive(Clone)]
+struct Pace {
+    context: Context,
+    until: Option<Time>,
+    /// The slowest pack so far, in milliseconds.
+    slowest: Arc<AtomicU64>,
+}
+
+impl Pace {
+    fn new(context: &Context, until: Option<Time>) -> Self {
+        Self {
+            context: context.clone(),
+            until,
+            slowest: Arc::default(),
+        }
+    }
+
+    fn took(&self, seconds: f64) {
+        let took = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+        let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        self.slowest.fetch_max(took, Ordering::Relaxed);
+    }
+
+    fn allows_another(&self) -> bool {
+        let Some(until) = self.until else { return true };
+        let left = until.seconds_since(self.context.clock.now());
+        left > Duration::from_millis(self.slowest.load(Ordering::Relaxed)).as_secs_f64()
     }
 }
 

@@ -22,6 +22,12 @@ pub trait Marker: Send {
     /// A chunk of the entry that was told last. Holes are not told.
     fn data(&mut self, chunk: &BlobRef);
 
+    /// A new node is read now: what it holds follows, and then [`Self::leave`].
+    fn enter(&mut self, _: BlobId) {}
+
+    /// The node that was entered last, and not left yet, was visited with all below it.
+    fn leave(&mut self) {}
+
     /// An entry of a new leaf; its lists and chunks follow.
     fn entry(&mut self, _: &EntryRecord) {}
 
@@ -47,24 +53,33 @@ pub async fn walk(source: &dyn NodeSource, root: &RootRecord, marker: &mut dyn M
     while let Some(claims) = path.last_mut() {
         let Some(claim) = claims.pop() else {
             path.pop();
+            // The lowest of the path is no node's.
+            if !path.is_empty() {
+                marker.leave();
+            }
             continue;
         };
         if claims.len().is_multiple_of(READ_AHEAD) {
             name_ahead(source, claims, READ_AHEAD);
         }
+        marker.enter(claim.id);
         match claim.load(source).await {
             Ok(Node::Leaf(entries)) => {
                 for entry in &entries {
                     marker.entry(entry);
                     walk_content(source, entry, marker).await?;
                 }
+                marker.leave();
             }
             Ok(node @ Node::Inner { .. }) => {
                 let children = new_children(&node, &claim, marker);
                 name_ahead(source, &children, children.len() % READ_AHEAD);
                 path.push(children);
             }
-            Err(error) => marker.failed(error)?,
+            Err(error) => {
+                marker.failed(error)?;
+                marker.leave();
+            }
         }
     }
     Ok(())

@@ -156,7 +156,10 @@ impl DatabaseArgs {
 }
 
 /// The address that the environment names.
-fn environment_url() -> Result<Option<String>> {
+///
+/// # Errors
+/// `Invalid` if it is named twice, or cannot be read.
+pub(in crate::cli) fn environment_url() -> Result<Option<String>> {
     if let Some(url) = environment::secret("HOLDALL_DB_URL", "HOLDALL_DB_URL_FILE")? {
         return Ok(Some(url.to_string()));
     }

@@ -1,0 +1,193 @@
+//! `holdall status`.
+
+use super::Filter;
+use crate::cli::app::App;
+use crate::cli::exit::{DAMAGED, DONE, Ended, OVERDUE, reported};
+use crate::cli::parse;
+use crate::cli::render::{self, Table};
+use crate::cli::repo::{self, Access};
+use crate::context::Time;
+use crate::error::escape;
+use crate::ops::{self, OpenRun, Overdue, ProjectStatus, StatusReport, StatusRequest};
+use serde_json::{Value, json};
+
+/// Arguments of `status`.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Examples:\n  \
+    holdall status\n  \
+    holdall status --max-age 26h                  (for a monitor of nightly snapshots: exit code 4 when one is overdue)\n  \
+    holdall status --project shop --max-age 8d\n\n\
+    One line for each project; what was kept without --project is told by host and sources. With --max-age, a project is overdue if its \
+    newest complete snapshot is older, or if there is none. Damaged objects are exit code 13.")]
+pub(in crate::cli) struct Args {
+    #[command(flatten)]
+    filter: Filter,
+    /// A project without a complete snapshot for so long is overdue (26h, 8d)
+    #[arg(long, value_name = "AGE", value_parser = parse::seconds)]
+    max_age: Option<u64>,
+}
+
+pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
+    let request = StatusRequest {
+        filter: args.filter.to_filter(),
+        max_age: args.max_age,
+    };
+    let repository = repo::open(app, Access::ReadOnly).await?;
+    let report = ops::status(&app.context, &repository, &request).await?;
+    app.progress.end();
+    let is_overdue = report.is_overdue(&request);
+    let code = match (report.damaged.is_empty(), is_overdue) {
+        (false, _) => DAMAGED,
+        (true, true) => OVERDUE,
+        (true, false) => DONE,
+    };
+    for (object, why) in &report.damaged {
+        app.warning(&format!(
+            "{object} cannot be read, and a snapshot may be missing here: {why}"
+        ));
+    }
+    let told = if app.json() {
+        render::line(&value(&report, is_overdue))
+    } else {
+        let told = render::print(&text(&report));
+        remarks(app, &report, &request);
+        told
+    };
+    reported(code, told)
+}
+
+fn value(report: &StatusReport, is_overdue: bool) -> Value {
+    json!({
+        "overdue": is_overdue,
+        "projects": report.projects.iter().map(|project| {
+            let record = &project.newest.record;
+            json!({
+                "name": project.name,
+                "project": record.project,
+                "hostname": record.host,
+                "snapshot_id": record.sid.name(),
+                "time": project.made.to_rfc3339(),
+                "age_seconds": project.age,
+                "size": record.root.bytes,
+                "data_added_packed": record.statistics.bytes_stored,
+                "status": outcome(project),
+                "incidents": record.incident_count,
+                "complete_id": project.complete.map(|(sid, _)| sid.name()),
+                "complete_age_seconds": project.complete.map(|(_, age)| age),
+                "snapshots": project.snapshots,
+                "overdue": project.overdue.map(why),
+            })
+        }).collect::<Vec<_>>(),
+        "open_runs": report.open.iter().map(|run| json!({
+            "hostname": run.host,
+            "age_seconds": run.age,
+        })).collect::<Vec<_>>(),
+        "packs": report.packs.0,
+        "bytes": report.packs.1,
+        "packs_never_read": report.reads.never,
+        "oldest_read": report.reads.oldest.map(Time::to_rfc3339),
+        "packs_quarantined": report.quarantined,
+    })
+}
+
+fn outcome(project: &ProjectStatus) -> &'static str {
+    if project.newest.record.partial {
+        "partial"
+    } else {
+        "complete"
+    }
+}
+
+fn why(overdue: Overdue) -> &'static str {
+    match overdue {
+        Overdue::Old => "old",
+        Overdue::Partial => "partial",
+        Overdue::Ahead => "ahead",
+    }
+}
+
+fn text(report: &StatusReport) -> String {
+    let mut table = Table::new(
+        &["PROJECT", "NEWEST", "AGE", "SIZE", "KEPT", "STATUS"],
+        &[2, 3, 4],
+    );
+    for project in &report.projects {
+        let record = &project.newest.record;
+        // To the minute: the line has to fit.
+        let time: String = render::local_time(project.made).chars().take(16).collect();
+        let mut status = outcome(project).to_owned();
+        if let Some(overdue) = project.overdue {
+            status = format!("OVERDUE ({})", why(overdue));
+        }
+        table.row(vec![
+            escape(&project.name),
+            time,
+            render::age(project.age),
+            render::bytes(record.root.bytes),
+            project.snapshots.to_string(),
+            status,
+        ]);
+    }
+    let mut text = table.text(render::width());
+    if report.packs.0 > 0 {
+        text.push_str(&format!(
+            "{} in {}; {}\n",
+            render::bytes(report.packs.1),
+            render::count(report.packs.0, "pack"),
+            verified(report),
+        ));
+    }
+    text
+}
+
+/// What the ledger says.
+fn verified(report: &StatusReport) -> String {
+    match (report.reads.never, report.reads.oldest) {
+        (0, Some(oldest)) => format!("all were verified since {}", render::local_time(oldest)),
+        (never, Some(_)) => format!("{} were never verified", render::count(never, "pack")),
+        (_, None) => "none was verified yet: `holdall check --read-data`".to_owned(),
+    }
+}
+
+/// What somebody should look after.
+fn remarks(app: &App, report: &StatusReport, request: &StatusRequest) {
+    for project in &report.projects {
+        let name = &project.name;
+        match project.overdue {
+            Some(Overdue::Old) => app.warning(&format!(
+                "{name}: the newest snapshot is {} old",
+                render::age(project.age)
+            )),
+            Some(Overdue::Partial) => app.warning(&match project.complete {
+                Some((sid, age)) => format!(
+                    "{name}: the newest complete snapshot, {}, is {} old; later ones lack what could not be read",
+                    sid.short(),
+                    render::age(age)
+                ),
+                None => format!("{name}: no snapshot is complete; each lacks what could not be read"),
+            }),
+            Some(Overdue::Ahead) => app.warning(&format!(
+                "{name}: the newest snapshot was made by a clock that was far ahead of this one, or this one is behind"
+            )),
+            None => {}
+        }
+    }
+    if report.projects.is_empty() {
+        app.note("no snapshots");
+    } else if request.max_age.is_none() {
+        app.note("nothing is called overdue without --max-age (26h for nightly snapshots)");
+    }
+    if report.quarantined > 0 {
+        app.warning(&format!(
+            "{} were found damaged and set aside; `holdall check` tells what is hit",
+            render::count(report.quarantined, "pack")
+        ));
+    }
+    for OpenRun { host, age } in &report.open {
+        let host = host.as_deref().unwrap_or("an unknown host");
+        let age = age.map_or_else(|| "some time".to_owned(), render::age);
+        app.note(&format!(
+            "a run on {host} began {age} ago and has not ended: it is under way, or was interrupted"
+        ));
+    }
+}
