@@ -1,7 +1,11 @@
-//! Content-defined chunking (`format-spec/25-chunking.md`): where content is cut, and nothing else.
+//! Content-defined chunking (`format-spec/25-chunking.md`): where content is cut, and which chunks are alike.
 //!
 //! The cuts are those of FastCDC as the crate `fastcdc` 5.0.0 makes them (`v2020::cut_gear`), over a gear table that is derived
 //! whole from the keyring. They never change for given parameters: golden vectors hold them.
+
+mod sketch;
+
+pub use sketch::Sketch;
 
 use crate::crypto::Secret;
 use crate::format::error::DecodeError;

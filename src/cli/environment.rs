@@ -1,5 +1,6 @@
 //! What the process is given besides its arguments: variables, host name, directories. Read here and nowhere else.
 
+use super::parse;
 use crate::connector::postgres::connect::Surroundings;
 use crate::error::{Error, ErrorKind, Result};
 use std::ffi::OsString;
@@ -121,6 +122,26 @@ pub(super) fn cache_directory() -> Option<PathBuf> {
     std::env::home_dir()
         .filter(|home| home.is_absolute())
         .map(|home| home.join(".cache/holdall"))
+}
+
+/// Bytes that may still be written in a directory, or in the nearest one above it that there is.
+pub(super) fn free_space(directory: &Path) -> Option<u64> {
+    let there = directory.ancestors().find(|path| path.is_dir())?;
+    let told = rustix::fs::statvfs(there).ok()?;
+    Some(told.f_bavail.saturating_mul(told.f_frsize))
+}
+
+/// A variable that holds a size.
+///
+/// # Errors
+/// `Invalid` if it does not.
+pub(super) fn size(name: &'static str) -> Result<Option<u64>> {
+    let Some(text) = text(name)? else {
+        return Ok(None);
+    };
+    let bytes =
+        parse::bytes(&text).map_err(|why| Error::new(ErrorKind::Invalid, format!("{name}: {why}")))?;
+    Ok(Some(bytes))
 }
 
 /// The directory that relative paths begin at.

@@ -222,6 +222,36 @@ pub(super) fn place(location: &Location, names: &Names) -> Result<String> {
     }
 }
 
+/// The most that is kept of content, in bytes.
+const BASES_MAX: u64 = 20 << 30;
+
+/// Has content that deltas rest on kept on this machine, if the repository is not: `given` bytes, else what the variable says, else a
+/// tenth of what is free.
+///
+/// # Errors
+/// `Invalid` if the variable is no size.
+pub(super) fn use_base_cache(app: &App, repository: &Repository, given: Option<u64>) -> Result<()> {
+    let given = match given {
+        None => environment::size("HOLDALL_BASE_CACHE")?,
+        given => given,
+    };
+    let Some(directory) = cache_directory(&app.globals).filter(|_| given != Some(0)) else {
+        return Ok(());
+    };
+    if is_directory(&app.globals)? {
+        return Ok(());
+    }
+    let free = || {
+        let free = environment::free_space(&directory).unwrap_or(0);
+        (free.saturating_add(Cache::size_of_bases(&directory)) / 10).min(BASES_MAX)
+    };
+    match Cache::open_bases(&directory, repository.id(), given.unwrap_or_else(free)) {
+        Ok(cache) => repository.use_base_cache(cache),
+        Err(error) => app.note(&format!("going on without a cache of content: {error}")),
+    }
+    Ok(())
+}
+
 /// The cache of a repository; one in memory if it is not wanted, not possible, or the repository has no id yet.
 ///
 /// # Errors

@@ -6,7 +6,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::format::id::SessionId;
 use crate::format::snapshot::{SnapshotRecord, SourceRecord};
-use crate::repository::{Commit, Durable, Repository, Session};
+use crate::repository::{BlobReader, Commit, Durable, Repository, Session};
 use crate::snapshot::entry::{Item, NoPrior, Prior};
 use crate::snapshot::{
     DeltaPolicy, ParentPrior, SnapshotReader, SnapshotSpec, SnapshotWriter, Written, adopt, choose_parent,
@@ -49,6 +49,8 @@ pub struct SnapshotReport {
     pub snapshot: Arc<SnapshotRecord>,
     /// The snapshot it was compared with.
     pub parent: Option<SessionId>,
+    /// Bytes of packs that were fetched to rest deltas on what they hold.
+    pub bytes_fetched: u64,
     /// Seconds from begin to acknowledgement.
     pub seconds: f64,
     /// Whether nothing was written.
@@ -70,6 +72,11 @@ pub async fn snapshot(
     open_sources: &mut (dyn FnMut() -> Result<Option<Vec<Box<dyn Source>>>> + Send),
 ) -> Result<SnapshotReport> {
     let mut adopted = None;
+    let mut bytes_fetched = 0;
+    let told = |mut report: Box<SnapshotReport>, bytes_fetched| {
+        report.bytes_fetched = bytes_fetched;
+        Ok(*report)
+    };
     for _ in 0..TRIES {
         let Some(mut sources) = open_sources()? else { break };
         sources.sort_by_key(|source| key_space(&source.origin().connector));
@@ -81,11 +88,14 @@ pub async fn snapshot(
             return Ok(report);
         }
         let session = Session::begin(repository, context, &request.host, adopted).await?;
-        match run(context, repository, request, &session, &mut sources).await? {
-            Ended::Done(report) => return Ok(*report),
+        let blobs = repository.reader_of_bases(context, session.view());
+        let ended = run(context, repository, request, (&session, &blobs), &mut sources).await?;
+        bytes_fetched += blobs.content_fetched();
+        match ended {
+            Ended::Done(report) => return told(report, bytes_fetched),
             Ended::Fenced(snapshot) => {
                 match commit_again(context, repository, request, &session, *snapshot).await? {
-                    Ended::Done(report) => return Ok(*report),
+                    Ended::Done(report) => return told(report, bytes_fetched),
                     Ended::Fenced(snapshot) => adopted = Some(snapshot.sid),
                 }
             }
@@ -215,6 +225,7 @@ async fn skip(
     Ok(new.map(|snapshot| SnapshotReport {
         parent: snapshot.parent,
         snapshot,
+        bytes_fetched: 0,
         seconds: 0.0,
         dry_run: false,
         skipped: true,
@@ -260,6 +271,7 @@ async fn commit(
         Ok(Commit::Acknowledged(snapshot)) => Ok(Ended::Done(Box::new(SnapshotReport {
             snapshot,
             parent,
+            bytes_fetched: 0,
             seconds: context.clock.now().seconds_since(started),
             dry_run: false,
             skipped: false,
@@ -274,7 +286,7 @@ async fn run(
     context: &Context,
     repository: &Repository,
     request: &SnapshotRequest,
-    session: &Session,
+    (session, blobs): (&Session, &BlobReader),
     sources: &mut [Box<dyn Source>],
 ) -> Result<Ended> {
     let records = source_records(sources);
@@ -284,7 +296,6 @@ async fn run(
     }
     let snapshots: Vec<_> = session.view().snapshots().cloned().collect();
     let parent = find_parent(request, &snapshots, &records)?;
-    let blobs = repository.reader(context, session.view());
     let budget = context.budget.total();
     let reader = parent
         .clone()
@@ -304,7 +315,7 @@ async fn run(
         reader.as_ref().map(SnapshotReader::tree),
     );
     if parent.is_some() {
-        writer.use_deltas(blobs, request.deltas);
+        writer.use_deltas(blobs.clone(), request.deltas);
     }
     if let Err(error) = read_sources(context, repository, sources, &prior, &mut writer).await {
         leave_sources(sources).await;
@@ -472,6 +483,7 @@ async fn dry_run(
     Ok(SnapshotReport {
         snapshot: Arc::new(snapshot),
         parent: parent.map(|p| p.sid),
+        bytes_fetched: 0,
         seconds,
         dry_run: true,
         skipped: false,

@@ -13,8 +13,9 @@ use crate::format::layout::ObjectName;
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::SystemTime;
 
 /// The largest object that is cached, in bytes.
 const CACHED_MAX: usize = 16 << 20;
@@ -24,6 +25,11 @@ const BYTES_MAX: u64 = 1 << 30;
 const BYTES_IN_MEMORY_MAX: u64 = 64 << 20;
 /// What the caches of all repositories in a directory may hold together, in bytes.
 const DIRECTORY_MAX: u64 = 4 << 30;
+
+/// How files of objects and blocks of the tree end.
+const OBJECTS: &str = "sqlite";
+/// How files of bases end.
+const BASES: &str = "bases";
 
 /// A cache of one repository.
 pub struct Cache {
@@ -52,7 +58,7 @@ impl Cache {
     pub fn open_of(directory: &Path, repository: RepositoryId, place: &str) -> Result<Self> {
         let place = blake3::hash(place.as_bytes()).to_hex();
         let file = format!("{repository}-{}.sqlite", &place.as_str()[..16]);
-        Self::open_file(directory, &file, BYTES_MAX)
+        Self::open_file(directory, &file, (BYTES_MAX, DIRECTORY_MAX))
     }
 
     /// As [`Self::open`], with another bound than the usual.
@@ -60,15 +66,37 @@ impl Cache {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_bounded(directory: &Path, repository: RepositoryId, bytes_max: u64) -> Result<Self> {
-        Self::open_file(directory, &format!("{repository}.sqlite"), bytes_max)
+        Self::open_file(
+            directory,
+            &format!("{repository}.{OBJECTS}"),
+            (bytes_max, DIRECTORY_MAX),
+        )
     }
 
-    fn open_file(directory: &Path, file: &str, bytes_max: u64) -> Result<Self> {
+    /// The cache of the content that a repository's deltas rest on: a file of its own beside the other one, since it may be so much
+    /// larger. All such files of a directory together hold `bytes_max` at the most.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_bases(directory: &Path, repository: RepositoryId, bytes_max: u64) -> Result<Self> {
+        Self::open_file(
+            directory,
+            &format!("{repository}.{BASES}"),
+            (bytes_max, bytes_max),
+        )
+    }
+
+    /// Bytes that the caches of bases in a directory take now.
+    pub fn size_of_bases(directory: &Path) -> u64 {
+        files(directory, BASES).iter().map(|(_, bytes, _)| bytes).sum()
+    }
+
+    fn open_file(directory: &Path, name: &str, (bytes_max, directory_max): (u64, u64)) -> Result<Self> {
         let failed = |e: rusqlite::Error| cache_error(&e).with("directory", directory.display());
         fs_err::create_dir_all(directory)
             .map_err(|e| Error::new(ErrorKind::Source, "cannot make the cache directory").because(e))?;
-        let path = directory.join(file);
-        make_room(directory, &path, DIRECTORY_MAX);
+        let path = directory.join(name);
+        make_room(directory, &path, directory_max);
         let open = || Connection::open(&path).and_then(|connection| Self::set_up(connection, bytes_max));
         match open() {
             Err(rusqlite::Error::SqliteFailure(e, _))
@@ -329,21 +357,26 @@ fn block_name(pack: &ObjectId, offset: u32) -> String {
     format!("block/{}/{offset}", hex(&pack.0))
 }
 
-/// Empties the caches of other repositories, those first that were not used for longest, until all together are small enough. What
-/// they have seen in their stores stays: a later `check` of those needs it. One that another process writes to is left alone.
-fn make_room(directory: &Path, own: &Path, most: u64) {
+/// The cache files of a directory that end alike: when they were changed, their bytes, their paths.
+fn files(directory: &Path, extension: &str) -> Vec<(SystemTime, u64, PathBuf)> {
     let Ok(files) = fs_err::read_dir(directory) else {
-        return;
+        return Vec::new();
     };
-    let mut caches: Vec<_> = files
-        .flatten()
-        .map(|file| file.path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "sqlite"))
+    let paths = files.flatten().map(|file| file.path());
+    paths
+        .filter(|path| path.extension().is_some_and(|found| found == extension))
         .filter_map(|path| {
             let metadata = path.metadata().ok()?;
             Some((metadata.modified().ok()?, metadata.len(), path))
         })
-        .collect();
+        .collect()
+}
+
+/// Empties the caches of other repositories, those first that were not used for longest, until all together are small enough. What
+/// they have seen in their stores stays: a later `check` of those needs it. One that another process writes to is left alone.
+fn make_room(directory: &Path, own: &Path, most: u64) {
+    let extension = own.extension().and_then(|extension| extension.to_str());
+    let mut caches = files(directory, extension.unwrap_or(OBJECTS));
     caches.sort();
     let mut total: u64 = caches.iter().map(|(_, bytes, _)| bytes).sum();
     for (_, bytes, path) in caches {

@@ -60,7 +60,7 @@ use crate::store::{Listed, ObjectInfo, Put, Store};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use view::Purpose;
 
 /// An open repository; cheap to clone.
@@ -78,6 +78,8 @@ struct Inner {
     cache: Arc<Cache>,
     /// What is named by numbers only, and was read from this very store.
     numbered: Numbered,
+    /// Blocks of content that deltas may rest on, if the store is not on this machine.
+    bases: OnceLock<Arc<Cache>>,
     slot: u32,
 }
 
@@ -170,6 +172,16 @@ impl Repository {
         BlobReader::new(self.clone(), context.clone(), view, Some(snapshot))
     }
 
+    /// A reader for a snapshot: content, which it reads only to rest deltas on it, comes from the cache of bases where that has it.
+    pub fn reader_of_bases(&self, context: &Context, view: &View) -> BlobReader {
+        BlobReader::of_bases(self.clone(), context.clone(), view)
+    }
+
+    /// Keeps content that deltas may rest on in `cache`; the first one that is given counts.
+    pub fn use_base_cache(&self, cache: Cache) {
+        let _first = self.inner.bases.set(Arc::new(cache));
+    }
+
     /// What a session that began with `view` may rest on without a claim.
     pub fn bases(&self, view: &View) -> Bases {
         Bases::new(self, view.index.clone(), Arc::default())
@@ -194,6 +206,10 @@ impl Repository {
 
     pub(crate) fn cache(&self) -> &Arc<Cache> {
         &self.inner.cache
+    }
+
+    pub(crate) fn base_cache(&self) -> Option<&Arc<Cache>> {
+        self.inner.bases.get()
     }
 
     pub(crate) fn concurrency(&self) -> usize {

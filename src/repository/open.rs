@@ -14,7 +14,7 @@ use crate::format::repo_config::{ChunkProfile, ConfigRecord, Features, Marker};
 use crate::store::{Listed, Put, Store};
 use bytes::Bytes;
 use futures::TryStreamExt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Bytes of one reserve object.
 const RESERVE_LEN: usize = 16 << 20;
@@ -91,6 +91,7 @@ impl Repository {
             config,
             cache,
             numbered: Numbered::default(),
+            bases: OnceLock::new(),
             slot: 0,
         };
         Ok(Initialized {
@@ -143,6 +144,7 @@ impl Repository {
                 config,
                 cache,
                 numbered: Numbered::default(),
+                bases: OnceLock::new(),
                 slot,
             }),
         })

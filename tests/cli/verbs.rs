@@ -111,6 +111,7 @@ fn json_of_writing_commands_has_the_documented_members() {
         [
             "backup_end",
             "backup_start",
+            "bytes_fetched",
             "bytes_read",
             "data_added",
             "data_added_packed",

@@ -1,8 +1,11 @@
 //! Changed content is stored as what differs from the parent's.
 
-use futures::StreamExt;
-use holdall::connector::Source;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use holdall::connector::stdio::{Input, StdioSource, StreamRequest};
+use holdall::connector::{Origin, Source};
 use holdall::context::{Clock, Context, ManualClock};
 use holdall::error::Result;
 use holdall::event::Silent;
@@ -11,9 +14,8 @@ use holdall::format::index::BlobKind;
 use holdall::ops::{self, SnapshotRequest};
 use holdall::repository::{Delta, Repository, Session};
 use holdall::snapshot::DeltaPolicy;
-use holdall::snapshot::entry::{Content, Piece};
+use holdall::snapshot::entry::{Content, Entry, EntryHead, EntryKind, Item, Key, Metadata, Piece, Prior};
 use holdall::testkit::{repo, trees};
-use std::fmt::Write;
 use std::sync::Arc;
 
 fn context() -> Context {
@@ -22,16 +24,13 @@ fn context() -> Context {
 
 /// Rows that hardly compress, each with the round in which it was last touched: one in a hundred in each round.
 fn rows(count: usize, round: usize) -> String {
-    let mut out = String::new();
-    for n in 0..count + round * count / 100 {
-        let touched = (1..=round)
-            .rev()
-            .find(|r| (n * 7919 + r * 31) % 100 == 0)
-            .unwrap_or(0);
-        let noise = blake3::hash(&n.to_le_bytes());
-        writeln!(out, "{n}\t{touched}\t{noise}").unwrap();
-    }
-    out
+    (0..count + round * count / 100).map(|n| row(n, round)).collect()
+}
+
+fn row(n: usize, round: usize) -> String {
+    let touched = (1..=round).rev().find(|r| (n * 7919 + r * 31) % 100 == 0);
+    let noise = blake3::hash(&n.to_le_bytes());
+    format!("{n}\t{}\t{noise}\n", touched.unwrap_or(0))
 }
 
 async fn snapshot(context: &Context, repository: &Repository, text: &str, deltas: DeltaPolicy) -> u64 {
@@ -111,6 +110,109 @@ async fn a_series_of_small_changes_costs_a_fraction_and_every_snapshot_restores(
     }
     let report = repo::check_all(&context, &repository).await.unwrap();
     assert!(report.findings.is_empty(), "{:?}", report.findings);
+}
+
+/// A table of segments of a thousand rows each, from `first` on.
+struct Table {
+    first: usize,
+    segments: usize,
+    round: usize,
+}
+
+impl Source for Table {
+    fn origin(&self) -> Origin {
+        Origin {
+            connector: "postgres".into(),
+            description: "shop".into(),
+            version: None,
+        }
+    }
+
+    fn entries<'a>(&'a mut self, _: &'a Context, _: Arc<dyn Prior>) -> BoxStream<'a, Result<Item>> {
+        let prefix = b"database/shop\x002-data/public\0orders\0";
+        let head = |key: Vec<u8>, kind| EntryHead {
+            key: Key::new(key),
+            kind,
+            metadata: Metadata::default(),
+            state: Bytes::new(),
+            size: None,
+        };
+        let table = Entry {
+            head: head(prefix.to_vec(), EntryKind::Table),
+            content: Content::None,
+        };
+        let segments = (0..self.segments).map(move |number| {
+            let key = [prefix.as_slice(), &(number as u64).to_be_bytes()].concat();
+            let begin = self.first + number * 1000;
+            let text = (begin..begin + 1000)
+                .map(|n| row(n, self.round))
+                .collect::<String>();
+            Entry {
+                head: head(key, EntryKind::Segment),
+                content: Content::Bytes(text.into()),
+            }
+        });
+        let entries = std::iter::once(table).chain(segments);
+        futures::stream::iter(entries.map(|entry| Ok(Item::Entry(entry)))).boxed()
+    }
+
+    fn finish(&mut self) -> BoxFuture<'_, Result<()>> {
+        async { Ok(()) }.boxed()
+    }
+}
+
+async fn snapshot_table(context: &Context, repository: &Repository, table: Table) -> u64 {
+    let mut table = Some(table);
+    let mut open = || -> Result<Option<Vec<Box<dyn Source>>>> {
+        Ok(table
+            .take()
+            .map(|table| -> Vec<Box<dyn Source>> { vec![Box::new(table)] }))
+    };
+    let report = ops::snapshot(context, repository, &repo::request(), &mut open)
+        .await
+        .unwrap();
+    report.snapshot.statistics.bytes_stored
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_a_rewrite_moved_into_other_segments_are_found_there() {
+    let context = Context::deterministic(1).unwrap();
+    let store = repo::memory(&context);
+    let repository = repo::init(&store, &context).await.unwrap();
+    let table = |first, round| Table {
+        first,
+        segments: 60,
+        round,
+    };
+    let first = snapshot_table(&context, &repository, table(0, 0)).await;
+    // The first rows are gone, and all others moved up by four segments and a bit.
+    let second = snapshot_table(&context, &repository, table(4_100, 1)).await;
+    println!("stored: {first}, {second}");
+    assert!(second < first / 3, "{second} of {first}");
+    let report = repo::check_all(&context, &repository).await.unwrap();
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_new_in_front_of_a_dump_does_not_hide_the_rest() {
+    let mut context = Context::deterministic(1).unwrap();
+    let clock = Arc::new(ManualClock::at(context.clock.now()));
+    context.clock = clock.clone();
+    let store = repo::memory(&context);
+    let repository = repo::init(&store, &context).await.unwrap();
+    let before = rows(60_000, 0);
+    let first = snapshot(&context, &repository, &before, DeltaPolicy::default()).await;
+    let mut after = (900_000..908_000).map(|n| row(n, 0)).collect::<String>();
+    assert!(after.len() > 512 << 10, "nothing lies where it lay");
+    after.push_str(&rows(60_000, 1));
+    let mut now = clock.now();
+    now.seconds += 3600;
+    clock.set(now);
+    let second = snapshot(&context, &repository, &after, DeltaPolicy::default()).await;
+    println!("stored: {first}, {second}");
+    // Over a tenth of the whole is new.
+    assert!(second < first / 4, "{second} of {first}");
+    assert!(text(&context, &repository, "latest").await == after);
 }
 
 #[tokio::test(flavor = "multi_thread")]

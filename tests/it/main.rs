@@ -7,6 +7,7 @@
     reason = "tests, which print their figures"
 )]
 
+mod bases;
 mod bounds;
 mod cache;
 mod check;

@@ -66,6 +66,10 @@ pub(in crate::cli) struct Args {
     /// Fetch at most so much of the parent to compare with [default: without limit from a directory, else as much as is uploaded]
     #[arg(long, value_name = "SIZE", value_parser = parse::bytes, conflicts_with = "no_delta")]
     delta_budget: Option<u64>,
+    /// Keep so much of what was stored on this machine to compare with, encrypted; 0 is nothing. For repositories that are not on it
+    /// [env: HOLDALL_BASE_CACHE] [default: a tenth of what is free, at most 20G]
+    #[arg(long, value_name = "SIZE", value_parser = parse::bytes, conflicts_with = "no_delta")]
+    base_cache: Option<u64>,
     /// Only look at what would be read
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -154,6 +158,9 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
         Access::ReadWrite
     };
     let repository = repo::open(app, access).await?;
+    if !args.no_delta && !args.dry_run {
+        repo::use_base_cache(app, &repository, args.base_cache)?;
+    }
     let mut tries = 0;
     let mut open = || {
         tries += 1;
@@ -358,29 +365,8 @@ fn file_request(args: &Args, mut given: Vec<PathBuf>) -> Result<Option<FilesRequ
 fn show(app: &App, report: &SnapshotReport) -> std::io::Result<()> {
     let snapshot = &report.snapshot;
     let counts = &snapshot.statistics;
-    let seen = counts.entries_new + counts.entries_changed + counts.entries_unchanged;
     if app.json() {
-        return render::line(&json!({
-            "message_type": "summary",
-            "dry_run": report.dry_run,
-            "skipped": report.skipped,
-            "files_new": counts.entries_new,
-            "files_changed": counts.entries_changed,
-            "files_unmodified": counts.entries_unchanged,
-            "data_blobs": counts.blobs_new,
-            "data_added": counts.bytes_new,
-            "data_added_packed": counts.bytes_stored,
-            "total_files_processed": seen,
-            "total_bytes_processed": snapshot.root.bytes,
-            "bytes_read": counts.bytes_read,
-            "total_duration": report.seconds,
-            "backup_start": snapshot.started.to_rfc3339(),
-            "backup_end": snapshot.ended.to_rfc3339(),
-            "parent": report.parent.map(|sid| sid.name()),
-            "snapshot_id": (!report.dry_run).then(|| snapshot.sid.name()),
-            "status": if snapshot.partial { "partial" } else { "complete" },
-            "incidents": snapshot.incident_count,
-        }));
+        return render::line(&summary(report));
     }
     if report.dry_run {
         return render::print(&format!(
@@ -417,6 +403,12 @@ fn show(app: &App, report: &SnapshotReport) -> std::io::Result<()> {
         render::compared(counts.bytes_read, counts.bytes_stored),
         render::seconds(report.seconds),
     ));
+    if report.bytes_fetched > 0 {
+        let fetched = render::bytes(report.bytes_fetched);
+        text.push_str(&format!(
+            "fetched {fetched} of what was stored before to compare with\n"
+        ));
+    }
     if snapshot.partial {
         text.push_str(&format!(
             "partial: {} could not be read, see the warnings; everything else is kept\n",
@@ -424,4 +416,32 @@ fn show(app: &App, report: &SnapshotReport) -> std::io::Result<()> {
         ));
     }
     render::print(&text)
+}
+
+/// What programs are told.
+fn summary(report: &SnapshotReport) -> serde_json::Value {
+    let snapshot = &report.snapshot;
+    let counts = &snapshot.statistics;
+    json!({
+        "message_type": "summary",
+        "dry_run": report.dry_run,
+        "skipped": report.skipped,
+        "files_new": counts.entries_new,
+        "files_changed": counts.entries_changed,
+        "files_unmodified": counts.entries_unchanged,
+        "data_blobs": counts.blobs_new,
+        "data_added": counts.bytes_new,
+        "data_added_packed": counts.bytes_stored,
+        "total_files_processed": counts.entries_new + counts.entries_changed + counts.entries_unchanged,
+        "total_bytes_processed": snapshot.root.bytes,
+        "bytes_read": counts.bytes_read,
+        "bytes_fetched": report.bytes_fetched,
+        "total_duration": report.seconds,
+        "backup_start": snapshot.started.to_rfc3339(),
+        "backup_end": snapshot.ended.to_rfc3339(),
+        "parent": report.parent.map(|sid| sid.name()),
+        "snapshot_id": (!report.dry_run).then(|| snapshot.sid.name()),
+        "status": if snapshot.partial { "partial" } else { "complete" },
+        "incidents": snapshot.incident_count,
+    })
 }

@@ -65,8 +65,8 @@ impl<'a> Repack<'a> {
             context,
             index,
             round,
-            data: Lane::new(context, DATA_PACK_MAX.min(eighth)),
-            nodes: Lane::new(context, NODE_PACK_MAX.min(eighth)),
+            data: Lane::new(context, DATA_PACK_MAX.min(eighth), &Arc::default()),
+            nodes: Lane::new(context, NODE_PACK_MAX.min(eighth), &Arc::default()),
             out: Repacked::default(),
         }
     }

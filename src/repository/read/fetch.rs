@@ -1,8 +1,9 @@
 //! Blocks of packs: fetched in whole packs or aligned spans, opened and decompressed on the CPU pool, kept for a while.
 
-use super::super::Repository;
 use super::super::index::{Block, Index, Pack, PackNumber};
 use super::super::pack::decode_block;
+use super::super::{Cache, Repository};
+use super::Cached;
 use crate::context::Context;
 use crate::crypto::{Keyring, Opener};
 use crate::error::{Error, ErrorKind, Result};
@@ -44,9 +45,39 @@ pub(super) struct Blocks {
     /// Moves what was asked for ahead; ends with the reader.
     tasks: Mutex<JoinSet<()>>,
     requests: Arc<Semaphore>,
-    /// Blocks of the tree that the local cache holds; nothing if it is not to be used.
-    cached: Option<HashSet<(ObjectId, u32)>>,
+    /// The local cache of blocks of the tree, and that of content; nothing where there is none or it is not to be used.
+    tree: Option<Arc<Held>>,
+    bases: Option<Arc<Held>>,
+    /// Bytes fetched, and those among them of content.
     fetched: Arc<AtomicU64>,
+    content: Arc<AtomicU64>,
+}
+
+/// A local cache and what it is said to hold.
+struct Held {
+    cache: Arc<Cache>,
+    blocks: Mutex<HashSet<(ObjectId, u32)>>,
+}
+
+impl Held {
+    fn new(cache: &Arc<Cache>) -> Arc<Self> {
+        Arc::new(Self {
+            cache: cache.clone(),
+            blocks: Mutex::new(cache.blocks()),
+        })
+    }
+
+    fn holds(&self, pack: &ObjectId, block: &Block) -> bool {
+        let blocks = self.blocks.lock();
+        blocks.is_ok_and(|blocks| blocks.contains(&(*pack, block.offset)))
+    }
+
+    fn put(&self, pack: &ObjectId, block: &Block, sealed: &[u8]) {
+        self.cache.put_block(pack, block.offset, sealed);
+        if let Ok(mut blocks) = self.blocks.lock() {
+            blocks.insert((*pack, block.offset));
+        }
+    }
 }
 
 #[derive(Default)]
@@ -57,13 +88,15 @@ struct Kept {
 }
 
 impl Blocks {
-    /// `cached` says whether the local cache may give blocks and is given them.
-    pub(super) fn new(repository: Repository, context: Context, index: Arc<Index>, cached: bool) -> Self {
+    /// `cached` says what local caches may give and are given.
+    pub(super) fn new(repository: Repository, context: Context, index: Arc<Index>, cached: Cached) -> Self {
         let budget = context.budget.total();
         let (kept_max, request_max) = (budget / 4, budget / 16);
         let requests = Arc::new(Semaphore::new(repository.concurrency()));
         let (kept, tasks) = (Mutex::default(), Mutex::default());
-        let cached = cached.then(|| repository.cache().blocks());
+        let tree = (cached != Cached::Nothing).then(|| Held::new(repository.cache()));
+        let bases = repository.base_cache().filter(|_| cached == Cached::TreeAndBases);
+        let bases = bases.map(Held::new);
         Self {
             repository,
             context,
@@ -73,8 +106,10 @@ impl Blocks {
             kept,
             tasks,
             requests,
-            cached,
+            tree,
+            bases,
             fetched: Arc::default(),
+            content: Arc::default(),
         }
     }
 
@@ -82,18 +117,55 @@ impl Blocks {
         self.fetched.load(Ordering::Relaxed)
     }
 
-    /// The plaintext of a block.
-    pub(super) async fn get(&self, number: u32) -> Result<Bytes> {
-        // The handle is taken where it is made: what is kept may be let go before anybody looks for it.
-        match self.fetch(&[number])?.remove(&number) {
-            Some(pending) => self.settle(number, pending).await,
-            None => Err(Error::new(ErrorKind::Damaged, "block outside the index")),
+    pub(super) fn content_fetched(&self) -> u64 {
+        self.content.load(Ordering::Relaxed)
+    }
+
+    /// Takes over the counts of what was read before.
+    pub(super) fn count_on(&self, before: &Self) {
+        self.fetched.fetch_add(before.bytes_fetched(), Ordering::Relaxed);
+        self.content
+            .fetch_add(before.content_fetched(), Ordering::Relaxed);
+    }
+
+    /// The cache that is for a block.
+    fn cache_of(&self, block: &Block) -> Option<&Arc<Held>> {
+        if block.tree {
+            self.tree.as_ref()
+        } else {
+            self.bases.as_ref()
         }
     }
 
-    /// Waits for a block; one that failed is not kept, so that it can be asked for again.
-    async fn settle(&self, number: u32, pending: SharedBytes) -> Result<Bytes> {
-        let result = pending.await;
+    /// Whether a local cache is said to hold a block.
+    fn is_cached(&self, block: &Block) -> bool {
+        let held = self.cache_of(block).zip(self.index.pack(block.pack));
+        held.is_some_and(|(held, pack)| held.holds(&pack.id, block))
+    }
+
+    /// Bytes that would be fetched for these blocks, but for those that `counted` has.
+    pub(super) fn cost(&self, wanted: &[u32], counted: &mut HashSet<(PackNumber, u64)>) -> Result<u64> {
+        let kept = self.kept.lock().map_err(|_| poisoned())?;
+        let mut spans = 0;
+        for number in wanted.iter().filter(|number| !kept.blocks.contains_key(number)) {
+            let block = self.index.blocks().get(*number as usize);
+            let Some(block) = block.filter(|block| !self.is_cached(block)) else {
+                continue;
+            };
+            let end = u64::from(block.offset) + u64::from(block.sealed);
+            for span in u64::from(block.offset) / SPAN..end.div_ceil(SPAN) {
+                spans += u64::from(counted.insert((block.pack, span)));
+            }
+        }
+        Ok(spans * SPAN)
+    }
+
+    /// The plaintext of a block that [`Self::fetch`] gave a handle to; one that failed is not kept, so that it can be asked for again.
+    pub(super) async fn settle(&self, number: u32, asked: Option<&SharedBytes>) -> Result<Bytes> {
+        let Some(asked) = asked.cloned() else {
+            return Err(Error::new(ErrorKind::Damaged, "block outside the index"));
+        };
+        let result = asked.await;
         if result.is_err() {
             self.kept.lock().map_err(|_| poisoned())?.remove(number);
         }
@@ -115,12 +187,7 @@ impl Blocks {
             }
         }
         for (pack, mut blocks) in by_pack {
-            let pack_id = self.index.pack(pack).map(|pack| pack.id);
-            let in_cache = |block: &Block| {
-                let cached = self.cached.as_ref().zip(pack_id);
-                block.tree && cached.is_some_and(|(cached, pack)| cached.contains(&(pack, block.offset)))
-            };
-            for (number, block) in blocks.extract_if(.., |(_, block)| in_cache(block)) {
+            for (number, block) in blocks.extract_if(.., |(_, block)| self.is_cached(block)) {
                 let plaintext = self.open_cached(block);
                 self.drive(vec![plaintext.clone()]);
                 handles.insert(number, plaintext.clone());
@@ -129,7 +196,8 @@ impl Blocks {
             blocks.sort_unstable_by_key(|(_, block)| block.offset);
             blocks.dedup_by_key(|(number, _)| *number);
             for (range, group) in self.ranges(pack, &blocks) {
-                let bytes = self.range(pack, range.clone());
+                let is_content = group.iter().any(|(_, block)| !block.tree);
+                let bytes = self.range(pack, range.clone(), is_content);
                 let mut opened = Vec::with_capacity(group.len());
                 for (number, block) in group {
                     let plaintext = self.open(block, range.start, bytes.clone());
@@ -176,15 +244,19 @@ impl Blocks {
         ranges
     }
 
-    fn range(&self, pack: PackNumber, range: Range<u64>) -> Fetched {
+    fn range(&self, pack: PackNumber, range: Range<u64>, is_content: bool) -> Fetched {
         let (repository, id) = (self.repository.clone(), self.index.pack(pack).map(|pack| pack.id));
         let (requests, fetched) = (self.requests.clone(), self.fetched.clone());
+        let content = is_content.then(|| self.content.clone());
         async move {
             let permit = Arc::new(requests.acquire_owned().await.ok());
             let id = id.ok_or_else(|| Error::new(ErrorKind::Damaged, "pack outside the index"))?;
             let expected = range.end - range.start;
             let bytes = repository.store().get_range(&ObjectName::Pack(id), range).await?;
             fetched.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            if let Some(content) = content {
+                content.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            }
             if bytes.len() as u64 == expected {
                 Ok((bytes, permit))
             } else {
@@ -203,17 +275,19 @@ impl Blocks {
         // Not begun before it is asked for.
         let ranges = self.ranges(block.pack, &[(0, block)]);
         let from_store = ranges.into_iter().next().map(|(range, _)| {
-            let bytes = self.range(block.pack, range.clone());
+            let bytes = self.range(block.pack, range.clone(), !block.tree);
             self.open(block, range.start, bytes)
         });
+        let held = self.cache_of(&block).cloned();
         let (repository, cpu) = (self.repository.clone(), self.context.cpu.clone());
         async move {
             let from_cache = move || -> Option<Bytes> {
                 let pack = pack?;
-                let sealed = repository.cache().get_block(&pack.id, block.offset)?;
+                let cache = &held?.cache;
+                let sealed = cache.get_block(&pack.id, block.offset)?;
                 let opened = open_block(repository.keyring(), &pack, &block, &sealed);
                 if opened.is_err() {
-                    repository.cache().remove_block(&pack.id, block.offset);
+                    cache.remove_block(&pack.id, block.offset);
                 }
                 opened.ok()
             };
@@ -230,7 +304,7 @@ impl Blocks {
     }
 
     fn open(&self, block: Block, start: u64, bytes: Fetched) -> SharedBytes {
-        let caches = block.tree && self.cached.is_some();
+        let held = self.cache_of(&block).cloned();
         let repository = self.repository.clone();
         let pack = self.index.pack(block.pack).copied();
         let cpu = self.context.cpu.clone();
@@ -245,8 +319,8 @@ impl Blocks {
                     .get(at..end)
                     .ok_or_else(|| Error::new(ErrorKind::Damaged, "pack is shorter than it was"))?;
                 let opened = open_block(repository.keyring(), &pack, &block, sealed)?;
-                if caches {
-                    repository.cache().put_block(&pack.id, block.offset, sealed);
+                if let Some(held) = held {
+                    held.put(&pack.id, &block, sealed);
                 }
                 Ok(opened)
             };

@@ -7,6 +7,7 @@ use super::index::{Copy, Index, PackNumber};
 use super::view::{Purpose, View};
 use super::{Repository, lost};
 use crate::context::Context;
+use crate::crypto::Keyring;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::{BlobId, ObjectId, SessionId};
 use crate::format::index::BlobKind;
@@ -29,11 +30,22 @@ pub struct BlobReader {
 struct Inner {
     repository: Repository,
     context: Context,
-    /// Whether the local cache may give blocks of the tree.
-    cached: bool,
+    /// What local caches may give.
+    cached: Cached,
     /// The only snapshot that is read, if it is only one.
     snapshot: Option<SessionId>,
     state: RwLock<State>,
+}
+
+/// What local caches may give blocks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cached {
+    /// Nothing.
+    Nothing,
+    /// The tree.
+    Tree,
+    /// The tree, and content that deltas rest on.
+    TreeAndBases,
 }
 
 /// What reading rests on; replaced as a whole when a collector round ended meanwhile.
@@ -83,18 +95,22 @@ impl BlobReader {
         view: &View,
         snapshot: Option<SessionId>,
     ) -> Self {
-        Self::with(repository, context, view, (true, snapshot))
+        Self::with(repository, context, view, (Cached::Tree, snapshot))
     }
 
     pub(super) fn without_cache(repository: Repository, context: Context, view: &View) -> Self {
-        Self::with(repository, context, view, (false, None))
+        Self::with(repository, context, view, (Cached::Nothing, None))
+    }
+
+    pub(super) fn of_bases(repository: Repository, context: Context, view: &View) -> Self {
+        Self::with(repository, context, view, (Cached::TreeAndBases, None))
     }
 
     fn with(
         repository: Repository,
         context: Context,
         view: &View,
-        (cached, snapshot): (bool, Option<SessionId>),
+        (cached, snapshot): (Cached, Option<SessionId>),
     ) -> Self {
         let blocks = Blocks::new(repository.clone(), context.clone(), view.index.clone(), cached);
         let state = RwLock::new(State::new(view, blocks, snapshot));
@@ -111,18 +127,18 @@ impl BlobReader {
 
     /// A reader of entries that were read after the seal `newest`, for a collector.
     pub(super) fn over(repository: Repository, context: Context, rests_on: (Arc<Index>, u64)) -> Self {
-        Self::over_index((repository, context), rests_on, true)
+        Self::over_index((repository, context), rests_on, Cached::Tree)
     }
 
     /// As [`Self::over`], without the local cache.
     pub(super) fn over_store(repository: Repository, context: Context, rests_on: (Arc<Index>, u64)) -> Self {
-        Self::over_index((repository, context), rests_on, false)
+        Self::over_index((repository, context), rests_on, Cached::Nothing)
     }
 
     fn over_index(
         (repository, context): (Repository, Context),
         (index, newest): (Arc<Index>, u64),
-        cached: bool,
+        cached: Cached,
     ) -> Self {
         let blocks = Blocks::new(repository.clone(), context.clone(), index.clone(), cached);
         let state = State {
@@ -236,6 +252,22 @@ impl BlobReader {
         self.state().map_or(0, |state| state.blocks.bytes_fetched())
     }
 
+    /// Bytes of packs among them that hold content.
+    pub fn content_fetched(&self) -> u64 {
+        self.state().map_or(0, |state| state.blocks.content_fetched())
+    }
+
+    /// Bytes of packs that would have to be fetched to read a blob; `counted` keeps what was told before and is not told again.
+    ///
+    /// # Errors
+    /// `Internal` only.
+    pub(crate) fn cost(&self, id: &BlobId, counted: &mut HashSet<(PackNumber, u64)>) -> Result<u64> {
+        let state = self.state()?;
+        let chain = state.chain(id).into_iter().flatten();
+        let wanted: Vec<u32> = chain.map(|copy| Index::block_number(&copy)).collect();
+        state.blocks.cost(&wanted, counted)
+    }
+
     /// What reading draws on.
     pub fn context(&self) -> &Context {
         &self.inner.context
@@ -277,48 +309,43 @@ impl BlobReader {
         id: &BlobId,
         chain: &[Copy],
     ) -> Result<Bytes, Failed> {
-        let mut plain: Option<Bytes> = None;
+        let numbers: Vec<u32> = chain.iter().map(Index::block_number).collect();
+        // All of a chain is on its way before the first of it is waited for.
+        let asked = state.blocks.fetch(&numbers);
+        let asked = asked.map_err(|error| Failed { blame: None, error })?;
+        let mut links = Vec::with_capacity(chain.len());
         // The last of a chain is whole; each one before it is a delta against the one after.
         for copy in chain.iter().rev() {
             let number = Index::block_number(copy);
-            let failed = |error: Error| Failed {
-                blame: Some(Blame::Copy(number, copy.offset)),
-                error,
-            };
-            let block = state.blocks.get(number).await.map_err(|error| Failed {
-                blame: state.index.block(copy).map(|block| match error.kind() {
-                    ErrorKind::NotFound => Blame::Pack(block.pack),
-                    _ => Blame::Block(number),
-                }),
-                error,
-            })?;
+            let block = state
+                .blocks
+                .settle(number, asked.get(&number))
+                .await
+                .map_err(|error| Failed {
+                    blame: state.index.block(copy).map(|block| match error.kind() {
+                        ErrorKind::NotFound => Blame::Pack(block.pack),
+                        _ => Blame::Block(number),
+                    }),
+                    error,
+                })?;
             let end = copy.offset as usize + copy.encoded as usize;
-            let out_of_block =
-                || failed(Error::new(ErrorKind::Damaged, "blob outside its block").with("blob", copy.id));
             if end > block.len() {
-                return Err(out_of_block());
+                let error = Error::new(ErrorKind::Damaged, "blob outside its block").with("blob", copy.id);
+                return Err(Failed::copy(copy, error));
             }
-            let encoded = block.slice(copy.offset as usize..end);
-            let bytes = match plain.take() {
-                None => encoded,
-                Some(base) => apply_delta(&encoded, &base, copy.plain)
-                    .map_err(|e| failed(e.into()))?
-                    .into(),
-            };
-            let keyring = self.inner.repository.shared_keyring();
-            let (checked, expected, blob_kind) = (bytes.clone(), copy.id, copy.kind());
-            let verify = move || keyring.verify_blob(blob_kind, &expected, &checked);
-            // A small blob is hashed sooner than another thread would take it.
-            let verified = if bytes.len() <= HASHED_INLINE_MAX {
-                verify()
-            } else {
-                self.inner.context.cpu.run(verify).await.map_err(failed)?
-            };
-            verified.map_err(|e| failed(Error::from(e).with("blob", copy.id)))?;
-            plain = Some(bytes);
+            links.push((*copy, block.slice(copy.offset as usize..end)));
         }
+        let keyring = self.inner.repository.shared_keyring();
+        // A small blob is hashed sooner than another thread would take it.
+        let is_small = matches!(chain, [whole] if whole.plain as usize <= HASHED_INLINE_MAX);
+        let bytes = if is_small {
+            rebuild(&keyring, links)?
+        } else {
+            let rebuilt = self.inner.context.cpu.run(move || rebuild(&keyring, links)).await;
+            rebuilt.map_err(|error| Failed { blame: None, error })??
+        };
         let found = chain.first().map(Copy::kind);
-        match plain {
+        match bytes {
             Some(bytes) if found == Some(kind) => Ok(bytes),
             _ => Err(Failed {
                 blame: None,
@@ -348,6 +375,7 @@ impl BlobReader {
         let inner = &self.inner;
         let (repository, context) = (inner.repository.clone(), inner.context.clone());
         let blocks = Blocks::new(repository, context, view.index.clone(), inner.cached);
+        blocks.count_on(&self.state()?.blocks);
         let state = State::new(&view, blocks, inner.snapshot);
         if let Ok(mut current) = self.inner.state.write() {
             *current = state;
@@ -404,6 +432,31 @@ fn let_go(snapshot: &SessionId) -> Error {
 struct Failed {
     blame: Option<Blame>,
     error: Error,
+}
+
+impl Failed {
+    fn copy(copy: &Copy, error: Error) -> Self {
+        let blame = Some(Blame::Copy(Index::block_number(copy), copy.offset));
+        Self { blame, error }
+    }
+}
+
+/// Rebuilds a blob from a chain's copies, the whole one first, and verifies each: what all of them give, one after the other.
+fn rebuild(keyring: &Keyring, links: Vec<(Copy, Bytes)>) -> Result<Option<Bytes>, Failed> {
+    let mut plain: Option<Bytes> = None;
+    for (copy, encoded) in links {
+        let bytes = match plain.take() {
+            None => encoded,
+            Some(base) => apply_delta(&encoded, &base, copy.plain)
+                .map_err(|e| Failed::copy(&copy, e.into()))?
+                .into(),
+        };
+        keyring
+            .verify_blob(copy.kind(), &copy.id, &bytes)
+            .map_err(|e| Failed::copy(&copy, Error::from(e).with("blob", copy.id)))?;
+        plain = Some(bytes);
+    }
+    Ok(plain)
 }
 
 /// A missing or damaged copy; an unreachable store is not a reason to call a pack bad.

@@ -16,11 +16,15 @@ const CHAIN_MIN: usize = 8;
 const SHARES_MIN: u64 = 10;
 const SHARES: u64 = 16;
 
+/// The deltas of a chain together may always have this share of what they give: where content compresses so well that half of what
+/// it costs alone is less, reading the deltas costs nothing beside hashing what they give.
+const FLOOR: u64 = 32;
+
 /// How long one chain may become.
 struct Limits {
     /// Deltas on the whole copy.
     deltas: usize,
-    /// Their bytes together, in sixteenths of half of the whole.
+    /// Their bytes together, in sixteenths of the most.
     shares: u64,
 }
 
@@ -30,26 +34,22 @@ struct Limits {
 pub struct Bases {
     view: Arc<Index>,
     rebase: Arc<Secret>,
-    uploaded: Arc<AtomicU64>,
+    ready: Arc<AtomicU64>,
 }
 
 impl Bases {
     pub(in crate::repository) fn new(
         repository: &Repository,
         view: Arc<Index>,
-        uploaded: Arc<AtomicU64>,
+        ready: Arc<AtomicU64>,
     ) -> Self {
         let rebase = Arc::new(repository.keyring().rebase_key());
-        Self {
-            view,
-            rebase,
-            uploaded,
-        }
+        Self { view, rebase, ready }
     }
 
-    /// Bytes of packs that the session has uploaded so far.
+    /// Bytes of blocks that the session has uploaded so far, or that wait for it.
     pub fn bytes_uploaded(&self) -> u64 {
-        self.uploaded.load(Ordering::Relaxed)
+        self.ready.load(Ordering::Relaxed)
     }
 
     /// Whether packs of committed snapshots hold a blob.
@@ -59,7 +59,7 @@ impl Bases {
 
     /// The most bytes that a delta of the blob `id`, of `plain` bytes, against `base` may have; nothing if it must be stored whole.
     /// The deltas of a chain together stay under half of what the blob would cost alone, which is judged by how well its last whole
-    /// copy was compressed.
+    /// copy was compressed, or under a 32nd of what it holds.
     pub fn room(&self, id: &BlobId, plain: usize, base: &BlobId) -> Option<usize> {
         let chain = self.view.chain(base, &|copy| self.is_committed(copy))?;
         let (whole, deltas) = chain.split_last()?;
@@ -73,7 +73,7 @@ impl Bases {
             Codec::Zstd => plain as u64 * u64::from(block.sealed) / u64::from(block.plain.max(1)),
         };
         let spent: u64 = deltas.iter().map(|copy| u64::from(copy.encoded)).sum();
-        let most = alone / 2 / SHARES * limits.shares;
+        let most = (alone / 2).max(plain as u64 / FLOOR) / SHARES * limits.shares;
         usize::try_from(most.checked_sub(spent)?)
             .ok()
             .filter(|room| *room > 0)

@@ -9,6 +9,8 @@ use crate::format::index::BlobKind;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A block is closed before it would exceed this, in bytes of plaintext; a larger blob has a block of its own.
 const BLOCK_TARGET: usize = 1 << 20;
@@ -27,10 +29,12 @@ pub(in crate::repository) struct Lane {
     pack_len: usize,
     pack_blobs: usize,
     pack_target: usize,
+    /// Bytes of blocks that were ready so far, of all lanes that share it.
+    ready: Arc<AtomicU64>,
 }
 
 impl Lane {
-    pub(in crate::repository) fn new(context: &Context, pack_target: usize) -> Self {
+    pub(in crate::repository) fn new(context: &Context, pack_target: usize, ready: &Arc<AtomicU64>) -> Self {
         // Blocks on their way hold budget and do not end by themselves: they get an eighth of it at most.
         let share = usize::try_from(context.budget.total() / 8).unwrap_or(usize::MAX);
         // In bytes: a block of one large chunk may be many times the target.
@@ -45,6 +49,7 @@ impl Lane {
             pack_len: 0,
             pack_blobs: 0,
             pack_target,
+            ready: ready.clone(),
         }
     }
 
@@ -116,6 +121,7 @@ impl Lane {
         self.preparing_bytes -= len;
         let block = job.await??;
         self.pack_len += block.stored_len();
+        self.ready.fetch_add(block.stored_len() as u64, Ordering::Relaxed);
         self.pack_blobs += block.blobs();
         self.pack.push(block);
         Ok(true)

@@ -24,7 +24,7 @@ use lane::Lane;
 pub use rest::Rest;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use tokio::task::JoinSet;
 pub use whole::PackSource;
 
@@ -89,8 +89,8 @@ pub struct BlobWriter {
     claimed: BTreeSet<PackNumber>,
     claims_listed: BTreeSet<PackNumber>,
     counts: WriteCounts,
-    /// Bytes of packs among them, for those who decide by it meanwhile.
-    uploaded: Arc<AtomicU64>,
+    /// Bytes of blocks that are on their way or uploaded, for those who decide by it meanwhile.
+    ready: Arc<AtomicU64>,
     broken: bool,
     /// A copy has failed: what is durable can be listed, and nothing committed.
     incomplete: bool,
@@ -104,8 +104,9 @@ struct Uploaded {
 impl BlobWriter {
     pub(super) fn new(repository: Repository, context: Context, sid: SessionId, view: Arc<Index>) -> Self {
         let eighth = usize::try_from(context.budget.total() / 8).unwrap_or(DATA_PACK_MAX);
-        let data = Lane::new(&context, DATA_PACK_MAX.min(eighth));
-        let nodes = Lane::new(&context, NODE_PACK_MAX.min(eighth));
+        let ready = Arc::new(AtomicU64::new(0));
+        let data = Lane::new(&context, DATA_PACK_MAX.min(eighth), &ready);
+        let nodes = Lane::new(&context, NODE_PACK_MAX.min(eighth), &ready);
         let last_run = context.clock.now();
         let uploads_max = repository.concurrency().min(4);
         Self {
@@ -124,7 +125,7 @@ impl BlobWriter {
             claimed: BTreeSet::new(),
             claims_listed: BTreeSet::new(),
             counts: WriteCounts::default(),
-            uploaded: Arc::default(),
+            ready,
             broken: false,
             incomplete: false,
         }
@@ -187,7 +188,7 @@ impl BlobWriter {
 
     /// What deltas of this session may rest on.
     pub fn bases(&self) -> Bases {
-        Bases::new(&self.repository, self.view.clone(), self.uploaded.clone())
+        Bases::new(&self.repository, self.view.clone(), self.ready.clone())
     }
 
     fn check_sound(&self) -> Result<()> {
@@ -328,7 +329,7 @@ impl BlobWriter {
             }
             // The cache's file is written while nobody waits for I/O on this thread.
             let cache = move || {
-                cache_tree(&repository, &sealed, &tables);
+                cache_blocks(&repository, &sealed, &tables);
                 tables
             };
             let tables = context.cpu.run(cache).await?;
@@ -358,7 +359,6 @@ impl BlobWriter {
     /// Counts a pack that is durable; a run is put when many wait to be listed.
     async fn note_uploaded(&mut self, uploaded: Uploaded) -> Result<()> {
         self.counts.bytes_stored += uploaded.bytes;
-        self.uploaded.fetch_add(uploaded.bytes, Ordering::Relaxed);
         self.rows.push(uploaded.tables);
         let rows: usize = self.rows.iter().map(|tables| tables.entries.len()).sum();
         if self.rows.len() >= PACKS_PER_RUN || rows >= ROWS_PER_RUN {
@@ -438,17 +438,22 @@ impl BlobWriter {
     }
 }
 
-/// Gives the local cache the blocks of a stored pack that hold nodes and lists: the next run reads them all.
-fn cache_tree(repository: &Repository, sealed: &Sealed, tables: &Tables) {
+/// Gives the local caches the blocks of a stored pack: of those that hold nodes and lists the next run reads all, and its deltas rest
+/// on the others.
+fn cache_blocks(repository: &Repository, sealed: &Sealed, tables: &Tables) {
     let of_tree = tables.entries.iter().filter(|entry| entry.kind != BlobKind::Data);
-    let blocks: BTreeSet<u32> = of_tree.map(|entry| entry.block).collect();
-    for block in blocks
-        .iter()
-        .filter_map(|number| tables.blocks.get(*number as usize))
-    {
+    let of_tree: BTreeSet<u32> = of_tree.map(|entry| entry.block).collect();
+    for (number, block) in (0u32..).zip(&tables.blocks) {
+        let cache = if of_tree.contains(&number) {
+            repository.cache()
+        } else if let Some(bases) = repository.base_cache() {
+            bases
+        } else {
+            continue;
+        };
         let (start, len) = (block.offset as usize, block.sealed as usize);
         if let Some(bytes) = sealed.bytes.get(start..start + len) {
-            repository.cache().put_block(&sealed.id, block.offset, bytes);
+            cache.put_block(&sealed.id, block.offset, bytes);
         }
     }
 }

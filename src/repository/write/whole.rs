@@ -1,6 +1,6 @@
 //! Whole packs of a repository with the same keys (`format-spec/85-sessions.md` section 7).
 
-use super::{BlobWriter, Uploaded, cache_tree};
+use super::{BlobWriter, Uploaded, cache_blocks};
 use crate::context::Context;
 use crate::crypto::{Sealed, Sealer};
 use crate::error::{Error, ErrorKind, Result};
@@ -279,7 +279,7 @@ impl Carrier {
     async fn uploaded(&self, sealed: Sealed, tables: Tables) -> Result<Uploaded> {
         let (to, bytes) = (self.to.clone(), sealed.bytes.len() as u64);
         let cache = move || {
-            cache_tree(&to, &sealed, &tables);
+            cache_blocks(&to, &sealed, &tables);
             tables
         };
         let tables = self.context.cpu.run(cache).await?;

@@ -3,37 +3,32 @@
 //! Small contents travel to the CPU pool in batches, several at once; a long content is cut window by window while the next one
 //! is read. Everything comes back in order, so that the same entries give the same tree and the same packs.
 
+mod batch;
 mod incidents;
 mod parent;
 mod stream;
 
-use super::content::{ChunkedContent, Named, cut_and_name};
+use super::content::{ChunkedContent, Named};
 use super::deltas::{DeltaPolicy, Deltas};
 use super::entry::{Content, Entry, EntryHead, EntryRecord, Item, Key, PriorEntry};
 use super::nodes::RepositorySink;
 use super::tree::{BorderKey, ContentWriter, TreeBuilder, TreeReader};
 use crate::chunk::Chunker;
 use crate::context::{Context, Reservation};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::event::{Event, Outcome};
 use crate::format::entry::{BlobRef, ContentRecord};
 use crate::format::index::BlobKind;
 use crate::format::snapshot::{RootRecord, Statistics};
 use crate::repository::{BlobNamer, BlobReader, Durable, Repository, Session};
-use bytes::Bytes;
-use futures::FutureExt;
+use batch::{BATCH_ENTRIES, Batch, Chunked, Group};
 use futures::future::BoxFuture;
 use incidents::IncidentLog;
 use parent::{ParentCursor, same};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio_util::task::AbortOnDropHandle;
 
-/// A batch of small contents is sent to the pool when it holds so many bytes.
-const BATCH_BYTES: usize = 1 << 20;
-/// Or so many entries.
-const BATCH_ENTRIES: usize = 512;
 /// A silent content is asked this often whether the session shows a sign of life.
 const TICK: Duration = Duration::from_secs(30);
 
@@ -47,7 +42,9 @@ pub struct SnapshotWriter {
     pending: VecDeque<Pending>,
     pending_max: usize,
     parent: Option<ParentCursor>,
+    parent_tree: Option<TreeReader>,
     deltas: Option<Deltas>,
+    group: Option<Group>,
     statistics: Statistics,
     incident_count: u64,
     incidents: Vec<(Key, String)>,
@@ -70,22 +67,8 @@ pub struct Written {
     pub incident_list: Option<(u8, Vec<BlobRef>)>,
 }
 
-#[derive(Default)]
-struct Batch {
-    entries: Vec<(EntryHead, Bytes, Before)>,
-    bytes: usize,
-    held: Option<Reservation>,
-}
-
 /// What the parent has under the key of an entry.
 type Before = Option<Arc<EntryRecord>>;
-
-/// A small content on its way, cut.
-struct Chunked {
-    head: EntryHead,
-    content: ChunkedContent,
-    before: Before,
-}
 
 enum Pending {
     Chunked(BoxFuture<'static, Result<Vec<Chunked>>>, Reservation),
@@ -114,7 +97,9 @@ impl SnapshotWriter {
             pending: VecDeque::new(),
             pending_max: context.cpu.threads() * 2 + 1,
             parent: parent.map(ParentCursor::new),
+            parent_tree: parent.cloned(),
             deltas: None,
+            group: None,
             statistics: Statistics::default(),
             incident_count: 0,
             incidents: Vec::new(),
@@ -144,6 +129,7 @@ impl SnapshotWriter {
             Item::Entry(entry) => self.add_entry(entry).await,
             Item::Unchanged(prior) => {
                 self.send_batch();
+                self.enter_group(prior.key(), prior.record().kind, true);
                 self.push(Pending::Carried(prior)).await
             }
             Item::Incident(incident) => self.add_incident(&incident).await,
@@ -163,6 +149,7 @@ impl SnapshotWriter {
         match content {
             Content::None => {
                 self.send_batch();
+                self.enter_group(&head.key, head.kind, before.is_some());
                 let record = record(head, ContentRecord::None, None, None);
                 self.push(Pending::Ready(Box::new(record), before)).await
             }
@@ -175,61 +162,6 @@ impl SnapshotWriter {
                 self.add_stream(head, content, before).await
             }
         }
-    }
-
-    async fn add_small(&mut self, head: EntryHead, bytes: Bytes, before: Before) -> Result<()> {
-        let mut held = self.reserve(bytes.len()).await?;
-        if let Some(batch) = self.batch.held.take() {
-            held.merge(batch);
-        }
-        self.batch.held = Some(held);
-        self.batch.bytes += bytes.len();
-        self.batch.entries.push((head, bytes, before));
-        if self.batch.bytes >= BATCH_BYTES || self.batch.entries.len() >= BATCH_ENTRIES {
-            self.send_batch();
-        }
-        while self.pending.len() > self.pending_max {
-            self.settle_first().await?;
-        }
-        Ok(())
-    }
-
-    /// Waits for budget; what waits in the queue holds some, so it is settled when there is none.
-    async fn reserve(&mut self, bytes: usize) -> Result<Reservation> {
-        loop {
-            if let Some(held) = self.context.budget.try_reserve(bytes as u64) {
-                return Ok(held);
-            }
-            self.send_batch();
-            if self.pending.is_empty() {
-                return Ok(self.context.budget.reserve(bytes as u64).await);
-            }
-            self.settle_first().await?;
-        }
-    }
-
-    fn send_batch(&mut self) {
-        let batch = std::mem::take(&mut self.batch);
-        if batch.entries.is_empty() {
-            return;
-        }
-        let (chunker, namer) = (self.chunker.clone(), self.namer.clone());
-        let held = batch.held.unwrap_or_else(Reservation::none);
-        let was_there = batch.entries.iter().any(|(.., before)| before.is_some());
-        let work = move || {
-            let chunk = |(head, bytes, before): (EntryHead, Bytes, Before)| Chunked {
-                head,
-                content: cut_and_name(&chunker, &namer, &bytes),
-                before,
-            };
-            batch.entries.into_iter().map(chunk).collect()
-        };
-        let cut = self.context.cpu.run(work);
-        let job = match &self.deltas {
-            Some(deltas) if was_there => with_deltas(deltas.clone(), cut),
-            _ => cut.boxed(),
-        };
-        self.pending.push_back(Pending::Chunked(job, held));
     }
 
     async fn push(&mut self, pending: Pending) -> Result<()> {
@@ -416,37 +348,6 @@ impl SnapshotWriter {
             incident_list,
         })
     }
-}
-
-/// Begins to make deltas as soon as the contents are cut, whether or not anybody waits for it yet.
-fn with_deltas(
-    deltas: Deltas,
-    cut: impl Future<Output = Result<Vec<Chunked>>> + Send + 'static,
-) -> BoxFuture<'static, Result<Vec<Chunked>>> {
-    let job = AbortOnDropHandle::new(tokio::spawn(async move {
-        let mut chunked = cut.await?;
-        let (mut owners, mut wanted) = (Vec::new(), Vec::new());
-        for (owner, entry) in chunked.iter().enumerate() {
-            let Some(before) = &entry.before else { continue };
-            let planned = deltas
-                .plan(&entry.content.named, &mut deltas.before(before))
-                .await;
-            owners.resize(owners.len() + planned.len(), owner);
-            wanted.extend(planned);
-        }
-        for (owner, (chunk, delta)) in owners.into_iter().zip(deltas.make(wanted).await) {
-            let entry = chunked.get_mut(owner);
-            if let Some(chunk) = entry.and_then(|entry| entry.content.named.get_mut(chunk)) {
-                chunk.delta = delta;
-            }
-        }
-        Ok(chunked)
-    }));
-    async move {
-        job.await
-            .map_err(|e| Error::new(ErrorKind::Internal, "a task that makes deltas failed").because(e))?
-    }
-    .boxed()
 }
 
 fn record(head: EntryHead, content: ContentRecord, len: Option<u64>, whole: Option<[u8; 32]>) -> EntryRecord {

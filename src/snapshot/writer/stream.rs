@@ -8,7 +8,7 @@ use crate::format::entry::BlobRef;
 use crate::format::id::BlobId;
 use crate::snapshot::content::{Named, cut_windows};
 use crate::snapshot::deltas as delta;
-use crate::snapshot::entry::{Content, EntryHead, Incident, Piece};
+use crate::snapshot::entry::{Content, EntryHead, Incident, Key, Piece};
 use crate::snapshot::tree::ContentWriter;
 use futures::{FutureExt, StreamExt};
 
@@ -16,8 +16,9 @@ use futures::{FutureExt, StreamExt};
 struct Gathered {
     refs: ContentWriter,
     held: Reservation,
-    /// The parent's content, if deltas are wanted.
-    before: Option<delta::Before>,
+    /// The parent's content, if deltas are wanted: by place, and by what it holds.
+    before: Option<(delta::Before, delta::Similar)>,
+    key: Key,
 }
 
 impl SnapshotWriter {
@@ -38,7 +39,10 @@ impl SnapshotWriter {
         let mut gathered = Gathered {
             refs: ContentWriter::new(),
             held: Reservation::none(),
-            before: deltas.and_then(|deltas| Some(deltas.before(before.as_deref()?))),
+            before: deltas
+                .zip(before.as_deref())
+                .map(|(deltas, before)| (deltas.before(before), deltas.similar(before))),
+            key: head.key.clone(),
         };
         let mut cutter = cut_windows(self.chunker.clone(), self.namer.clone(), self.context.clone());
         let mut len = 0u64;
@@ -67,7 +71,7 @@ impl SnapshotWriter {
                 }
                 Piece::Hole(bytes) => {
                     self.gather(cutter.hole(bytes).await?, &mut gathered).await?;
-                    if let Some(before) = &mut gathered.before {
+                    if let Some((before, _)) = &mut gathered.before {
                         before.skip(bytes);
                     }
                     if bytes > 0 {
@@ -95,15 +99,17 @@ impl SnapshotWriter {
 
     /// Puts the next chunks.
     async fn gather(&mut self, mut chunks: Vec<Named>, gathered: &mut Gathered) -> Result<()> {
-        if let (Some(deltas), Some(before)) = (self.deltas.clone(), &mut gathered.before) {
+        let (key, before) = (&gathered.key, &mut gathered.before);
+        if let (Some(deltas), Some((before, similar))) = (self.deltas.clone(), before) {
             let make = async {
-                let wanted = deltas.plan(&chunks, before).await;
-                deltas.make(wanted).await
+                let wanted = deltas.plan((0, &chunks), Some(before), true).await;
+                let compared = deltas.compare(wanted, true).await;
+                deltas.search(compared, similar, key).await
             };
-            for (number, delta) in self.wait(make.boxed()).await? {
-                before.learn(delta.is_some());
-                if let Some(chunk) = chunks.get_mut(number) {
-                    chunk.delta = delta;
+            for made in self.wait(make.boxed()).await? {
+                before.take_note(&made);
+                if let Some(chunk) = chunks.get_mut(made.chunk.1) {
+                    chunk.delta = made.delta;
                 }
             }
         }

@@ -1,0 +1,207 @@
+//! The local cache of what deltas rest on, and the budget for what it does not hold: they save bytes, and nothing else ever depends on
+//! them.
+
+use crate::world::{Things, World, context, noise};
+use holdall::connector::Source;
+use holdall::context::Context;
+use holdall::error::Result;
+use holdall::ops::{self, SnapshotReport, SnapshotRequest};
+use holdall::repository::{Cache, Repository};
+use holdall::snapshot::DeltaPolicy;
+use holdall::store::Store;
+use holdall::testkit::repo;
+use std::path::{Path, PathBuf};
+
+const NOTHING: DeltaPolicy = DeltaPolicy::FetchUpTo(0);
+const LARGE: u64 = 1 << 30;
+
+/// A few contents that do not compress, over several blocks, each changed a little in each round.
+fn things(round: usize) -> Things {
+    Things::new((0..24).map(|n| {
+        let mut content = noise(300 << 10, n);
+        for (at, byte) in content.iter_mut().enumerate().step_by(20_000).take(round * 4) {
+            *byte = byte.wrapping_add(u8::try_from(at % 97 + round).unwrap());
+        }
+        (format!("{n:04}"), content)
+    }))
+}
+
+/// The repository as a new process opens it, with a cache of `most` bytes in `directory`.
+async fn open(store: &Store, directory: Option<&Path>, most: u64) -> Repository {
+    let repository = repo::open(store).await.unwrap();
+    if let Some(directory) = directory {
+        repository.use_base_cache(Cache::open_bases(directory, repository.id(), most).unwrap());
+    }
+    repository
+}
+
+async fn take(
+    context: &Context,
+    repository: &Repository,
+    round: usize,
+    deltas: DeltaPolicy,
+) -> SnapshotReport {
+    let mut open = || -> Result<Option<Vec<Box<dyn Source>>>> { Ok(Some(vec![Box::new(things(round))])) };
+    let request = SnapshotRequest {
+        deltas,
+        ..repo::request()
+    };
+    let report = ops::snapshot(context, repository, &request, &mut open)
+        .await
+        .unwrap();
+    assert!(!report.snapshot.partial);
+    report
+}
+
+/// Whether a snapshot consists of deltas: all was changed.
+fn is_of_deltas(report: &SnapshotReport) -> bool {
+    report.snapshot.statistics.bytes_stored < report.snapshot.statistics.bytes_new / 10
+}
+
+fn file(directory: &Path) -> PathBuf {
+    let mut files = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|file| file.unwrap().path());
+    files
+        .find(|path| path.extension().is_some_and(|e| e == "bases"))
+        .unwrap()
+}
+
+async fn begin(context: &Context, world: &World, directory: &Path) -> Store {
+    let store = world.store(context);
+    repo::init(&store, context).await.unwrap();
+    let first = take(context, &open(&store, Some(directory), LARGE).await, 0, NOTHING).await;
+    assert!(first.snapshot.statistics.bytes_stored > 6 << 20);
+    store
+}
+
+async fn assert_sound(context: &Context, store: &Store) {
+    let repository = repo::open(store).await.unwrap();
+    let report = repo::check_all(context, &repository).await.unwrap();
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_uploaded_from_here_is_compared_with_and_not_fetched() {
+    let (world, context, directory) = (World::new(), context(), tempfile::tempdir().unwrap());
+    let store = begin(&context, &world, directory.path()).await;
+    for round in 1..4 {
+        let repository = open(&store, Some(directory.path()), LARGE).await;
+        let next = take(&context, &repository, round, NOTHING).await;
+        assert!(
+            is_of_deltas(&next),
+            "round {round}: {:?}",
+            next.snapshot.statistics
+        );
+        assert_eq!(next.bytes_fetched, 0);
+    }
+    // Nothing in it reads as what was kept.
+    let held = std::fs::read(file(directory.path())).unwrap();
+    let plain = noise(300 << 10, 3);
+    assert!(held.len() > 6 << 20, "{}", held.len());
+    assert!(!held.windows(32).any(|window| window == &plain[5_000..5_032]));
+    assert_sound(&context, &store).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_that_is_lost_damaged_or_anothers_costs_bytes_and_nothing_else() {
+    let (world, context, directory) = (World::new(), context(), tempfile::tempdir().unwrap());
+    let store = begin(&context, &world, directory.path()).await;
+    let path = file(directory.path());
+    let held = std::fs::read(&path).unwrap();
+    let mut broken = held.clone();
+    broken[20_000..]
+        .iter_mut()
+        .step_by(50)
+        .for_each(|byte| *byte ^= 0x55);
+    let foreign = tempfile::tempdir().unwrap();
+    begin(&context, &World::new(), foreign.path()).await;
+    let foreign = std::fs::read(file(foreign.path())).unwrap();
+    let kinds: [(&str, Option<&[u8]>); 4] = [
+        ("lost", None),
+        ("no database", Some(b"what is this")),
+        ("damaged", Some(&broken)),
+        ("another repository's", Some(&foreign)),
+    ];
+    for (round, (kind, bytes)) in (1..).zip(kinds) {
+        for end in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{end}", path.display()));
+        }
+        if let Some(bytes) = bytes {
+            std::fs::write(&path, bytes).unwrap();
+        }
+        let repository = open(&store, Some(directory.path()), LARGE).await;
+        let next = take(&context, &repository, round, DeltaPolicy::default()).await;
+        assert!(is_of_deltas(&next), "{kind}: {:?}", next.snapshot.statistics);
+        assert!(
+            next.bytes_fetched > 1 << 20,
+            "{kind}: fetched {}",
+            next.bytes_fetched
+        );
+    }
+    // As it was long ago: what came since is fetched, or does without.
+    std::fs::write(&path, &held).unwrap();
+    let repository = open(&store, Some(directory.path()), LARGE).await;
+    take(&context, &repository, 5, NOTHING).await;
+    assert_sound(&context, &store).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_is_fetched_than_the_budget_allows_and_the_rest_is_stored_whole() {
+    let (world, context, directory) = (World::new(), context(), tempfile::tempdir().unwrap());
+    let store = begin(&context, &world, directory.path()).await;
+    let budget = 3 << 20;
+    let next = take(
+        &context,
+        &open(&store, None, 0).await,
+        1,
+        DeltaPolicy::FetchUpTo(budget),
+    )
+    .await;
+    let counts = next.snapshot.statistics;
+    assert!(
+        next.bytes_fetched > 0 && next.bytes_fetched <= budget,
+        "{}",
+        next.bytes_fetched
+    );
+    assert!(counts.bytes_stored > counts.bytes_new / 4, "{counts:?}");
+    assert!(counts.bytes_stored < counts.bytes_new * 9 / 10, "{counts:?}");
+    let whole = take(&context, &open(&store, None, 0).await, 2, DeltaPolicy::Off).await;
+    assert_eq!(whole.bytes_fetched, 0);
+    assert!(!is_of_deltas(&whole) && whole.snapshot.statistics.bytes_stored > counts.bytes_new * 9 / 10);
+    // As much as is uploaded: half of the bytes at the most come back for the other half.
+    let even = take(
+        &context,
+        &open(&store, None, 0).await,
+        3,
+        DeltaPolicy::FetchAsUploaded,
+    )
+    .await;
+    let stored = even.snapshot.statistics.bytes_stored;
+    assert!(even.bytes_fetched > 0, "{:?}", even.snapshot.statistics);
+    assert!(
+        even.bytes_fetched <= stored + (4 << 20),
+        "{} for {stored}",
+        even.bytes_fetched
+    );
+    assert_sound(&context, &store).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_holds_what_it_may_and_two_may_use_it_at_once() {
+    let (world, context, directory) = (World::new(), context(), tempfile::tempdir().unwrap());
+    let store = begin(&context, &world, directory.path()).await;
+    let a = open(&store, Some(directory.path()), LARGE).await;
+    let b = open(&store, Some(directory.path()), LARGE).await;
+    let (first, second) = tokio::join!(take(&context, &a, 1, NOTHING), take(&context, &b, 2, NOTHING));
+    assert!(is_of_deltas(&first) && is_of_deltas(&second));
+    drop((a, b));
+    let small = tempfile::tempdir().unwrap();
+    for round in 3..6 {
+        let repository = open(&store, Some(small.path()), 2 << 20).await;
+        take(&context, &repository, round, DeltaPolicy::default()).await;
+    }
+    let size = Cache::size_of_bases(small.path());
+    assert!((1..4 << 20).contains(&size), "{size}");
+    assert_sound(&context, &store).await;
+}
