@@ -41,9 +41,9 @@ fn main() {
         for (name, deltas) in [("whole", DeltaPolicy::Off), ("deltas", DeltaPolicy::default())] {
             let (seconds, stored) = seconds(|| runtime.block_on(series(&versions, average << 10, deltas)));
             print!("{average:>6} KiB {name:>7}");
-            stored
-                .iter()
-                .for_each(|bytes| print!("{:>9.2}", megabytes(*bytes)));
+            for bytes in &stored {
+                print!("{:>9.2}", megabytes(*bytes));
+            }
             let read: usize = versions.iter().map(Bytes::len).sum();
             println!("{:>9.0} MB/s", megabytes(read as u64) / seconds);
         }

@@ -15,7 +15,7 @@ mod tools;
 mod workload;
 
 use holdall::testkit::PostgresServer;
-use tools::{Kind, Place, Tool};
+use tools::{Place, Tool};
 
 const SETTINGS: &str = "fsync = off\nsynchronous_commit = off\nshared_buffers = '512MB'\nmax_wal_size = '8GB'\nautovacuum = off\n\
                         maintenance_work_mem = '256MB'";
@@ -29,7 +29,9 @@ fn main() {
     let place = Place::new(&server);
     let mut tools = Tool::available(&place);
     print!("{:>16}{:>9}", "MB stored", "dump");
-    tools.iter().for_each(|tool| print!("{:>22}", tool.kind.name()));
+    for tool in &tools {
+        print!("{:>22}", tool.kind.name());
+    }
     println!();
     let mut stored: Vec<Vec<f64>> = Vec::new();
     for round in 0..=rounds {

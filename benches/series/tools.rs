@@ -119,7 +119,7 @@ impl Place {
         (seconds, String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    fn has(&self, program: &str) -> bool {
+    fn has(program: &str) -> bool {
         let there = Command::new("bash")
             .args(["-c", &format!("command -v {program}")])
             .output();
@@ -150,7 +150,7 @@ impl Tool {
         ];
         let (there, not): (Vec<Kind>, Vec<Kind>) = kinds
             .into_iter()
-            .partition(|kind| !kind.is_peer() || place.has(kind.name()));
+            .partition(|kind| !kind.is_peer() || Place::has(kind.name()));
         for kind in not {
             println!("{} is not installed and is left out", kind.name());
         }

@@ -119,7 +119,7 @@ mod tests {
     fn strangers_share_nothing_and_short_or_uniform_chunks_tell_nothing() {
         let shared = Sketch::of(&noise(256 << 10, 1)).shared(&Sketch::of(&noise(256 << 10, 2)));
         assert_eq!(shared, 0);
-        assert!(!Sketch::of(&[7; 100_000]).is_telling());
+        assert!(!Sketch::of(&vec![7; 100_000]).is_telling());
         assert!(!Sketch::of(&noise(300, 1)).is_telling());
         assert!(Sketch::of(&noise(20_000, 1)).is_telling());
         assert_eq!(Sketch::of(&[]).features(), [0u32; 0].as_slice());

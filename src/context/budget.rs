@@ -42,6 +42,24 @@ impl Budget {
         })
     }
 
+    /// A budget below what real work accepts, so that blocks and packs of a test are small.
+    #[cfg(feature = "testkit")]
+    #[must_use]
+    pub fn tiny(bytes: u64) -> Self {
+        let units = usize::try_from(bytes / UNIT).unwrap_or(usize::MAX >> 4);
+        Self {
+            semaphore: Arc::new(Semaphore::new(units)),
+            total: bytes,
+            peak: Arc::default(),
+        }
+    }
+
+    /// Whether all of it is free.
+    #[cfg(feature = "testkit")]
+    pub fn is_free(&self) -> bool {
+        self.semaphore.available_permits() as u64 * UNIT == self.total
+    }
+
     /// The whole budget in bytes.
     pub fn total(&self) -> u64 {
         self.total

@@ -6,6 +6,7 @@
 mod budget;
 mod clock;
 mod cpu;
+pub mod mutant;
 mod random;
 
 pub use budget::{Budget, Reservation};

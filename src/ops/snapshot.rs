@@ -1,6 +1,7 @@
 //! Making a snapshot: sources → writer → commit.
 
 use crate::connector::Source;
+use crate::context::mutant::mutated;
 use crate::context::{Context, Time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
@@ -294,7 +295,12 @@ async fn run(
         let text = format!("{name} is damaged: {error}; `holdall check` tells what it means");
         context.emit(&Event::Note { text });
     }
-    let snapshots: Vec<_> = session.view().snapshots().cloned().collect();
+    let bases = repository.bases(session.view());
+    // One that was committed while this session began may stand in no run that was listed: its tree cannot be read here.
+    let is_here = |snapshot: &&Arc<SnapshotRecord>| {
+        request.parent.is_some() || bases.has(&snapshot.root.id) || mutated!(ParentUnchecked)
+    };
+    let snapshots: Vec<_> = session.view().snapshots().filter(is_here).cloned().collect();
     let parent = find_parent(request, &snapshots, &records)?;
     let budget = context.budget.total();
     let reader = parent

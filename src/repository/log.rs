@@ -3,6 +3,7 @@
 
 use super::Repository;
 use super::view::Purpose;
+use crate::context::mutant::mutated;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::collect::{CondemnedRecord, RunRow, SealRecord, StateRecord};
 use crate::format::id::{ObjectId, SessionId};
@@ -47,14 +48,16 @@ pub(crate) struct Log {
 impl Log {
     /// Whether a session counts no more.
     pub(crate) fn is_void(&self, sid: &SessionId) -> bool {
-        sid.epoch < self.floor && !self.live.contains(sid)
+        sid.epoch < self.floor && !self.live.contains(sid) && !mutated!(RetiredCounts)
     }
 
     /// Whether an index run counts.
     pub(crate) fn is_valid(&self, name: &ObjectName) -> bool {
         match name {
-            ObjectName::SessionRun(sid, _) => sid.epoch >= self.floor,
-            ObjectName::CollectorRun(round, id) => self.runs.contains(&(*round, *id)),
+            ObjectName::SessionRun(sid, _) => sid.epoch >= self.floor || mutated!(SessionRunsForEver),
+            ObjectName::CollectorRun(round, id) => {
+                self.runs.contains(&(*round, *id)) || mutated!(CollectorRunsUnsealed)
+            }
             _ => false,
         }
     }
@@ -125,9 +128,17 @@ impl Log {
     /// Lists until no seal came between: `format-spec/85-sessions.md`, stable list.
     pub(crate) async fn stable(repository: &Repository, purpose: Purpose) -> Result<(Self, Listing)> {
         for _ in 0..TRIES {
-            let log = Self::read(repository).await?;
+            let mut log = Self::read(repository).await?;
             let listing = Listing::read(repository, &log, purpose).await?;
-            if Self::newest_seal(repository).await? == log.newest {
+            let lists_once = match purpose {
+                Purpose::Read => mutated!(ReaderUnstable),
+                Purpose::Write => mutated!(WriterUnstable),
+            };
+            let newest = Self::newest_seal(repository).await?;
+            if lists_once && purpose == Purpose::Read {
+                log.newest = newest;
+            }
+            if lists_once || newest == log.newest {
                 return Ok((log, listing));
             }
         }
@@ -209,7 +220,7 @@ impl Listing {
     async fn read(repository: &Repository, log: &Log, purpose: Purpose) -> Result<Self> {
         let mut listing = Self::default();
         if purpose == Purpose::Write {
-            listing.list_runs(repository, log).await?;
+            listing.list_runs(repository, log, purpose).await?;
         }
         for name in repository.list(Prefix::Snapshots).await? {
             match name {
@@ -228,15 +239,21 @@ impl Listing {
                 let of_forgotten = |name: &ObjectName| matches!(name, ObjectName::Note(sid, _) if listing.forgets.contains(sid));
                 listing.notes = notes.filter(of_forgotten).collect();
             }
-            listing.list_runs(repository, log).await?;
+            listing.list_runs(repository, log, purpose).await?;
         }
         Ok(listing)
     }
 
-    async fn list_runs(&mut self, repository: &Repository, log: &Log) -> Result<()> {
+    async fn list_runs(&mut self, repository: &Repository, log: &Log, purpose: Purpose) -> Result<()> {
         for prefix in [Prefix::SessionRuns, Prefix::CollectorRuns] {
             let names = repository.list(prefix).await?.into_iter();
-            self.runs.extend(names.filter(|name| log.is_valid(name)));
+            let claims = |name: &ObjectName| {
+                mutated!(ClaimBelowFloor)
+                    && purpose == Purpose::Write
+                    && matches!(name, ObjectName::SessionRun(..))
+            };
+            self.runs
+                .extend(names.filter(|name| log.is_valid(name) || claims(name)));
         }
         Ok(())
     }

@@ -108,6 +108,25 @@ impl Numbered {
 }
 
 impl Repository {
+    /// The same repository as another machine has it open: over a handle of its own, with a cache of its own.
+    #[cfg(feature = "testkit")]
+    #[must_use]
+    pub fn elsewhere(&self, store: Store, cache: Arc<Cache>) -> Self {
+        let inner = Inner {
+            store,
+            marker: self.inner.marker.clone(),
+            keyring: self.inner.keyring.clone(),
+            config: self.inner.config.clone(),
+            cache,
+            numbered: Numbered::default(),
+            bases: OnceLock::new(),
+            slot: self.inner.slot,
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
     /// Its id.
     pub fn id(&self) -> RepositoryId {
         self.inner.config.repository

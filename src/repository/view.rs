@@ -6,6 +6,7 @@ use super::index::{Index, IndexBuilder};
 use super::ledger::Ledger;
 use super::log::{Listing, Log};
 use crate::context::Context;
+use crate::context::mutant::mutated;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::{ObjectId, SessionId};
 use crate::format::layout::ObjectName;
@@ -52,8 +53,9 @@ impl View {
         let committed: HashSet<SessionId> = snapshots.keys().copied().collect();
         let forgets = Forgets::read(repository, context, (&listing, purpose), &snapshots).await?;
         let mut let_go = Vec::new();
+        let takes_all = mutated!(ParentUnchecked) && purpose == Purpose::Write;
         snapshots.retain(|sid, record| {
-            if !forgets.is_effective(sid) {
+            if !forgets.is_effective(sid) || takes_all {
                 return true;
             }
             // Up to a megabyte each, and of no interest any more.
@@ -62,9 +64,8 @@ impl View {
             let_go.push(Arc::new(record));
             false
         });
-        let mut excluded = log.dead.clone();
+        let mut excluded = retired_packs(&log, purpose);
         if purpose == Purpose::Write {
-            excluded.extend(log.condemned.iter().copied());
             let ledger = Ledger::read(repository).await?;
             excluded.extend(ledger.quarantined);
             damaged.extend(ledger.damaged);
@@ -160,6 +161,23 @@ pub(crate) fn is_damage(error: &Error) -> bool {
     )
 }
 
+/// Packs that nothing new may rest on, as the log says.
+fn retired_packs(log: &Log, purpose: Purpose) -> HashSet<ObjectId> {
+    let mut retired = log.dead.clone();
+    if mutated!(DeadCounts) || (mutated!(CondemnedReused) && purpose == Purpose::Write) {
+        retired.clear();
+    }
+    #[cfg(feature = "testkit")]
+    if mutated!(CondemnedBase) || mutated!(ParentUnchecked) {
+        crate::context::mutant::note(log.condemned.iter().map(|pack| pack.0));
+    }
+    let is_seen = mutated!(CondemnedReused) || mutated!(CondemnedBase) || mutated!(ParentUnchecked);
+    if purpose == Purpose::Write && !is_seen {
+        retired.extend(log.condemned.iter().copied());
+    }
+    retired
+}
+
 type DamagedRuns = Vec<(ObjectName, Error)>;
 
 async fn load_index(
@@ -171,7 +189,9 @@ async fn load_index(
     excluded: HashSet<ObjectId>,
 ) -> Result<(Index, DamagedRuns)> {
     let is_claimable = |name: &ObjectName| match name {
-        ObjectName::SessionRun(sid, _) => purpose == Purpose::Write && !committed.contains(sid),
+        ObjectName::SessionRun(sid, _) => {
+            purpose == Purpose::Write && !committed.contains(sid) && !mutated!(UncommittedReused)
+        }
         _ => false,
     };
     // What a committed session lists needs no claim, whoever else lists it: committed runs come first.

@@ -4,7 +4,7 @@
 //! Stores: [`FaultStore`] fails where it is told to, [`store_suite`] holds what every store must do, [`Throttle`] is a slow
 //! or broken line, [`FaultyLine`] one on which requests go wrong, [`SeaweedFs`] a real S3 server, [`S3rver`] one
 //! that ignores conditions, [`PostgresServer`] a real database,
-//! [`PgBouncer`] a pooler in front of it.
+//! [`PgBouncer`] a pooler in front of it. [`sim`] runs everybody at once over a store that decides who goes on.
 
 pub mod arbitrary;
 pub mod collect;
@@ -18,6 +18,7 @@ pub mod repo;
 pub mod rounds;
 mod s3rver;
 mod seaweedfs;
+pub mod sim;
 pub mod store_suite;
 mod throttle;
 pub mod trees;

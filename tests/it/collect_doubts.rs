@@ -418,9 +418,16 @@ async fn checked_beside_a_collection(stage: &Stage, sids: &[SessionId], read_dat
         ..stage.context.clone()
     };
     let repository = repo::open(&stage.world.store(&stage.context)).await.unwrap();
-    ops::check(&watched, &repository, CheckRequest { read_data })
-        .await
-        .unwrap()
+    ops::check(
+        &watched,
+        &repository,
+        CheckRequest {
+            read_data,
+            ..CheckRequest::default()
+        },
+    )
+    .await
+    .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

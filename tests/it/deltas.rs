@@ -28,7 +28,9 @@ fn rows(count: usize, round: usize) -> String {
 }
 
 fn row(n: usize, round: usize) -> String {
-    let touched = (1..=round).rev().find(|r| (n * 7919 + r * 31) % 100 == 0);
+    let touched = (1..=round)
+        .rev()
+        .find(|r| (n * 7919 + r * 31).is_multiple_of(100));
     let noise = blake3::hash(&n.to_le_bytes());
     format!("{n}\t{}\t{noise}\n", touched.unwrap_or(0))
 }

@@ -36,9 +36,27 @@ impl Round {
     /// `Busy` if another collector works here and its round is younger than [`CollectOptions::take_over`]; `Damaged` if something that
     /// snapshots need cannot be read, so that nobody can tell what else they need; or what the store says.
     pub async fn begin(repository: &Repository, context: &Context, options: CollectOptions) -> Result<Self> {
+        let mut tries = 1;
+        loop {
+            let mut newest = None;
+            match Self::try_begin(repository, context, options.clone(), &mut newest).await {
+                Err(error) if tries < TRIES && is_outdated(repository, newest, &error).await? => tries += 1,
+                begun => return begun,
+            }
+        }
+    }
+
+    /// One try; `newest` is the seal that it rests on.
+    async fn try_begin(
+        repository: &Repository,
+        context: &Context,
+        options: CollectOptions,
+        newest: &mut Option<u64>,
+    ) -> Result<Self> {
         let mut pen = Pen::new(repository, context);
         let collector = context.random.bytes()?;
         let log = g0(repository, context, &options, &mut pen, collector).await?;
+        *newest = Some(log.newest);
         let mut listing = Listing::read(repository).await?;
         if options.dry_run {
             listing.forgets.extend(&options.also_forgotten);
@@ -103,6 +121,16 @@ impl Round {
         });
         work.g2().await?;
         Ok(Self(work))
+    }
+}
+
+/// Whether what looks like damage may be another collector's work: a round has ended since the lists were begun, so that they may name what
+/// it swept, and lack what it put in its place.
+pub(super) async fn is_outdated(repository: &Repository, newest: Option<u64>, error: &Error) -> Result<bool> {
+    let may_be = matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Conflict);
+    match newest {
+        Some(newest) if may_be => Ok(Log::newest_seal(repository).await? != newest),
+        _ => Ok(false),
     }
 }
 

@@ -4,6 +4,7 @@
 //! copy whose chain is as short as any: a whole copy if there is one, else a delta of a blob with a shorter chain. Chains that are
 //! chosen so cannot meet themselves, and none is longer than the blob's shortest, so that none grows over the limit of the format.
 
+use crate::context::mutant::mutated;
 use crate::format::limits::CHAIN_MAX;
 use crate::repository::bits::Bits;
 use crate::repository::index::{Copy, Index, PackNumber};
@@ -19,7 +20,8 @@ impl Depths {
     pub(super) fn of(index: &Index, packs: &Bits) -> Self {
         let mut depths = vec![UNUSABLE; index.all_copies().len()];
         for (number, copy) in numbered(index) {
-            if !copy.is_delta() && lies_in(index, packs, copy) {
+            let is_whole = !copy.is_delta() || mutated!(MarkIgnoresBases) || mutated!(DeltasOnly);
+            if is_whole && lies_in(index, packs, copy) {
                 set(&mut depths, number, 0);
             }
         }
@@ -90,19 +92,20 @@ pub(super) struct Kept {
 }
 
 /// Chooses copies of all blobs of `needed`, bases included. Each blob is kept by the first of the sets of packs in which it has a
-/// chain, with all of that chain.
+/// chain, with all of that chain; of its bases those copies are taken that lie in an earlier set, so that nothing is kept twice.
 pub(super) fn keep(index: &Index, needed: &Bits, tiers: &[Bits]) -> Kept {
     let len = index.all_copies().len();
     let mut copies = Bits::none(len);
     let mut left = needed.clone();
-    for packs in tiers {
+    for (at, packs) in tiers.iter().enumerate() {
         if left.next(0).is_none() {
             break;
         }
         let depths = Depths::of(index, packs);
         let here = Bits::of(len, |number| left.has(number) && depths.is_usable(number));
         here.iter().for_each(|number| left.clear(number));
-        choose(index, (&depths, packs), here, &mut copies);
+        let earlier = tiers.get(..at).unwrap_or_default();
+        choose(index, (&depths, packs, earlier), here, &mut copies);
     }
     Kept {
         copies,
@@ -111,9 +114,21 @@ pub(super) fn keep(index: &Index, needed: &Bits, tiers: &[Bits]) -> Kept {
 }
 
 /// Chooses a copy of the shortest chain for each blob of `wanted`, and for their bases.
-fn choose(index: &Index, (depths, packs): (&Depths, &Bits), mut wanted: Bits, chosen: &mut Bits) {
+fn choose(
+    index: &Index,
+    (depths, packs, earlier): (&Depths, &Bits, &[Bits]),
+    mut wanted: Bits,
+    chosen: &mut Bits,
+) {
+    #[cfg(feature = "testkit")]
+    if mutated!(DeltasOnly) {
+        return choose_deltas(index, packs, wanted, chosen);
+    }
     let weights = weights(index, packs, &wanted);
-    let weight = |pack: PackNumber| weights.get(pack.0 as usize).copied().unwrap_or(0);
+    let weight = |pack: PackNumber| {
+        let is_kept_anyway = earlier.iter().any(|tier| tier.has(pack.0));
+        (is_kept_anyway, weights.get(pack.0 as usize).copied().unwrap_or(0))
+    };
     // Bases have shorter chains than what rests on them, so one way down meets them all.
     for depth in (0..=CHAIN_MAX).rev() {
         let mut from = Some(0);
@@ -124,6 +139,7 @@ fn choose(index: &Index, (depths, packs): (&Depths, &Bits), mut wanted: Bits, ch
             }
             let fits = |copy: &&(u32, &Copy, Option<u32>)| match copy.2 {
                 None => depth == 0,
+                Some(_) if mutated!(MarkIgnoresBases) => true,
                 Some(base) => depth > 0 && usize::from(at(&depths.0, base)) == depth - 1,
             };
             let copies = copies_of(index, packs, number);
@@ -133,8 +149,28 @@ fn choose(index: &Index, (depths, packs): (&Depths, &Bits), mut wanted: Bits, ch
                 .max_by_key(|(at, copy, _)| (pack_of(index, copy).map(weight), std::cmp::Reverse(*at)));
             if let Some((at, _, base)) = best {
                 chosen.set(*at);
-                base.map(|base| wanted.set(base));
+                base.filter(|_| !mutated!(MarkIgnoresBases))
+                    .map(|base| wanted.set(base));
             }
+        }
+    }
+}
+
+/// What the mutant `DeltasOnly` chooses: a delta where there is one.
+#[cfg(feature = "testkit")]
+fn choose_deltas(index: &Index, packs: &Bits, mut wanted: Bits, chosen: &mut Bits) {
+    let mut done = Bits::none(index.all_copies().len());
+    loop {
+        let next = wanted.iter().find(|number| !done.has(*number));
+        let Some(number) = next else { return };
+        done.set(number);
+        let copies = copies_of(index, packs, number);
+        let best = copies
+            .iter()
+            .max_by_key(|(at, _, base)| (base.is_some(), std::cmp::Reverse(*at)));
+        if let Some((at, _, base)) = best {
+            chosen.set(*at);
+            base.map(|base| wanted.set(base));
         }
     }
 }
@@ -285,6 +321,16 @@ mod tests {
             .map(|at| pack_of(&index, &index.all_copies()[at as usize]).unwrap().0)
             .collect();
         assert_eq!(packs, [1, 1]);
+    }
+
+    #[test]
+    fn a_base_that_survives_is_not_kept_once_more_for_a_delta_that_does_not() {
+        let index = index(&[vec![(1, None), (2, Some(1))], vec![(1, None)]]);
+        let surviving = Bits::of(2, |pack| pack == 1);
+        let found = keep(&index, &numbers(&index, &[1, 2]), &[surviving, all(&index)]);
+        assert_eq!(kept(&index, &found), [(1, None), (2, Some(1))]);
+        let base = &index.all_copies()[found.copies.next(0).unwrap() as usize];
+        assert_eq!(pack_of(&index, base).unwrap().0, 1);
     }
 
     /// Whether each blob has a chain of at most 16 deltas in `copies`, by taking whatever follows from what is known.

@@ -5,6 +5,7 @@ use super::entries::Entries;
 use super::listing::unreadable;
 use super::reserve::Pen;
 use crate::context::Context;
+use crate::context::mutant::mutated;
 use crate::crypto::{open_run, seal_run};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::collect::RunRow;
@@ -132,6 +133,8 @@ impl<'a> Compaction<'a> {
             else {
                 continue;
             };
+            #[cfg(feature = "testkit")]
+            let rows = without_idle(rows);
             let mut sum = EntrySum::default();
             sum.add(&rows, |_| true);
             match self.done.insert(pack, sum) {
@@ -196,7 +199,7 @@ impl<'a> Compaction<'a> {
     /// `Internal` if they do not: then nothing may be sealed.
     pub(super) async fn finish(mut self) -> Result<Vec<RunRow>> {
         self.flush().await?;
-        if self.inputs == self.outputs {
+        if self.inputs == self.outputs || mutated!(CompactionDrops) {
             return Ok(self.rows);
         }
         let text = format!(
@@ -205,6 +208,30 @@ impl<'a> Compaction<'a> {
         );
         Err(Error::new(ErrorKind::Internal, text))
     }
+}
+
+/// What the mutant `CompactionDrops` leaves of the rows of a pack: entries of blobs that were noted as needed.
+#[cfg(feature = "testkit")]
+fn without_idle(rows: Tables) -> Tables {
+    use crate::context::mutant::is_noted;
+    if !mutated!(CompactionDrops) || !rows.entries.iter().any(|entry| is_noted(&entry.id.0)) {
+        return rows;
+    }
+    let mut out = Tables {
+        entries: Vec::new(),
+        bases: Vec::new(),
+        ..rows
+    };
+    let mut bases = rows.bases.iter();
+    for entry in &rows.entries {
+        let base = if entry.delta { bases.next() } else { None };
+        if is_noted(&entry.id.0) {
+            let at = u32::try_from(out.entries.len()).unwrap_or(u32::MAX);
+            out.bases.extend(base.map(|(_, base)| (at, *base)));
+            out.entries.push(*entry);
+        }
+    }
+    out
 }
 
 /// The rows of each pack of a run.

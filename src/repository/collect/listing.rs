@@ -1,6 +1,7 @@
 //! What a collector lists, in the order that the protocol wants: what a session had put before it finished is then seen.
 
 use crate::context::Time;
+use crate::context::mutant::mutated;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::{BlobId, ObjectId, SessionId};
 use crate::format::layout::{ObjectName, Prefix};
@@ -59,7 +60,11 @@ impl Listing {
         let round = |listed| async move {
             Ok(match listed {
                 // There is one of every round for ever, and it never goes.
-                Listed::Object(info) if !matches!(info.name, ObjectName::Seal(_)) => Some(info),
+                Listed::Object(info)
+                    if !matches!(info.name, ObjectName::Seal(_)) || mutated!(SealsDeleted) =>
+                {
+                    Some(info)
+                }
                 _ => None,
             })
         };

@@ -1,5 +1,6 @@
 //! G6: the mark again, from the store, after all sessions that could rest on condemned packs have ended. What they use is saved.
 
+use super::begin::is_outdated;
 use super::chains::{Depths, keep, pack_of};
 use super::listing::{commits, runs, times, unreadable};
 use super::mark::Mark;
@@ -8,6 +9,7 @@ use super::repack::{Job, Repack, Repacked};
 use super::round::Work;
 use super::settle::Waiting;
 use crate::context::Time;
+use crate::context::mutant::mutated;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::{ObjectId, SessionId};
 use crate::format::layout::{ObjectName, Prefix};
@@ -40,7 +42,20 @@ impl Waiting {
     /// # Errors
     /// `Invalid` while sessions are open; `Conflict` if another collector has ended the round meanwhile; `Damaged` if a new snapshot
     /// needs what cannot be read; `Internal` if the plan would take something that is needed; or what the store says.
-    pub async fn rescue(mut self) -> Result<Rescued> {
+    pub async fn rescue(self) -> Result<Rescued> {
+        let (repository, newest) = (self.work.repository.clone(), self.work.log.newest);
+        match self.try_rescue().await {
+            Err(error) if is_outdated(&repository, Some(newest), &error).await? => Err(Error::new(
+                ErrorKind::Conflict,
+                "another collector has ended this round; nothing was deleted by this one",
+            )
+            .with("round", newest + 1)
+            .because(error)),
+            rescued => rescued,
+        }
+    }
+
+    async fn try_rescue(mut self) -> Result<Rescued> {
         if !self.settle().await? {
             return Err(Error::new(
                 ErrorKind::Invalid,
@@ -53,8 +68,14 @@ impl Waiting {
             sessions,
             ..
         } = self;
-        let decided = times(&work.repository, Prefix::Snapshots).await?;
-        let runs = runs(&work.repository).await?;
+        let mut decided = times(&work.repository, Prefix::Snapshots).await?;
+        let mut runs = runs(&work.repository).await?;
+        if mutated!(SealFirst) {
+            decided.clone_from(&work.listing.decided);
+        }
+        if mutated!(SealFirst) || mutated!(RemarkOldIndex) {
+            runs.clone_from(&work.listing.runs);
+        }
         // What was found damaged since G1 is a last resort now.
         let quarantined = Ledger::read(&work.repository).await?.whole()?;
         work.quarantined.extend(quarantined);
@@ -120,7 +141,7 @@ impl Work {
                 references.unwrap_or_else(|| References::new(&repository, &context, BTreeSet::new(), false));
             let mut mark = Mark::new((&repository, &context), (index, self.log.newest), references);
             mark.needed.merge(&self.needed);
-            for record in new.values() {
+            for record in new.values().filter(|_| !mutated!(NoRemark)) {
                 mark.snapshot(record).await?;
             }
             mark.check_sound()?;

@@ -4,6 +4,7 @@ use super::compact::{Absorption, Compaction, absorption};
 use super::rescue::Rescued;
 use super::round::Work;
 use super::sweep::{Swept, delete, may_go};
+use crate::context::mutant::mutated;
 use crate::crypto::seal_record;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::collect::{RunRow, SealRecord, StateRecord};
@@ -55,7 +56,7 @@ impl Rescued {
     pub async fn seal(mut self) -> Result<Sealed> {
         let number = self.work.number();
         // A session of the epoch before may have begun after G4 and be healthy.
-        let floor = number - 1;
+        let floor = number - u64::from(!mutated!(HighFloor));
         let absorption = self.absorption(floor);
         let new_packs = self.repacked.packs.len() as u64;
         let mut runs = self.compact(&absorption).await?;
@@ -95,7 +96,7 @@ impl Rescued {
             state: Some((number, sealed.id)),
             nonce: random.bytes()?,
         };
-        if self.work.pen.save(&seal).await? == Put::Conflict {
+        if self.work.pen.save(&seal).await? == Put::Conflict && !mutated!(SupersededDeletes) {
             return Err(Error::new(
                 ErrorKind::Conflict,
                 "another collector has ended this round; nothing was deleted by this one",
@@ -103,7 +104,9 @@ impl Rescued {
             .with("object", ObjectName::Seal(number))
             .hint("run the command again: it goes on from what the other one did"));
         }
-        check_newest(number, Log::newest_seal(&self.work.repository).await?)?;
+        if !mutated!(SealsDeleted) && !mutated!(SupersededDeletes) {
+            check_newest(number, Log::newest_seal(&self.work.repository).await?)?;
+        }
         let log = log_of(&state, name);
         let going = self.going(&log);
         Ok(Sealed {
@@ -122,6 +125,13 @@ impl Rescued {
     /// The runs of this round.
     async fn compact(&mut self, absorption: &Absorption) -> Result<Vec<RunRow>> {
         let round = self.work.number();
+        #[cfg(feature = "testkit")]
+        if mutated!(CompactionDrops) {
+            let copies = self.work.entries.index.all_copies();
+            let needed = self.work.needed.iter();
+            let needed = needed.filter_map(|number| copies.get(number as usize));
+            crate::context::mutant::note(needed.map(|copy| copy.id.0));
+        }
         let Work {
             repository,
             context,

@@ -1,6 +1,7 @@
 //! G10: deleting what a seal allows, and nothing else (`format-spec/80-layout.md` section 5).
 
 use crate::context::Context;
+use crate::context::mutant::mutated;
 use crate::error::{ErrorKind, Result};
 use crate::format::layout::ObjectName;
 use crate::repository::Repository;
@@ -48,6 +49,7 @@ pub(crate) fn may_go(log: &Log, name: &ObjectName) -> bool {
         ObjectName::CollectorRun(round, id) => *round <= newest && !log.runs.contains(&(*round, *id)),
         ObjectName::State(round, _) => *round <= newest && log.state != Some(*name),
         ObjectName::Condemned(round) => *round < newest,
+        ObjectName::Seal(round) if *round < newest && mutated!(SealsDeleted) => true,
         // Those of subtrees that are in no live snapshot go too, which only a mark can tell.
         ObjectName::Refs(_)
         | ObjectName::Seal(_)

@@ -26,6 +26,22 @@ impl Index {
             .then_some(chain)
     }
 
+    /// What the mutant `ReaderFirstCopy` reads: the first copy of everything.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn first_chain(&self, id: &BlobId) -> Option<Vec<Copy>> {
+        let mut chain = Vec::new();
+        let mut next = Some(*id);
+        while let Some(id) = next {
+            let copy = *self.copies(&id).first()?;
+            if chain.len() > CHAIN_MAX {
+                return None;
+            }
+            next = self.base(&copy);
+            chain.push(copy);
+        }
+        Some(chain)
+    }
+
     fn extend_chain<'a>(
         &'a self,
         id: &BlobId,

@@ -7,6 +7,7 @@ use super::index::{Copy, Index, PackNumber};
 use super::view::{Purpose, View};
 use super::{Repository, lost};
 use crate::context::Context;
+use crate::context::mutant::mutated;
 use crate::crypto::Keyring;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::{BlobId, ObjectId, SessionId};
@@ -177,6 +178,9 @@ impl BlobReader {
                     }) if can_try_elsewhere(&error) => {
                         state.condemn(blame)?;
                         why = Some(error);
+                        if mutated!(ReaderFirstCopy) {
+                            break;
+                        }
                     }
                     Err(Failed { error, .. }) => return Err(error),
                 }
@@ -402,6 +406,10 @@ impl State {
 
     fn chain(&self, id: &BlobId) -> Option<Vec<Copy>> {
         let bad = self.bad.read().ok()?;
+        #[cfg(feature = "testkit")]
+        if mutated!(ReaderFirstCopy) {
+            return self.index.first_chain(id);
+        }
         self.index
             .chain(id, &|copy| bad.allows(&self.index, copy))
             .map(|chain| chain.into_iter().copied().collect())

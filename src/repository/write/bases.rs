@@ -2,6 +2,7 @@
 
 use super::super::Repository;
 use super::super::index::{Copy, Index};
+use crate::context::mutant::{self, mutated};
 use crate::crypto::Secret;
 use crate::format::id::BlobId;
 use crate::format::index::Codec;
@@ -54,7 +55,13 @@ impl Bases {
 
     /// Whether packs of committed snapshots hold a blob.
     pub fn has(&self, id: &BlobId) -> bool {
-        *id == BlobId::HOLE || self.view.chain(id, &|copy| self.is_committed(copy)).is_some()
+        let held_back = |copy: &Copy| {
+            let pack = self.view.block(copy).and_then(|block| self.view.pack(block.pack));
+            pack.is_some_and(|pack| mutant::is_held_back(&pack.id.0))
+        };
+        let allowed = |copy: &Copy| self.is_committed(copy) && !held_back(copy);
+        let has_any = mutated!(ReuseIgnoresBases) && self.view.copies(id).iter().any(allowed);
+        *id == BlobId::HOLE || has_any || self.view.chain(id, &allowed).is_some()
     }
 
     /// The most bytes that a delta of the blob `id`, of `plain` bytes, against `base` may have; nothing if it must be stored whole.

@@ -11,6 +11,7 @@ use super::Repository;
 use super::delta::Delta;
 use super::index::{Index, PackNumber};
 use super::pack::{SealedPack, seal_pack};
+use crate::context::mutant::{self, mutated};
 use crate::context::{Context, Reservation, Time};
 use crate::crypto::Sealed;
 use crate::error::{Error, ErrorKind, Result};
@@ -236,8 +237,11 @@ impl BlobWriter {
         let committed = |copy: &super::index::Copy| {
             view.block(copy)
                 .and_then(|b| view.pack(b.pack))
-                .is_some_and(|pack| !pack.unclaimed)
+                .is_some_and(|pack| !pack.unclaimed && !mutant::is_held_back(&pack.id.0))
         };
+        if mutated!(ReuseIgnoresBases) && view.copies(id).iter().any(committed) {
+            return Ok(true);
+        }
         if view.chain(id, &committed).is_some() {
             return Ok(true);
         }

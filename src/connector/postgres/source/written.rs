@@ -157,14 +157,14 @@ async fn patiently<T, F>(reading: &Reading, run: impl Fn() -> F) -> Result<T>
 where
     F: Future<Output = Result<T>>,
 {
-    let patience = Instant::now() + reading.session.options().lock_timeout;
+    let begun = Instant::now();
     let mut told = false;
     loop {
         let error = match run().await {
             Err(error) if found_no_connection(reading, &error).await => error,
             ended => return ended,
         };
-        if Instant::now() >= patience {
+        if begun.elapsed() >= reading.session.options().lock_timeout {
             return Err(error.hint(
                 "the server has no connection left for pg_dump: take less at once with --jobs, or allow the role more",
             ));

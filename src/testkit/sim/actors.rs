@@ -1,0 +1,334 @@
+//! Who works in a world: writers, collectors, those who let go and take back, readers, checkers. Each runs the real code.
+
+use super::dice::Dice;
+use super::oracle::Oracle;
+use super::source::{Files, Project, Reading, read_all};
+use super::store::{BEGIN, lock};
+use crate::connector::Source;
+use crate::context::mutant::mutated;
+use crate::context::{Clock, Context, Time};
+use crate::error::Result;
+use crate::format::id::SessionId;
+use crate::format::layout::ObjectName;
+use crate::format::session::ForgetRecord;
+use crate::format::snapshot::SnapshotRecord;
+use crate::ops::{self, CheckRequest, PruneRequest, SnapshotRequest};
+use crate::repository::collect::{CollectOptions, Unused};
+use crate::repository::{Cache, Commit, ReadData, Repository, Session};
+use crate::snapshot::{DeltaPolicy, SnapshotReader, adopt};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The clock of one machine: the world's, but wrong.
+pub(super) struct SimClock {
+    pub(super) begin: Instant,
+    /// Milliseconds ahead.
+    pub(super) skew: i64,
+    /// Whoever sleeps oversleeps so many times.
+    pub(super) stretch: u32,
+}
+
+impl Clock for SimClock {
+    fn now(&self) -> Time {
+        let elapsed = i64::try_from(self.begin.elapsed().as_millis()).unwrap_or(i64::MAX);
+        let begin = i64::try_from(BEGIN).unwrap_or_default() * 1000;
+        let now = begin + elapsed + self.skew;
+        Time {
+            seconds: now.div_euclid(1000),
+            nanos: u32::try_from(now.rem_euclid(1000)).unwrap_or_default() * 1_000_000,
+        }
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'_, ()> {
+        tokio::time::sleep(duration * self.stretch).boxed()
+    }
+}
+
+/// What an actor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Makes snapshots of a project.
+    Writer {
+        /// Its number.
+        project: usize,
+    },
+    /// Collects.
+    Collector,
+    /// Collects, and copies nothing.
+    Sweeper,
+    /// Lets snapshots go, and takes some back.
+    Forgetter,
+    /// Restores snapshots, slowly.
+    Restorer,
+    /// Checks the whole repository.
+    Checker,
+}
+
+/// What survives the death of an actor's process: its machine.
+pub(super) struct Machine {
+    pub(super) role: Role,
+    pub(super) number: usize,
+    /// Operations that are left.
+    pub(super) left: u32,
+    pub(super) dice: Dice,
+    pub(super) cache: Arc<Cache>,
+    /// Milliseconds that its clock is ahead.
+    pub(super) skew: i64,
+}
+
+/// What all actors of a world share.
+pub(super) struct Shared {
+    pub(super) oracle: Mutex<Oracle>,
+    /// What each project holds now.
+    pub(super) projects: Mutex<Vec<Project>>,
+    /// Records of acknowledged snapshots, and who made them.
+    pub(super) records: Mutex<HashMap<SessionId, (usize, Arc<SnapshotRecord>)>>,
+    pub(super) lease: Duration,
+    /// The longest pause between operations, in milliseconds.
+    pub(super) pause: u64,
+    pub(super) no_deltas: bool,
+    /// Whether a script says what projects hold.
+    pub(super) is_staged: bool,
+}
+
+/// One life of an actor.
+pub(super) struct Life {
+    pub(super) machine: Arc<Mutex<Machine>>,
+    pub(super) context: Context,
+    pub(super) repository: Repository,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Life {
+    fn roll<T>(&self, roll: impl FnOnce(&mut Dice) -> T) -> T {
+        roll(&mut lock(&self.machine).dice)
+    }
+
+    /// Works until nothing is left.
+    pub(super) async fn run(self) {
+        let (role, number) = {
+            let machine = lock(&self.machine);
+            (machine.role, machine.number)
+        };
+        loop {
+            {
+                let mut machine = lock(&self.machine);
+                if machine.left == 0 {
+                    break;
+                }
+                machine.left -= 1;
+            }
+            let pause = self.roll(|dice| dice.below(self.shared.pause + 1));
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            let done = match role {
+                Role::Writer { project } => self.snapshot(project).await,
+                Role::Collector => self.collect(false).await,
+                Role::Sweeper => self.collect(true).await,
+                Role::Forgetter => self.forget().await,
+                Role::Restorer => self.restore().await,
+                Role::Checker => self.check().await,
+            };
+            if let Err(error) = done {
+                let who = format!("{role:?} {number}");
+                lock(&self.shared.oracle).judge(&who, &error);
+            }
+        }
+        if !self.context.budget.is_free() {
+            // Tasks that were told to end may still hold some.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        if !self.context.budget.is_free() {
+            lock(&self.shared.oracle).accuse(format!("{role:?} {number} ends and holds memory"));
+        }
+    }
+
+    async fn snapshot(&self, project: usize) -> Result<()> {
+        let (files, pause, force) = {
+            let mut machine = lock(&self.machine);
+            let mut projects = lock(&self.shared.projects);
+            let files = projects.get_mut(project).map(|project| {
+                if !self.shared.is_staged {
+                    project.change(&mut machine.dice);
+                }
+                Arc::new(project.files())
+            });
+            let pause = if machine.dice.permille(300) {
+                machine.dice.below(self.shared.pause.min(20 * 60_000) + 1)
+            } else {
+                0
+            };
+            (files.unwrap_or_default(), pause, machine.dice.permille(100))
+        };
+        let request = SnapshotRequest {
+            host: "host".into(),
+            project: Some(format!("project {project}")),
+            force_read: force,
+            deltas: if self.shared.no_deltas {
+                DeltaPolicy::Off
+            } else {
+                DeltaPolicy::default()
+            },
+            ..SnapshotRequest::default()
+        };
+        let reading = || Reading {
+            files: files.clone(),
+            what: "things".into(),
+            pause,
+        };
+        let mut open = || -> Result<Option<Vec<Box<dyn Source>>>> { Ok(Some(vec![Box::new(reading())])) };
+        let report = ops::snapshot(&self.context, &self.repository, &request, &mut open).await?;
+        self.acknowledge(report.snapshot, files.clone());
+        Ok(())
+    }
+
+    fn acknowledge(&self, record: Arc<SnapshotRecord>, files: Arc<Files>) {
+        lock(&self.shared.oracle).acknowledge(record.sid, files);
+        let number = lock(&self.machine).number;
+        lock(&self.shared.records).insert(record.sid, (number, record));
+    }
+
+    async fn collect(&self, copies_nothing: bool) -> Result<()> {
+        let lease = self.shared.lease;
+        let options = self.roll(|dice| CollectOptions {
+            max_unused: match dice.below(4) {
+                _ if copies_nothing => Unused::Unlimited,
+                0 => Unused::Unlimited,
+                1 => Unused::Percent(20),
+                _ => Unused::Bytes(0),
+            },
+            max_repack: if dice.permille(200) { 2_000 } else { u64::MAX },
+            lease,
+            take_over: if dice.permille(500) && !self.shared.is_staged {
+                Duration::ZERO
+            } else {
+                lease
+            },
+            ..CollectOptions::default()
+        });
+        let request = PruneRequest {
+            options,
+            confirmed: true,
+            exclusive: false,
+        };
+        ops::prune(&self.context, &self.repository, &request)
+            .await
+            .map(drop)
+    }
+
+    async fn forget(&self) -> Result<()> {
+        let (kept, gone) = {
+            let oracle = lock(&self.shared.oracle);
+            (oracle.kept(), oracle.let_go())
+        };
+        if self.roll(|dice| dice.permille(250))
+            && let Some((sid, files)) = self.roll(|dice| dice.pick(&gone))
+        {
+            return self.undelete(sid, files).await;
+        }
+        let Some((sid, _)) = self.roll(|dice| dice.pick(&kept)) else {
+            return Ok(());
+        };
+        let record = ForgetRecord {
+            sid,
+            who: "somebody".into(),
+            why: "test".into(),
+            time: self.context.clock.now(),
+            nonce: self.context.random.bytes()?,
+        };
+        self.repository.save(&self.context, &record).await.map(drop)
+    }
+
+    /// A new session that commits the same root, if it may rest on all of it.
+    async fn undelete(&self, sid: SessionId, files: Arc<Files>) -> Result<()> {
+        if mutated!(UndeleteRemoves) {
+            let name = ObjectName::Forget(sid);
+            // Only of a snapshot that is still whole: so far it looks as if it could be had back.
+            let view = self.repository.view(&self.context).await?;
+            if view.has_forget(&sid) && !view.log.is_void(&sid) {
+                self.repository.store().delete(&name).await?;
+                lock(&self.shared.oracle).remember(&sid);
+            }
+            return Ok(());
+        }
+        let record = lock(&self.shared.records).get(&sid).cloned();
+        let Some((_, record)) = record else {
+            return Ok(());
+        };
+        let session = Session::begin(&self.repository, &self.context, "host", None).await?;
+        match adopt(&self.repository, &self.context, &session, &record).await? {
+            None => session.abort(&self.context, "something is gone").await,
+            Some(durable) => {
+                let mut record = (*record).clone();
+                record.sid = session.sid();
+                record.nonce = self.context.random.bytes()?;
+                if let Commit::Acknowledged(record) = session.commit(&self.context, durable, record).await? {
+                    self.acknowledge(record, files);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn restore(&self) -> Result<()> {
+        let kept = lock(&self.shared.oracle).kept();
+        let Some((sid, files)) = self.roll(|dice| dice.pick(&kept)) else {
+            return Ok(());
+        };
+        let pause = self.roll(|dice| dice.below(4 * self.shared.pause + 1));
+        let found = restore(&self.context, &self.repository, sid, pause).await;
+        let is_forgotten = lock(&self.shared.oracle).is_forgotten(&sid);
+        match found {
+            Ok(Some(found)) => {
+                let mut oracle = lock(&self.shared.oracle);
+                oracle.seen.restores += 1;
+                if found != *files {
+                    oracle.accuse(format!("snapshot {} is restored as something else", sid.short()));
+                }
+                Ok(())
+            }
+            Ok(None) if !is_forgotten => {
+                lock(&self.shared.oracle).accuse(format!("snapshot {} is not listed", sid.short()));
+                Ok(())
+            }
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn check(&self) -> Result<()> {
+        let request = CheckRequest {
+            read_data: ReadData::All,
+            ..CheckRequest::default()
+        };
+        let before = lock(&self.shared.oracle).newest();
+        let report = ops::check(&self.context, &self.repository, request).await?;
+        if before != lock(&self.shared.oracle).newest() {
+            return Ok(());
+        }
+        if let Some(finding) = report.findings.iter().find(|finding| finding.is_error) {
+            let what = format!("the check says that {} {}", finding.object, finding.what);
+            lock(&self.shared.oracle).accuse(what);
+        }
+        Ok(())
+    }
+}
+
+/// The content of a snapshot; nothing if it is not listed.
+pub(super) async fn restore(
+    context: &Context,
+    repository: &Repository,
+    sid: SessionId,
+    pause: u64,
+) -> Result<Option<Files>> {
+    let view = repository.view(context).await?;
+    let Some(record) = view.snapshots().find(|record| record.sid == sid).cloned() else {
+        return Ok(None);
+    };
+    let blobs = repository.reader_of(context, &view, sid);
+    let reader = SnapshotReader::new(record, blobs, context.budget.total());
+    read_all(&reader, pause).await.map(Some)
+}

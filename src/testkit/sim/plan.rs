@@ -1,0 +1,196 @@
+//! What a seed makes of a world: who works in it, how long things take, and what goes wrong.
+
+use super::actors::Role;
+use super::dice::Dice;
+use std::fmt;
+use std::time::Duration;
+
+/// Kinds of worlds. Each has seeds of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// Three writers, two collectors, and everybody else.
+    Mixed,
+    /// Two writers and two collectors, close together.
+    TwoByTwo,
+    /// Three writers of one project and a collector.
+    ThreeWriters,
+    /// One file that changes all the time: many deltas on one base, long chains.
+    ManyDeltas,
+    /// Several packs and index runs in each session.
+    ManyPacks,
+    /// Lists of many pages, each a request.
+    Pages,
+}
+
+impl Family {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Mixed,
+        Self::TwoByTwo,
+        Self::ThreeWriters,
+        Self::ManyDeltas,
+        Self::ManyPacks,
+        Self::Pages,
+    ];
+
+    /// The family of a name, as it is printed.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|family| family.to_string() == name)
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Mixed => "mixed",
+            Self::TwoByTwo => "two-by-two",
+            Self::ThreeWriters => "three-writers",
+            Self::ManyDeltas => "many-deltas",
+            Self::ManyPacks => "many-packs",
+            Self::Pages => "pages",
+        })
+    }
+}
+
+/// Who goes on, where several can.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Style {
+    /// Anybody.
+    Uniform,
+    /// Mostly who went on before.
+    Sticky,
+    /// The one of the highest rank; ranks change now and then.
+    Ranked,
+}
+
+/// A world.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    /// Roles with the number of their operations.
+    pub(super) actors: Vec<(Role, u32)>,
+    pub(super) projects: u64,
+    pub(super) files: u64,
+    /// The least bytes of a file.
+    pub(super) len: u64,
+    pub(super) page: usize,
+    pub(super) budget: u64,
+    pub(super) uploads: usize,
+    pub(super) style: Style,
+    /// Milliseconds that a request takes, at most.
+    pub(super) pace: u64,
+    /// Milliseconds between operations, at most.
+    pub(super) pause: u64,
+    pub(super) lease: Duration,
+    pub(super) stretch: u32,
+    /// How often in a thousand requests each happens.
+    pub(super) errors: u64,
+    pub(super) lost: u64,
+    pub(super) kills: u64,
+    pub(super) sleeps: u64,
+    pub(super) late: u64,
+    pub(super) no_deltas: bool,
+    /// Nobody does anything of itself.
+    pub(super) is_staged: bool,
+}
+
+const MINUTE: u64 = 60_000;
+const HOUR: u64 = 60 * MINUTE;
+pub(super) const DAY: u64 = 24 * HOUR;
+
+impl Plan {
+    pub(super) fn of(family: Family, dice: &mut Dice) -> Self {
+        let calm = dice.permille(250);
+        let trouble = |dice: &mut Dice, most: u64| if calm { 0 } else { dice.below(most + 1) };
+        let (writers, collectors) = match family {
+            Family::Mixed | Family::Pages => (3, 2),
+            Family::TwoByTwo | Family::ManyPacks => (2, 2),
+            Family::ThreeWriters => (3, 1),
+            Family::ManyDeltas => (2, 1),
+        };
+        let projects = match family {
+            Family::Mixed | Family::Pages | Family::ManyPacks => 1 + dice.below(2),
+            Family::TwoByTwo | Family::ThreeWriters | Family::ManyDeltas => 1,
+        };
+        let snapshots = if family == Family::ManyDeltas { 5 } else { 2 };
+        let mut actors = Vec::new();
+        for _ in 0..writers {
+            let project = dice.index(usize::try_from(projects).unwrap_or(1));
+            actors.push((
+                Role::Writer { project },
+                snapshots + u32::from(dice.permille(500)),
+            ));
+        }
+        for _ in 0..collectors {
+            actors.push((Role::Collector, 2 + u32::from(dice.permille(500))));
+        }
+        actors.push((Role::Forgetter, 5));
+        if matches!(family, Family::Mixed | Family::Pages) || dice.permille(300) {
+            actors.push((Role::Restorer, 2));
+        }
+        if matches!(family, Family::Mixed | Family::Pages) || dice.permille(150) {
+            actors.push((Role::Checker, 1));
+        }
+        let pace = dice.pick(&[2, 1_000, MINUTE, 10 * MINUTE]).unwrap_or(2);
+        let lease = dice.pick(&[0, 30 * MINUTE, 6 * HOUR, DAY]).unwrap_or(DAY);
+        Self {
+            actors,
+            projects,
+            files: if family == Family::ManyDeltas {
+                2
+            } else {
+                2 + dice.below(4)
+            },
+            len: if family == Family::ManyDeltas { 1500 } else { 600 },
+            page: match family {
+                Family::Pages => 1 + dice.index(3),
+                _ if dice.permille(300) => 4,
+                _ => 1000,
+            },
+            budget: if family == Family::ManyPacks {
+                64 << 10
+            } else {
+                64 << 20
+            },
+            uploads: 1 + dice.index(3),
+            style: dice
+                .pick(&[Style::Uniform, Style::Sticky, Style::Ranked])
+                .unwrap_or(Style::Uniform),
+            pace,
+            pause: pace * 60,
+            lease: Duration::from_millis(lease),
+            stretch: dice.pick(&[10, 100, 1000]).unwrap_or(100),
+            errors: trouble(dice, 20),
+            lost: trouble(dice, 20),
+            kills: trouble(dice, 6),
+            sleeps: trouble(dice, 20),
+            late: trouble(dice, 60),
+            no_deltas: dice.permille(100),
+            is_staged: false,
+        }
+    }
+
+    /// Nothing goes wrong, and a script says who goes on.
+    pub(super) fn staged(actors: &[Role]) -> Self {
+        Self {
+            actors: actors.iter().map(|role| (*role, 1)).collect(),
+            projects: 2,
+            files: 3,
+            len: 800,
+            page: 1000,
+            budget: 64 << 20,
+            uploads: 2,
+            style: Style::Uniform,
+            pace: 2,
+            pause: 0,
+            lease: Duration::from_secs(3600),
+            stretch: 10,
+            errors: 0,
+            lost: 0,
+            kills: 0,
+            sleeps: 0,
+            late: 0,
+            no_deltas: false,
+            is_staged: true,
+        }
+    }
+}

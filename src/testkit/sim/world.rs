@@ -1,0 +1,541 @@
+//! A world and its course: who goes on at each request, and what becomes of it.
+#![expect(clippy::print_stdout, reason = "a replay is told step by step")]
+
+use super::actors::{Life, Machine, Role, Shared, SimClock};
+use super::dice::Dice;
+use super::oracle::{Oracle, Seen};
+use super::plan::{DAY, Family, Plan, Style};
+use super::source::Project;
+use super::store::{Answer, Core, Object, Request, SimStore, Waiting, Who, apply, lock, reset, trouble};
+use crate::chunk::ChunkParams;
+use crate::context::{Budget, Context};
+use crate::error::Result;
+use crate::format::repo_config::ChunkProfile;
+use crate::repository::{Cache, InitOptions, Repository};
+use crate::store::{Access, Retry, Store, StoreOptions};
+use crate::testkit::repo;
+use bytes::Bytes;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// A world that has not ended after so many requests never will.
+const STEPS_MAX: u64 = 60_000;
+/// After so many requests nothing goes wrong any more.
+const TROUBLE_MAX: u64 = 4_000;
+
+/// An actor in the world.
+pub(super) struct Actor {
+    pub(super) machine: Arc<Mutex<Machine>>,
+    pub(super) life: Option<JoinHandle<()>>,
+    /// When it is started again, in milliseconds.
+    pub(super) again: Option<u64>,
+    rank: u64,
+}
+
+/// An answer that is on its way.
+struct Held {
+    /// When it arrives, in milliseconds.
+    at: u64,
+    actor: usize,
+    reply: oneshot::Sender<object_store::Result<Answer>>,
+    answer: object_store::Result<Answer>,
+}
+
+/// A world under way.
+pub(super) struct World {
+    plan: Plan,
+    pub(super) dice: Dice,
+    pub(super) begin: Instant,
+    pub(super) core: Arc<Mutex<Core>>,
+    pub(super) arrived: Arc<Notify>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) template: Repository,
+    pub(super) actors: Vec<Actor>,
+    /// Puts that are on their way though nobody waits for them.
+    pub(super) late: Vec<(String, Bytes)>,
+    /// Answers that are on their way.
+    answers: Vec<Held>,
+    last: usize,
+    restores: Vec<u64>,
+    trace: blake3::Hasher,
+    verbose: bool,
+}
+
+pub(super) type Verdict<T> = std::result::Result<T, String>;
+
+/// How a world ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// What happened.
+    pub seen: Seen,
+    /// The same for two runs of one seed.
+    pub trace: String,
+}
+
+/// Runs a world from its beginning to its end, with everything that follows from its seed.
+///
+/// # Errors
+/// What was found to be wrong, in words.
+pub fn run(family: Family, seed: u64, verbose: bool) -> Verdict<Ended> {
+    let mut dice = Dice::new(seed);
+    let plan = Plan::of(family, &mut dice);
+    if verbose {
+        println!("{plan:#?}");
+    }
+    in_world(plan, dice, verbose, async |world| world.live().await)
+}
+
+/// Makes a world on a thread and a clock of its own, has `course` happen in it, and ends it.
+pub(super) fn in_world(
+    plan: Plan,
+    dice: Dice,
+    verbose: bool,
+    course: impl AsyncFnOnce(&mut World) -> Verdict<()>,
+) -> Verdict<Ended> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .map_err(|error| error.to_string())?;
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async {
+        let world = World::new(plan, dice, verbose).await;
+        let mut world = world.map_err(|error| error.to_string())?;
+        let ended = match course(&mut world).await {
+            Ok(()) => world.end().await,
+            wrong => wrong,
+        };
+        for actor in &mut world.actors {
+            if let Some(life) = actor.life.take() {
+                life.abort();
+            }
+        }
+        ended.map(|()| Ended {
+            seen: lock(&world.shared.oracle).seen,
+            trace: world.trace.finalize().to_hex().to_string(),
+        })
+    })
+}
+
+pub(super) fn options(uploads: usize) -> StoreOptions {
+    StoreOptions {
+        access: Access::ReadWrite,
+        uploads: Some(uploads),
+        retry: Retry {
+            attempts: 6,
+            first_contact: 6,
+            first: Duration::from_millis(1),
+            longest: Duration::from_millis(8),
+        },
+        ..StoreOptions::default()
+    }
+}
+
+async fn first(dice: &mut Dice, core: &Arc<Mutex<Core>>, arrived: &Arc<Notify>) -> Result<Repository> {
+    let context = Context::deterministic(dice.roll())?;
+    let store = SimStore {
+        core: core.clone(),
+        arrived: arrived.clone(),
+        who: Who::Beside(None),
+    };
+    let store = Store::over(Arc::new(store), "memory:", &options(2), &context)?;
+    let params = ChunkParams::new(512, 1024, 4096)?;
+    let profile = ChunkProfile {
+        name: "default".into(),
+        params,
+    };
+    let options = InitOptions {
+        profiles: vec![profile],
+        padme: false,
+        retain_last: 0,
+        ..repo::init_options()
+    };
+    let cache = Arc::new(Cache::in_memory()?);
+    Ok(Repository::init(store, &context, options, cache)
+        .await?
+        .repository)
+}
+
+impl World {
+    async fn new(plan: Plan, mut dice: Dice, verbose: bool) -> Result<Self> {
+        let core = Arc::new(Mutex::new(Core {
+            page: plan.page,
+            ..Core::default()
+        }));
+        let arrived = Arc::new(Notify::new());
+        let template = first(&mut dice, &core, &arrived).await?;
+        let mut oracle = Oracle::new(template.shared_keyring());
+        let objects: Vec<(String, Object)> = lock(&core).objects.clone().into_iter().collect();
+        for (name, object) in &objects {
+            oracle.landed(name, &object.bytes);
+        }
+        let projects = (0..plan.projects)
+            .map(|n| Project::new(n, plan.files, plan.len))
+            .collect();
+        let shared = Arc::new(Shared {
+            oracle: Mutex::new(oracle),
+            projects: Mutex::new(projects),
+            records: Mutex::new(HashMap::new()),
+            lease: plan.lease,
+            pause: plan.pause,
+            no_deltas: plan.no_deltas,
+            is_staged: plan.is_staged,
+        });
+        let mut actors = Vec::new();
+        // All writers of a script work on one machine: what one has put, another one finds in its cache.
+        let one_cache = Arc::new(Cache::in_memory()?);
+        for (number, (role, left)) in plan.actors.iter().enumerate() {
+            let two_days = 2 * DAY;
+            let skew = dice.below(2 * two_days).cast_signed() - two_days.cast_signed();
+            let machine = Machine {
+                role: *role,
+                number,
+                left: *left,
+                dice: Dice::new(dice.roll()),
+                cache: if plan.is_staged && matches!(role, Role::Writer { .. }) {
+                    one_cache.clone()
+                } else {
+                    Arc::new(Cache::in_memory()?)
+                },
+                skew: if dice.permille(500) && !plan.is_staged {
+                    skew
+                } else {
+                    0
+                },
+            };
+            actors.push(Actor {
+                machine: Arc::new(Mutex::new(machine)),
+                life: None,
+                again: (!plan.is_staged).then_some(0),
+                rank: dice.roll(),
+            });
+        }
+        let restores = (0..5).map(|_| dice.below(800)).collect();
+        Ok(Self {
+            plan,
+            begin: Instant::now(),
+            core,
+            arrived,
+            shared,
+            template,
+            actors,
+            late: Vec::new(),
+            answers: Vec::new(),
+            last: 0,
+            restores,
+            trace: blake3::Hasher::new(),
+            verbose,
+            dice,
+        })
+    }
+
+    pub(super) fn now(&self) -> u64 {
+        u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// From the first request to the last.
+    pub(super) async fn live(&mut self) -> Verdict<()> {
+        loop {
+            self.begin_lives()?;
+            let most = self.plan.pace;
+            let pause = 1 + if self.dice.permille(300) {
+                self.dice.below(most)
+            } else {
+                0
+            };
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            self.look();
+            if !self.step() && !self.wait().await? {
+                break;
+            }
+            self.verdict()?;
+            let steps = lock(&self.shared.oracle).seen.steps;
+            if self.restores.contains(&steps) {
+                self.restores.retain(|at| *at != steps);
+                self.restore_all().await?;
+            }
+            if steps > STEPS_MAX {
+                return Err(format!("the world does not end: {}", self.who()));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn verdict(&self) -> Verdict<()> {
+        match lock(&self.shared.oracle).wrong() {
+            Some(wrong) => Err(wrong.to_owned()),
+            None => Ok(()),
+        }
+    }
+
+    fn who(&self) -> String {
+        let alive = self.actors.iter().filter(|actor| actor.life.is_some());
+        let alive: Vec<_> = alive
+            .map(|actor| {
+                let machine = lock(&actor.machine);
+                format!("{:?} {}", machine.role, machine.number)
+            })
+            .collect();
+        alive.join(", ")
+    }
+
+    pub(super) fn tell(&mut self, line: &str) {
+        self.trace.update(line.as_bytes()).update(b"\n");
+        if self.verbose {
+            println!("{:>12} {line}", self.now());
+        }
+    }
+
+    /// Starts who is to start, and buries who has ended.
+    pub(super) fn begin_lives(&mut self) -> Verdict<()> {
+        let now = self.now();
+        for at in 0..self.actors.len() {
+            let Some(actor) = self.actors.get_mut(at) else {
+                continue;
+            };
+            if actor.life.as_ref().is_some_and(JoinHandle::is_finished) {
+                actor.life = None;
+            }
+            if actor.again.is_none_or(|again| again > now) {
+                continue;
+            }
+            actor.again = None;
+            let machine = actor.machine.clone();
+            let seed = self.dice.roll();
+            let life = self.life(at, machine, seed).map_err(|error| error.to_string())?;
+            if let Some(actor) = self.actors.get_mut(at) {
+                actor.life = Some(tokio::task::spawn_local(life.run()));
+            }
+        }
+        Ok(())
+    }
+
+    fn life(&self, at: usize, machine: Arc<Mutex<Machine>>, seed: u64) -> Result<Life> {
+        let mut context = Context::deterministic(seed)?;
+        let skew = lock(&machine).skew;
+        context.clock = Arc::new(SimClock {
+            begin: self.begin,
+            skew,
+            stretch: self.plan.stretch,
+        });
+        context.budget = Budget::tiny(self.plan.budget);
+        let store = SimStore {
+            core: self.core.clone(),
+            arrived: self.arrived.clone(),
+            who: Who::Actor(at),
+        };
+        let store = Store::over(Arc::new(store), "memory:", &options(self.plan.uploads), &context)?;
+        let cache = lock(&machine).cache.clone();
+        Ok(Life {
+            machine,
+            context,
+            repository: self.template.elsewhere(store, cache),
+            shared: self.shared.clone(),
+        })
+    }
+
+    fn in_trouble(&self) -> bool {
+        lock(&self.shared.oracle).seen.steps < TROUBLE_MAX
+    }
+
+    /// Looks at what has arrived, and at what has come too late.
+    pub(super) fn look(&mut self) {
+        let now = self.now();
+        let mut core = lock(&self.core);
+        core.now = now;
+        let waiting = std::mem::take(&mut core.waiting);
+        drop(core);
+        let trouble = self.in_trouble();
+        let mut left = Vec::with_capacity(waiting.len());
+        for mut one in waiting {
+            if one.reply.is_closed() {
+                // Whoever asked is dead, or asks no more. What was sent may still arrive.
+                if let Request::Put(name, bytes) = one.request
+                    && trouble
+                    && self.dice.permille(500)
+                {
+                    self.late.push((name, bytes));
+                }
+                continue;
+            }
+            if !one.is_seen {
+                one.is_seen = true;
+                if let Request::Put(name, bytes) = &one.request {
+                    lock(&self.shared.oracle).sent(name, bytes);
+                }
+                if trouble && self.dice.permille(self.plan.sleeps) {
+                    one.not_before = now + self.sleep();
+                }
+            }
+            left.push(one);
+        }
+        lock(&self.core).waiting.splice(0..0, left);
+        let (due, held) = std::mem::take(&mut self.answers)
+            .into_iter()
+            .partition(|held| held.at <= now);
+        self.answers = held;
+        let due: Vec<Held> = due;
+        for held in due {
+            let _gone = held.reply.send(held.answer);
+        }
+    }
+
+    /// How long somebody sleeps.
+    fn sleep(&mut self) -> u64 {
+        match self.dice.below(3) {
+            0 => self.dice.below(60 * self.plan.pace),
+            1 => self.dice.below(DAY),
+            _ => self.dice.below(5 * DAY),
+        }
+    }
+
+    /// One request, if somebody can go on.
+    fn step(&mut self) -> bool {
+        let trouble = self.in_trouble();
+        if !self.late.is_empty() && self.dice.permille(if trouble { 20 } else { 500 }) {
+            let (name, bytes) = self.late.swap_remove(self.dice.index(self.late.len()));
+            self.tell(&format!("late put {name}"));
+            drop(self.apply(&Request::Put(name, bytes)));
+            lock(&self.shared.oracle).seen.late += 1;
+            return true;
+        }
+        let Some(one) = self.choose() else {
+            return false;
+        };
+        let line = format!("{} {} {}", one.actor, one.request.verb(), one.request.name());
+        self.tell(&line);
+        lock(&self.shared.oracle).seen.steps += 1;
+        if trouble && self.dice.permille(self.plan.kills) {
+            self.kill(&one);
+            return true;
+        }
+        self.answer(one, trouble);
+        true
+    }
+
+    /// Who goes on.
+    fn choose(&mut self) -> Option<Waiting> {
+        let now = self.now();
+        let core = lock(&self.core);
+        let ready = core.waiting.iter().enumerate();
+        let ready: Vec<(usize, usize)> = ready
+            .filter(|(_, one)| one.not_before <= now)
+            .map(|(at, one)| (at, one.actor))
+            .collect();
+        drop(core);
+        let mut who: Vec<usize> = ready.iter().map(|(_, actor)| *actor).collect();
+        who.sort_unstable();
+        who.dedup();
+        let rank = |actor: &usize| self.actors.get(*actor).map_or(0, |actor| actor.rank);
+        let first = who.iter().copied().max_by_key(rank);
+        let actor = match self.plan.style {
+            Style::Sticky if who.contains(&self.last) && !self.dice.permille(100) => self.last,
+            Style::Ranked if !self.dice.permille(30) => first?,
+            _ => self.dice.pick(&who)?,
+        };
+        if self.dice.permille(10)
+            && let Some(changed) = self.actors.get_mut(actor)
+        {
+            changed.rank = self.dice.roll();
+        }
+        self.last = actor;
+        let of_actor: Vec<usize> = ready
+            .iter()
+            .filter(|(_, who)| *who == actor)
+            .map(|(at, _)| *at)
+            .collect();
+        let at = self.dice.pick(&of_actor)?;
+        Some(lock(&self.core).waiting.remove(at))
+    }
+
+    /// The process dies, before its request arrives or after.
+    fn kill(&mut self, one: &Waiting) {
+        match (self.dice.below(3), &one.request) {
+            (0, Request::Put(name, bytes)) => self.late.push((name.clone(), bytes.clone())),
+            (1, request) => drop(self.apply(&request.clone())),
+            _ => {}
+        }
+        self.tell(&format!("{} dies", one.actor));
+        let again = self.now() + self.sleep();
+        if let Some(actor) = self.actors.get_mut(one.actor) {
+            if let Some(life) = actor.life.take() {
+                life.abort();
+            }
+            actor.again = Some(again);
+        }
+        self.answers.retain(|held| held.actor != one.actor);
+        lock(&self.shared.oracle).seen.kills += 1;
+    }
+
+    pub(super) fn answer(&mut self, one: Waiting, in_trouble: bool) {
+        let dice = &mut self.dice;
+        let fails = in_trouble && dice.permille(self.plan.errors);
+        let is_lost = in_trouble && dice.permille(self.plan.lost);
+        let repeats = in_trouble && dice.permille(self.plan.late);
+        if let (Request::Put(name, bytes), true) = (&one.request, repeats) {
+            // It was sent twice on its way, or is still under way when the error is told.
+            self.late.push((name.clone(), bytes.clone()));
+        }
+        let answer = if fails {
+            Err(if self.dice.permille(500) {
+                trouble()
+            } else {
+                reset()
+            })
+        } else {
+            let answer = self.apply(&one.request);
+            if is_lost { Err(reset()) } else { answer }
+        };
+        if in_trouble && self.dice.permille(self.plan.sleeps) {
+            let at = self.now() + self.sleep();
+            self.answers.push(Held {
+                at,
+                actor: one.actor,
+                reply: one.reply,
+                answer,
+            });
+        } else {
+            let _gone = one.reply.send(answer);
+        }
+    }
+
+    pub(super) fn apply(&mut self, request: &Request) -> object_store::Result<Answer> {
+        apply(&self.core, &self.shared, request)
+    }
+
+    /// Waits until somebody can go on. False: everybody is done.
+    async fn wait(&mut self) -> Verdict<bool> {
+        let lives = self.actors.iter();
+        if !lives
+            .clone()
+            .any(|actor| actor.life.is_some() || actor.again.is_some())
+        {
+            return Ok(false);
+        }
+        let asleep: Vec<u64> = lock(&self.core)
+            .waiting
+            .iter()
+            .map(|one| one.not_before)
+            .collect();
+        let moments = asleep
+            .into_iter()
+            .chain(self.answers.iter().map(|held| held.at))
+            .chain(lives.filter_map(|actor| actor.again));
+        // Who sleeps by itself, or ends, is noticed sooner or later.
+        let next = moments.min().unwrap_or(u64::MAX).min(self.now() + DAY);
+        let until = self.begin + Duration::from_millis(next.max(self.now() + 1));
+        tokio::select! {
+            biased;
+            () = self.arrived.notified() => {}
+            () = tokio::time::sleep_until(until) => {}
+        }
+        if self.now() > 4_000 * DAY {
+            return Err(format!("the world stands still: {}", self.who()));
+        }
+        Ok(true)
+    }
+}
