@@ -497,12 +497,16 @@ impl Oracle {
         self.check();
     }
 
-    /// Judges how an operation failed: nothing here is damaged, so nobody may say so.
+    /// Judges how an operation failed: nothing here is damaged, so nobody may say so. A collector whose clock is ahead may refuse.
     pub(super) fn judge(&mut self, who: &str, error: &Error) {
         self.seen.errors += 1;
         let may_be = matches!(
             error.kind(),
-            ErrorKind::Unreachable | ErrorKind::Conflict | ErrorKind::Busy | ErrorKind::Cancelled
+            ErrorKind::Unreachable
+                | ErrorKind::Conflict
+                | ErrorKind::Busy
+                | ErrorKind::Cancelled
+                | ErrorKind::Refused
         );
         if !may_be {
             self.accuse(format!("{who} says: {error} {:?}", error.causes()));
