@@ -225,7 +225,7 @@ fn still_to_read(survey: &SurveyReport) -> String {
     match &survey.reads {
         Some(reads) if reads.never > 0 => {
             text.push_str(&format!(
-                "{} were never verified yet\n",
+                "never verified yet: {}\n",
                 render::count(reads.never, "pack")
             ));
         }
