@@ -1,8 +1,8 @@
 //! An S3 server that takes `If-None-Match` and does not heed it: s3rver from npm, on a free loopback port.
 
-use super::seaweedfs::{command, program};
+use super::seaweedfs::{BUCKET, command, place, program, reached};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{Access, Location, S3Options, Secret, StoreOptions};
+use crate::store::{Location, StoreOptions};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Stdio;
@@ -11,7 +11,6 @@ use tokio::process::Child;
 
 /// Both halves of the only key that it knows.
 const KEY: &str = "S3RVER";
-const BUCKET: &str = "holdall-test";
 const START_MAX: Duration = Duration::from_secs(60);
 
 /// A running server; killed, and its directory removed, when dropped.
@@ -67,24 +66,12 @@ impl S3rver {
 
     /// A place in the bucket that is there.
     pub fn location(&self, prefix: &str) -> Location {
-        Location::S3 {
-            bucket: BUCKET.into(),
-            prefix: prefix.into(),
-        }
+        place(prefix)
     }
 
     /// Options to read and write there.
     pub fn options(&self) -> StoreOptions {
-        StoreOptions {
-            access: Access::ReadWrite,
-            s3: S3Options {
-                endpoint: Some(format!("http://127.0.0.1:{}", self.port)),
-                access_key_id: Some(KEY.into()),
-                secret_access_key: Some(Secret::new(KEY)),
-                ..S3Options::default()
-            },
-            ..StoreOptions::default()
-        }
+        reached(format!("http://127.0.0.1:{}", self.port), KEY, KEY)
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::process::{Child, Command};
 const KEY: &str = "ciaccess";
 const SECRET: &str = "cisecretcisecret";
 /// Made at the start.
-const BUCKET: &str = "holdall-test";
+pub(super) const BUCKET: &str = "holdall-test";
 const START_MAX: Duration = Duration::from_secs(60);
 
 /// A running server; killed, and its directory removed, when dropped.
@@ -170,24 +170,12 @@ impl SeaweedFs {
 
     /// A place in the bucket that is there.
     pub fn location(&self, prefix: &str) -> Location {
-        Location::S3 {
-            bucket: BUCKET.into(),
-            prefix: prefix.into(),
-        }
+        place(prefix)
     }
 
     /// Options to read and write there.
     pub fn options(&self) -> StoreOptions {
-        StoreOptions {
-            access: Access::ReadWrite,
-            s3: S3Options {
-                endpoint: Some(self.endpoint()),
-                access_key_id: Some(KEY.into()),
-                secret_access_key: Some(Secret::new(SECRET)),
-                ..S3Options::default()
-            },
-            ..StoreOptions::default()
-        }
+        reached(self.endpoint(), KEY, SECRET)
     }
 
     /// Options with a key that the server lets read and list only.
@@ -207,6 +195,28 @@ impl Drop for SeaweedFs {
                 let _ = std::fs::remove_file(format!("/tmp/seaweedfs-{socket}.sock"));
             }
         }
+    }
+}
+
+/// A place in the bucket of a server for tests.
+pub(super) fn place(prefix: &str) -> Location {
+    Location::S3 {
+        bucket: BUCKET.into(),
+        prefix: prefix.into(),
+    }
+}
+
+/// Options to read and write at a server for tests.
+pub(super) fn reached(endpoint: String, key: &str, secret: &str) -> StoreOptions {
+    StoreOptions {
+        access: Access::ReadWrite,
+        s3: S3Options {
+            endpoint: Some(endpoint),
+            access_key_id: Some(key.into()),
+            secret_access_key: Some(Secret::new(secret)),
+            ..S3Options::default()
+        },
+        ..StoreOptions::default()
     }
 }
 

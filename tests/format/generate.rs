@@ -81,7 +81,7 @@ fn the_program_still_writes_the_pinned_vectors() {
 }
 
 #[test]
-#[ignore = "writes into format-spec/vectors"]
+#[ignore = "run by hand when the format gets new vectors: it writes into format-spec/vectors"]
 fn write_missing_vectors() {
     assert_eq!(
         std::env::var("HOLDALL_WRITE_VECTORS").as_deref(),

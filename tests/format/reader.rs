@@ -131,13 +131,13 @@ impl Source for Rows {
 }
 
 #[test]
-#[ignore = "needs python3 with blake3, zstandard, cryptography and argon2-cffi"]
+#[ignore = "scripts/test runs it, with the packages of Python that it needs"]
 fn the_second_reader_holds_the_vectors() {
     reader(&[Path::new("vectors")], Path::new("/dev/null"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs python3 with blake3, zstandard, cryptography and argon2-cffi"]
+#[ignore = "scripts/test runs it, with the packages of Python that it needs"]
 async fn the_second_reader_restores_what_was_written() {
     let work = tempfile::tempdir().unwrap();
     let (source, stored, key) = (
@@ -215,7 +215,7 @@ async fn the_second_reader_restores_what_was_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs python3 with blake3, zstandard, cryptography and argon2-cffi"]
+#[ignore = "scripts/test runs it, with the packages of Python that it needs"]
 async fn the_second_reader_knows_which_forgets_have_an_effect() {
     let work = tempfile::tempdir().unwrap();
     let (source, stored, key) = (

@@ -500,14 +500,11 @@ impl Oracle {
     /// Judges how an operation failed: nothing here is damaged, so nobody may say so. A collector whose clock is ahead may refuse.
     pub(super) fn judge(&mut self, who: &str, error: &Error) {
         self.seen.errors += 1;
-        let may_be = matches!(
-            error.kind(),
-            ErrorKind::Unreachable
-                | ErrorKind::Conflict
-                | ErrorKind::Busy
-                | ErrorKind::Cancelled
-                | ErrorKind::Refused
-        );
+        let may_be = match error.kind() {
+            ErrorKind::Unreachable | ErrorKind::Conflict | ErrorKind::Busy | ErrorKind::Cancelled => true,
+            ErrorKind::Refused => who.starts_with("Collector"),
+            _ => false,
+        };
         if !may_be {
             self.accuse(format!("{who} says: {error} {:?}", error.causes()));
         }
