@@ -291,7 +291,7 @@ async fn health(
             "collection",
             Level::Note,
             "a collection is under way, or was interrupted",
-            "the next `holdall prune` goes on with one that was interrupted",
+            "wait if one is running; if it was killed, `holdall prune --take-over` goes on at once",
         ));
     }
     Ok(found)

@@ -152,10 +152,17 @@ fn end(app: &App, kind: &str, report: &CopyReport, to: &Location) -> Ended {
             failed.record.sid.short()
         ));
     }
-    let code = match report.failed.iter().map(|failed| failed.why.kind()).next() {
-        None => DONE,
-        Some(ErrorKind::Damaged | ErrorKind::NotFound) => DAMAGED,
-        Some(_) => INCOMPLETE,
+    let is_damage = |kind| {
+        matches!(
+            kind,
+            ErrorKind::Damaged | ErrorKind::NotFound | ErrorKind::WrongKey
+        )
+    };
+    let mut failed = report.failed.iter().map(|failed| failed.why.kind());
+    let code = match report.failed.len() {
+        0 => DONE,
+        _ if failed.any(is_damage) => DAMAGED,
+        _ => INCOMPLETE,
     };
     let told = if app.json() {
         render::line(&value(kind, report, to))

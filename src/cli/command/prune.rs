@@ -22,7 +22,7 @@ use std::time::Duration;
     Frees what no snapshot needs any more. Any machine may run it at any time, while others take snapshots and restore: there is no lock \
     and nothing to unlock. What it would delete is published first; runs that were open then are waited for, and one that was not heard \
     of for the time of --lease is ended (it loses no data, its next run finds what it uploaded). If it is interrupted, the next prune \
-    goes on, wherever it runs. What a store refuses to delete, because it keeps objects for a time, is counted as retained and tried \
+    goes on, wherever it runs; if it was killed, after 25 hours, or at once with --take-over (exit code 11 until then). What a store refuses to delete, because it keeps objects for a time, is counted as retained and tried \
     again next time; that is no failure. On a full local disk the space that init reserved is used for the work.\n\n\
     A snapshot is let go with `holdall forget`; what is protected, or retained by the repository, stays, and is told.")]
 pub(in crate::cli) struct Args {

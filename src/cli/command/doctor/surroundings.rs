@@ -7,7 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// The variables of this program; whatever else begins with `HOLDALL_` is a slip.
-const KNOWN: [&str; 14] = [
+const KNOWN: [&str; 15] = [
+    "HOLDALL_BASE_CACHE",
     "HOLDALL_CACHE_DIR",
     "HOLDALL_DB_URL",
     "HOLDALL_DB_URL_FILE",
