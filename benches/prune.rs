@@ -22,7 +22,7 @@ use holdall::snapshot::SnapshotSpec;
 use holdall::snapshot::entry::{
     Content, Entry, EntryHead, EntryKind, Item, Key, Metadata, Prior, PriorEntry,
 };
-use holdall::store::{Store, StoreOptions};
+use holdall::store::{Access, Store, StoreOptions};
 use holdall::testkit::{FaultStore, Op, repo};
 use object_store::local::LocalFileSystem;
 use std::sync::Arc;
@@ -111,13 +111,7 @@ struct Bench {
 
 impl Bench {
     fn store(&self) -> Store {
-        Store::over(
-            Arc::new(self.faults.clone()),
-            "bench",
-            &StoreOptions::default(),
-            &self.context,
-        )
-        .unwrap()
+        store(&self.faults, &self.context)
     }
 
     async fn snapshot(&self, source: u64, version: u64) -> SessionId {
@@ -176,6 +170,14 @@ impl Bench {
     }
 }
 
+fn store(faults: &FaultStore, context: &Context) -> Store {
+    let options = StoreOptions {
+        access: Access::ReadWrite,
+        ..StoreOptions::default()
+    };
+    Store::over(Arc::new(faults.clone()), "bench", &options, context).unwrap()
+}
+
 fn forget_nothing() -> ops::ForgetRequest {
     ops::ForgetRequest {
         named: Vec::new(),
@@ -199,13 +201,7 @@ async fn run(blobs: u64, snapshots: u64) {
     let folder = tempfile::tempdir().unwrap();
     let context = Context::new(Arc::new(Silent), 256 << 20, 2).unwrap();
     let faults = FaultStore::new(Arc::new(LocalFileSystem::new_with_prefix(folder.path()).unwrap()));
-    let store = Store::over(
-        Arc::new(faults.clone()),
-        "bench",
-        &StoreOptions::default(),
-        &context,
-    )
-    .unwrap();
+    let store = store(&faults, &context);
     let sources = (snapshots / OF_SOURCE).max(1);
     let bench = Bench {
         repository: repo::init(&store, &context).await.unwrap(),

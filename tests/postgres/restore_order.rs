@@ -32,6 +32,10 @@ async fn what_was_near_each_other_stays_near_and_changes_stay_cheap() {
         wanted.jobs = jobs;
         let restored = restore(&snapshot, wanted).await;
         assert_eq!((restored.incidents.len(), restored.summary.compared), (0, 1));
+        // Neighbouring segments, some 120 here, go together.
+        let sent = server.psql(&name, "SELECT count(DISTINCT xmin::text) FROM orders");
+        let sent: u32 = sent.unwrap().trim().parse().unwrap();
+        assert!(sent <= 40, "{sent} transactions");
         let source = source_request(&server, &name);
         let first = take(&source, None, 1).await.unwrap();
         // The newest hundredth, as it mostly is.

@@ -1,13 +1,14 @@
 //! The sink: a snapshot of one database into an empty one, over the protocol.
 //!
 //! Entries come in the order of a restore: roles, schema, rows, large objects, sequences, constraints, materialized views. Statements
-//! run one after the other and a refused one is told and counted, never the end; rows are copied by several connections at once, each
-//! segment by the first that is free; indexes and keys are built side by side. At the end the rows of every table and the values of
+//! run one after the other and a refused one is told and counted, never the end; rows are copied by several connections at once,
+//! neighbouring segments by the first that is free; indexes and keys are built side by side. At the end the rows of every table and the values of
 //! sequences are read back and compared with what the snapshot says of them; large objects are as soon as they are written. Settings
 //! of the database and the limit of its connections come last: they are not made for a restore.
 //!
 //! There is no restart in the middle: after an error the target is half of a database, and says so by not being empty.
 
+mod batch;
 mod constraints;
 mod defaults;
 mod large_object;
@@ -31,6 +32,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Outcome};
 use crate::format::error::DecodeError;
 use crate::snapshot::entry::{Content, Entry, EntryHead};
+use batch::Batch;
 use futures::future::BoxFuture;
 use pool::Pool;
 use refusal::Refusal;
@@ -135,6 +137,8 @@ pub struct PostgresSink {
     /// Settings that the statements of the present entry have made.
     settings: Settings,
     tables: BTreeMap<TableName, Table>,
+    /// Segments that will be sent together.
+    batch: Option<Batch>,
     /// Tables that could not be made.
     missing: BTreeSet<TableName>,
     /// Values that sequences were given.
@@ -159,6 +163,7 @@ impl PostgresSink {
             source: DatabaseRecord::default(),
             settings: Settings::new(),
             tables: BTreeMap::new(),
+            batch: None,
             missing: BTreeSet::new(),
             sequences: BTreeMap::new(),
             later: Vec::new(),
@@ -208,6 +213,9 @@ impl PostgresSink {
         }
         let bytes = head.size.unwrap_or(0);
         let name = place.to_string();
+        if !matches!(&place, Place::Segment(table, _) if self.gathers(table)) {
+            self.send_batch(context).await?;
+        }
         if !matches!(
             place,
             Place::Table(_) | Place::Segment(..) | Place::LargeObject(_)
@@ -294,6 +302,7 @@ impl PostgresSink {
 
     /// Waits for all that runs.
     async fn drain(&mut self, context: &Context) -> Result<()> {
+        self.send_batch(context).await?;
         while self.settle_one(context).await? {}
         Ok(())
     }

@@ -29,6 +29,11 @@ impl<T: Send + 'static> Pool<T> {
         }
     }
 
+    /// How many pieces of work run at once, at most.
+    pub(super) fn jobs(&self) -> usize {
+        self.most
+    }
+
     /// Whether more work can begin at once.
     pub(super) fn has_room(&self) -> bool {
         self.running.len() < self.most

@@ -1,17 +1,15 @@
-//! Rows: each segment is one `COPY … FROM STDIN` on whatever connection is free.
+//! Rows: neighbouring segments of a table are one `COPY … FROM STDIN` on whatever connection is free.
 
-use super::refusal::Refusal;
-use super::session::{Settings, Trouble, Worker, unless_cancelled};
-use super::{Left, PostgresSink, damaged, trouble_of_content};
+use super::batch::{self, Batch, Sent, Waiting};
+use super::session::{Settings, Trouble, Worker};
+use super::{Left, PostgresSink, damaged};
 use crate::connector::postgres::key::{Place, Segment, TableName};
 use crate::connector::postgres::name::{qualified, quote};
 use crate::connector::postgres::record::{Belongs, SegmentRecord, TableRecord};
 use crate::context::Context;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::snapshot::entry::{Content, EntryHead, Piece};
-use bytes::Bytes;
-use futures::{SinkExt, StreamExt};
+use crate::snapshot::entry::{Content, EntryHead};
 use std::sync::Arc;
 
 /// Segments of a table that are named when they are refused; the others are counted.
@@ -25,7 +23,7 @@ pub(super) struct Table {
     /// Its columns in quotes, in parentheses; empty for none.
     pub(super) columns: Arc<str>,
     /// The names of its columns.
-    names: Arc<[Vec<u8>]>,
+    pub(super) names: Arc<[Vec<u8>]>,
     /// Which of its rows are the snapshot's.
     pub(super) condition: Option<Arc<str>>,
     pub(super) rows: u64,
@@ -36,12 +34,10 @@ pub(super) struct Table {
     pub(super) refused: u64,
 }
 
-/// What became of a segment.
+/// What became of segments.
 pub(super) struct Loaded {
     table: TableName,
-    segment: Segment,
-    bytes: u64,
-    rows: Result<u64, Refusal>,
+    segments: Vec<Sent>,
 }
 
 impl PostgresSink {
@@ -97,7 +93,7 @@ impl PostgresSink {
         settings
     }
 
-    /// Copies a segment, when a connection is free.
+    /// Takes a segment, which is sent with its neighbours.
     pub(super) async fn segment(
         &mut self,
         context: &Context,
@@ -109,7 +105,6 @@ impl PostgresSink {
         if self.request.dry_run {
             return Ok(());
         }
-        self.room(context).await?;
         let Some(table) = self.tables.get(&name) else {
             // Told once: from here on the table is known, and of no use.
             let why = "the snapshot has rows of it and not its columns";
@@ -125,43 +120,72 @@ impl PostgresSink {
         if table.unusable {
             return Ok(());
         }
-        let (table, settings) = (table.clone(), self.without_triggers());
-        let (own, bytes) = (context.clone(), head.size.unwrap_or(0));
+        let table = table.clone();
+        let bytes = head.size.unwrap_or(0);
+        let most = batch::most(context, self.pool_mut()?.jobs());
+        if !self.batch.as_ref().is_some_and(|batch| batch.takes(bytes, most)) {
+            self.send_batch(context).await?;
+        }
+        let batch = self.batch.get_or_insert_with(|| Batch::new(name, table));
+        batch.add(Waiting {
+            segment,
+            rows: record.rows,
+            bytes,
+            content,
+        });
+        Ok(())
+    }
+
+    /// Whether the segments that wait are of this table.
+    pub(super) fn gathers(&self, name: &TableName) -> bool {
+        self.batch.as_ref().is_some_and(|batch| batch.name == *name)
+    }
+
+    /// Sends the segments that wait, when a connection is free.
+    pub(super) async fn send_batch(&mut self, context: &Context) -> Result<()> {
+        let Some(batch) = self.batch.take() else {
+            return Ok(());
+        };
+        self.room(context).await?;
+        let (own, settings) = (context.clone(), self.without_triggers());
         let work = move |mut worker: Worker| async move {
-            let copied = match worker.settle(&own, &settings).await {
-                Ok(()) => copy(&own, &mut worker, (&name, &table), content).await,
-                Err(trouble) => Err(trouble),
+            let table = batch.name.clone();
+            let sent = match worker.settle(&own, &settings).await {
+                Ok(()) => batch.send(&own, &mut worker).await,
+                Err(Trouble::Refused(refusal)) => Ok(batch.refused(&refusal)),
+                Err(lost) => Err(lost),
             };
-            let rows = match copied {
-                Ok(rows) if rows == record.rows => Ok(rows),
-                Ok(rows) => Err(Refusal::own(&format!(
-                    "{} rows were sent and {rows} taken",
-                    record.rows
-                ))),
-                Err(Trouble::Refused(refusal)) => Err(refusal),
-                Err(Trouble::Lost(error)) => return Err(error.with("table", &name)),
-            };
-            let loaded = Loaded {
-                table: name,
-                segment,
-                bytes,
-                rows,
-            };
-            Ok((worker, Left::Rows(loaded)))
+            match sent {
+                Ok(segments) => Ok((worker, Left::Rows(Loaded { table, segments }))),
+                Err(Trouble::Lost(error)) => Err(error.with("table", &table)),
+                Err(Trouble::Refused(refusal)) => {
+                    let error = Error::new(
+                        ErrorKind::Source,
+                        "cannot begin or end a transaction in the target",
+                    );
+                    Err(error.with("table", &table).with("the server said", refusal))
+                }
+            }
         };
         self.pool_mut()?.start(context, work).await
     }
 
-    /// Enters what became of a segment. A refused one leaves the others of its table as they are.
+    /// Enters what became of segments. A refused one leaves the others of its table as they are.
     pub(super) fn loaded(&mut self, context: &Context, loaded: Loaded) {
-        let Some(table) = self.tables.get_mut(&loaded.table) else {
+        for sent in loaded.segments {
+            self.sent(context, &loaded.table, sent);
+        }
+    }
+
+    fn sent(&mut self, context: &Context, name: &TableName, sent: Sent) {
+        let Some(table) = self.tables.get_mut(name) else {
             return;
         };
-        let refusal = match loaded.rows {
+        let refusal = match sent.rows {
             Ok(rows) => {
                 table.rows += rows;
-                table.bytes += loaded.bytes;
-                return self.done(context, loaded.table.to_string(), loaded.bytes);
+                table.bytes += sent.bytes;
+                return self.done(context, name.to_string(), sent.bytes);
             }
             Err(refusal) => refusal,
         };
@@ -170,12 +194,12 @@ impl PostgresSink {
         }
         if refusal.is_of_the_table() {
             table.unusable = true;
-            return self.failed(context, loaded.table.to_string(), refusal.to_string());
+            return self.failed(context, name.to_string(), refusal.to_string());
         }
         table.refused += 1;
         let refused = table.refused;
         self.report.failed += 1;
-        let name = Place::Segment(loaded.table, loaded.segment).to_string();
+        let name = Place::Segment(name.clone(), sent.segment).to_string();
         let why = match refused {
             ..NAMED => format!("its rows are not in the target: {refusal}"),
             NAMED => format!(
@@ -237,37 +261,4 @@ fn describe(name: &TableName, record: &TableRecord) -> Result<Table> {
         condition,
         ..Table::default()
     })
-}
-
-/// Sends content as the rows of a `COPY`; gives the number that the server took.
-async fn copy(
-    context: &Context,
-    worker: &mut Worker,
-    (name, table): (&TableName, &Table),
-    content: Content,
-) -> Result<u64, Trouble> {
-    let sql = format!("COPY {} {} FROM STDIN", table.name, table.columns);
-    let refusal = |worker: &Worker, error| {
-        worker.trouble_as(error, |said| Refusal::of_rows(said, &name.table, &table.names))
-    };
-    let mut pieces = content.open().await.map_err(trouble_of_content)?;
-    let copy = async {
-        let sink = worker.client().copy_in::<_, Bytes>(&sql).await;
-        worker.usable = sink.is_ok();
-        let mut sink = Box::pin(sink.map_err(|error| refusal(worker, error))?);
-        while let Some(piece) = pieces.next().await {
-            // A content that breaks off drops the sink, and the server what it was sent.
-            if let Piece::Data(bytes) = piece.map_err(trouble_of_content)?
-                && sink.send(bytes).await.is_err()
-            {
-                // The server's answer says why.
-                break;
-            }
-        }
-        sink.as_mut()
-            .finish()
-            .await
-            .map_err(|error| refusal(worker, error))
-    };
-    unless_cancelled(context, copy).await?
 }
