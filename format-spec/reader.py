@@ -204,7 +204,6 @@ def keep(recent, key, value, most):  # the last few of something
     recent.pop(next(iter(recent))) if len(recent) >= most else None
     recent[key] = value
     return value
-
 class Blobs:
     """Finds and rebuilds blobs from every usable copy; `block(pack, row)` gives a block's plaintext."""
     def __init__(self, ring, block):
@@ -214,8 +213,8 @@ class Blobs:
             pack = packs[blocks[block][0]] if packs else None
             if not pack or pack[0] not in dead:
                 self.copies.setdefault(blob, []).append((kind, pack, blocks[block], offset, encoded, plain, base))
-    def get(self, blob, kind, chain=()):
-        if (blob, kind) in self.recent:
+    def get(self, blob, kind, chain=()):  # and how many deltas gave it: those of `chain` come on top
+        if len(chain) + self.recent.get((blob, kind), (b"", CHAIN_MAX + 1))[1] <= CHAIN_MAX:
             return self.recent[blob, kind]
         last = Refused("invalid", "no usable copy of blob " + blob.hex())
         for found, pack, row, offset, encoded, plain, base in self.copies.get(blob, ()):
@@ -223,9 +222,10 @@ class Blobs:
                 need(base not in chain and len(chain) <= CHAIN_MAX, "invalid", "chain of deltas")
                 need(found == kind, "wrong id")
                 data = self.block(pack, row)[offset:offset + encoded]
-                data = unzstd(data, plain, self.get(base, kind, (*chain, blob))) if base else data
+                under, depth = self.get(base, kind, (*chain, blob)) if base else (b"", -1)
+                data = unzstd(data, plain, under) if base else data
                 need(self.ring.blob_id(kind, data) == blob, "wrong id")
-                return keep(self.recent, (blob, kind), data, 64)
+                return keep(self.recent, (blob, kind), (data, depth + 1), 64)
             except (Refused, FileNotFoundError) as error:
                 last = error
         raise last
@@ -298,7 +298,7 @@ class Repository:
             keep(self.blocks, key, open_block(self.ring.opener(pack[1], 3, ""), row, sealed), 16)
         return self.blocks[key]
     def entries(self, blob, level):
-        node = record(self.blobs.get(blob, 1))
+        node = record(self.blobs.get(blob, 1)[0])
         need(node[0] == level, "invalid", "level of a node")
         for element in node[1]:
             yield from self.entries(element[1], level - 1) if level else [element]
@@ -308,7 +308,7 @@ class Repository:
             if level == 0:
                 yield blob, size
             else:
-                plain = self.blobs.get(blob, 2)
+                plain, _ = self.blobs.get(blob, 2)
                 need(plain[0] == level - 1, "invalid", "level of a list")
                 yield from self.references(level - 1, plain[1:])
     def content(self, entry, write, skip):
@@ -321,7 +321,7 @@ class Repository:
                 for at in range(0, size, 1 << 20) if 6 in entry else ():
                     hasher.update(bytes(min(size - at, 1 << 20)))
                 continue
-            data = self.blobs.get(blob, 0)
+            data, _ = self.blobs.get(blob, 0)
             need(len(data) == size, "invalid", "length of a chunk")
             hasher.update(data)
             write(data)

@@ -3,7 +3,8 @@ import json, re, struct
 
 from argon2.low_level import Type, hash_secret_raw
 from blake3 import blake3
-from reader import Blobs, HOLE, Keyring, Refused, body_of, hash_of, header, marker, need, object_key, open_block, open_slot, payload_of, record, tables, unzstd
+import zstandard
+from reader import Blobs, CHAIN_MAX, HOLE, Keyring, Refused, body_of, hash_of, header, marker, need, object_key, open_block, open_slot, payload_of, record, tables, unzstd
 
 def slot_label(ring, data, number):
     body, _ = body_of(data)
@@ -140,7 +141,7 @@ def check(kind, case):
         opener, (_, rows, entries) = open_pack(ring, case["id"], raw["bytes"])
         blobs = Blobs(ring, lambda _, row: open_block(opener, row, raw["bytes"][row[2]:row[2] + row[3]]))
         blobs.add([], rows, entries)
-        found = [(e, blobs.get(e[0], e[1])) for e in entries]
+        found = [(e, blobs.get(e[0], e[1])[0]) for e in entries]
         return {"blobs": [{"id": e[0].hex(), "kind": e[1], "delta": bool(e[2]), "len": len(b), "blake3": hash_of(b).hex()} for e, b in found]}
     if kind == "frame":
         return {"blake3": hash_of(unzstd(raw["bytes"], case["len"], raw.get("base"))).hex()}
@@ -148,7 +149,30 @@ def check(kind, case):
         return dict(zip(("count", "hash"), entry_sum(case["runs"], case["dead"])))
     return None
 
+def longest_chain():
+    """Deltas that the longest chain has when each of its blobs is asked for and remembered before the next one, which rests on it."""
+    zeros = b"\x58\x20" + bytes(32)
+    ring = Keyring(b"\xa3\x00\x50" + bytes(16) + b"\x01" + zeros + b"\x02\x81\x82\x01" + zeros)
+    plain = [b"row %d of a chain\n" % n * 9 for n in range(CHAIN_MAX + 3)]
+    names = [ring.blob_id(0, data) for data in plain]
+    prefix = lambda data: zstandard.ZstdCompressionDict(data, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+    deltas = [zstandard.ZstdCompressor(dict_data=prefix(base), write_dict_id=False, write_checksum=False).compress(data)
+              for base, data in zip(plain, plain[1:])]
+    blobs = Blobs(ring, lambda _, row: row)
+    blobs.add([], [plain[0], *deltas], [(name, 0, n > 0, 0, n, 0, len((plain[:1] + deltas)[n]), len(plain[n]), names[n - 1] if n else None)
+                                        for n, name in enumerate(names)])
+    for count, name in enumerate(names):
+        try:
+            need(blobs.get(name, 0) == (plain[count], count), "invalid", "another content")
+        except Refused:
+            return count - 1
+    return len(names)
+
 def walk(folder):
+    longest = longest_chain()
+    if longest != CHAIN_MAX:
+        print("the longest chain that is read has %d deltas, not %d" % (longest, CHAIN_MAX))
+        return 1
     held = skipped = failed = 0
     for path in sorted(folder.rglob("*.json")):
         file = json.loads(path.read_text())
