@@ -6,10 +6,12 @@ use crate::context::{Context, Time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::format::id::SessionId;
+use crate::format::layout::ObjectName;
 use crate::repository::{
-    DataRequest, Finding, ReadData, Repository, Survey, SurveyReport, View, survey_without_key,
+    Aside, DataRequest, Finding, ReadData, Repository, Survey, SurveyReport, View, survey_without_key,
 };
 use crate::store::Store;
+use std::collections::HashMap;
 use trees::{Trees, walk_snapshots};
 
 /// How often everything is looked at again because a collector ended a round meanwhile.
@@ -46,6 +48,16 @@ impl CheckReport {
     /// Whether data is lost or at risk.
     pub fn is_damaged(&self) -> bool {
         self.findings.iter().any(|finding| finding.is_error)
+    }
+
+    /// Whether it is known which snapshots there are: no record of a snapshot, and none of the collector, which says what counts, is
+    /// damaged or missing.
+    pub fn knows_snapshots(&self) -> bool {
+        let says_what_counts = |finding: &Finding| {
+            let folder = finding.object.split('/').next();
+            finding.is_error && matches!(folder, Some("snapshots" | "gc"))
+        };
+        !self.findings.iter().any(says_what_counts)
     }
 }
 
@@ -161,6 +173,11 @@ fn gather(mut survey: SurveyReport, look: Look) -> CheckReport {
     for finding in findings.iter_mut().filter(|finding| finding.is_error) {
         finding.hit = trees.packs.remove(&finding.object);
     }
+    weigh(
+        &mut findings,
+        &survey,
+        view.is_some_and(|view| view.damaged.is_empty()),
+    );
     if let Some(view) = view {
         let all = view.snapshots();
         findings.extend(all.filter_map(|record| forget_without_effect(view, record.sid)));
@@ -175,6 +192,34 @@ fn gather(mut survey: SurveyReport, look: Look) -> CheckReport {
         snapshots: trees.walked,
         snapshots_hit: trees.hit.into_iter().map(|(sid, _)| sid.name()).collect(),
         seconds: 0.0,
+    }
+}
+
+/// Of packs that were set aside before, tells whether anything still rests on them. One that nothing rests on is no damage any more: it goes
+/// with the next collection. `is_all_known`: every snapshot was walked.
+fn weigh(findings: &mut [Finding], survey: &SurveyReport, is_all_known: bool) {
+    let known = survey.set_aside.iter();
+    let known: HashMap<String, Aside> = known
+        .map(|(id, aside)| (ObjectName::Pack(*id).to_string(), *aside))
+        .collect();
+    for finding in findings.iter_mut().filter(|finding| finding.is_error) {
+        let Some(aside) = known.get(&finding.object).filter(|_| finding.hit.is_none()) else {
+            continue;
+        };
+        let more = match aside {
+            Aside::Replaced => {
+                "it was set aside before, and all that it held is stored elsewhere: `holdall prune` removes it"
+            }
+            Aside::Settled if is_all_known => {
+                "it was set aside before, and no snapshot needs what it held: `holdall prune` removes it"
+            }
+            _ => {
+                "it was set aside before, and no snapshot that can be read needs what it held; a run or a collection that is under way may: \
+                 check again when none is"
+            }
+        };
+        finding.is_error = *aside == Aside::Open || (*aside == Aside::Settled && !is_all_known);
+        finding.what = format!("{}; {more}", finding.what);
     }
 }
 

@@ -7,7 +7,7 @@ use crate::crypto::SlotKind;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{ObjectName, Prefix};
 use crate::format::limits::RESERVES;
-use crate::repository::{Repository, View};
+use crate::repository::{PackHealth, Repository, View};
 use crate::snapshot::SnapshotFilter;
 use crate::store::{Capability, Race, Trial};
 
@@ -17,6 +17,8 @@ const SKEW_MAX: u64 = 60;
 const UNREAD_MAX: i64 = 35 * 86_400;
 /// A run that is open for longer was interrupted, in seconds.
 const OPEN_MAX: u64 = 86_400;
+/// How often packs are compared again because a collection ended meanwhile.
+const AGAIN_MAX: u32 = 2;
 /// Rounds of a race.
 const RACES: u32 = 3;
 
@@ -284,21 +286,22 @@ async fn health(
         max_age: request.max_age,
     };
     let status = status_of(context, repository, &view, &status).await?;
-    found.extend(snapshots(&status, view.snapshots().count()));
+    found.extend(snapshots(&status, view.snapshots().count(), request.max_age));
     found.extend(data(&status, context.clock.now().seconds));
     if view.log.begun {
         found.push(Diagnosis::new(
             "collection",
             Level::Note,
             "a collection is under way, or was interrupted",
-            "wait if one is running; if it was killed, `holdall prune --take-over` goes on at once",
+            "wait if one is running; if it was killed, `holdall prune --take-over` goes on at once (without it, a prune leaves the round alone \
+             until it is 25 hours old, or older than its own --lease and an hour)",
         ));
     }
     Ok(found)
 }
 
 /// How old snapshots are, and which runs have not ended.
-fn snapshots(status: &StatusReport, snapshots: usize) -> Vec<Diagnosis> {
+fn snapshots(status: &StatusReport, snapshots: usize, max_age: Option<u64>) -> Vec<Diagnosis> {
     let mut found = Vec::new();
     for project in &status.projects {
         let Some(overdue) = project.overdue else { continue };
@@ -321,8 +324,9 @@ fn snapshots(status: &StatusReport, snapshots: usize) -> Vec<Diagnosis> {
     found.push(match snapshots {
         0 => Diagnosis::new(
             "snapshots",
-            Level::Note,
-            "there is no snapshot yet",
+            // Whoever says how old the newest may be expects one.
+            max_age.map_or(Level::Note, |_| Level::Warning),
+            "there is no snapshot",
             "run `holdall snapshot`",
         ),
         1 => Diagnosis::good("snapshots", "1 snapshot"),
@@ -347,17 +351,24 @@ fn snapshots(status: &StatusReport, snapshots: usize) -> Vec<Diagnosis> {
 /// When content was read and found right.
 fn data(status: &StatusReport, now: i64) -> Vec<Diagnosis> {
     let mut found = Vec::new();
-    let is_stale = status
-        .reads
-        .oldest
-        .is_some_and(|at| now - at.seconds > UNREAD_MAX);
-    if status.packs.0 > 0 && (status.reads.never > 0 || is_stale) {
-        let what = match (status.reads.never, status.reads.oldest) {
-            (never, _) if never > 0 => format!(
+    let known = &status.packs;
+    for (name, error) in &known.damaged_ledger {
+        found.push(Diagnosis::of(
+            "data",
+            &error.clone().with("object", name),
+            "packs may have been found damaged that nobody knows of now, and `holdall prune` waits: run `holdall check --read-data`, which \
+             replaces the record",
+        ));
+    }
+    let oldest = known.reads.oldest;
+    let is_stale = oldest.is_some_and(|at| now - at.seconds > UNREAD_MAX);
+    if known.packs > 0 && (known.reads.never > 0 || is_stale) {
+        let what = match known.reads.never {
+            0 => "the content of some packs was not verified for more than a month".to_owned(),
+            never => format!(
                 "the content of {never} of {} packs was never verified",
-                status.packs.0
+                known.packs
             ),
-            _ => "the content of some packs was not verified for more than a month".to_owned(),
         };
         found.push(Diagnosis::new(
             "data",
@@ -365,18 +376,29 @@ fn data(status: &StatusReport, now: i64) -> Vec<Diagnosis> {
             what,
             "`holdall check --max-age 30d --max-duration 1h`, every night",
         ));
-    } else if status.packs.0 > 0 {
+    } else if known.packs > 0 {
         found.push(Diagnosis::good("data", "all content was verified within a month"));
     }
-    if status.quarantined > 0 {
+    if known.at_risk > 0 {
         found.push(Diagnosis::new(
             "data",
             Level::Failure,
             format!(
-                "{} packs were found damaged and are set aside",
-                status.quarantined
+                "packs that were found damaged, and hold what is stored nowhere else: {}",
+                known.at_risk
             ),
             "`holdall check` names what is hit and what mends it",
+        ));
+    }
+    if known.quarantined > known.at_risk {
+        found.push(Diagnosis::new(
+            "data",
+            Level::Note,
+            format!(
+                "packs that were found damaged, all of whose content is stored elsewhere: {}",
+                known.quarantined - known.at_risk
+            ),
+            "`holdall prune` removes them",
         ));
     }
     found
@@ -384,8 +406,16 @@ fn data(status: &StatusReport, now: i64) -> Vec<Diagnosis> {
 
 async fn packs(context: &Context, repository: &Repository, view: &View) -> Result<Vec<Diagnosis>> {
     context.check_cancelled()?;
-    let health = repository.pack_health(view).await?;
     let mut found = Vec::new();
+    let Some(health) = pack_health(context, repository, view).await? else {
+        found.push(Diagnosis::new(
+            "repository",
+            Level::Note,
+            "whether every pack is there could not be told: collections ended meanwhile",
+            "run `holdall doctor` again later, or `holdall check`",
+        ));
+        return Ok(found);
+    };
     found.push(if health.wrong == 0 {
         Diagnosis::good(
             "repository",
@@ -411,6 +441,18 @@ async fn packs(context: &Context, repository: &Repository, view: &View) -> Resul
         ));
     }
     Ok(found)
+}
+
+/// Compares packs with the view, and with newer ones as long as collections end meanwhile.
+async fn pack_health(context: &Context, repository: &Repository, view: &View) -> Result<Option<PackHealth>> {
+    let mut health = repository.pack_health(view).await?;
+    for _ in 0..AGAIN_MAX {
+        if health.is_none() {
+            let view = repository.view(context).await?;
+            health = repository.pack_health(&view).await?;
+        }
+    }
+    Ok(health)
 }
 
 /// Whether there is space to give back when a disk is full.

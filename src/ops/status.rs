@@ -6,7 +6,7 @@ use crate::error::{ErrorKind, Result};
 use crate::format::id::SessionId;
 use crate::format::layout::ObjectName;
 use crate::format::session::SessionRecord;
-use crate::repository::{Reads, Repository, View, is_ahead};
+use crate::repository::{PacksKnown, Repository, View, is_ahead};
 use crate::snapshot::SnapshotFilter;
 use std::collections::BTreeMap;
 
@@ -65,12 +65,8 @@ pub struct StatusReport {
     pub projects: Vec<ProjectStatus>,
     /// Runs that have not ended.
     pub open: Vec<OpenRun>,
-    /// Packs and their bytes.
-    pub packs: (u64, u64),
-    /// When their content was verified for the last time.
-    pub reads: Reads,
-    /// Packs that were found damaged and set aside.
-    pub quarantined: u64,
+    /// What is known of packs.
+    pub packs: PacksKnown,
     /// Objects that cannot be read: a snapshot may be missing above.
     pub damaged: Vec<(String, String)>,
 }
@@ -81,6 +77,12 @@ impl StatusReport {
         let expected = request.max_age.is_some() || request.filter.project.is_some();
         self.projects.iter().any(|project| project.overdue.is_some())
             || (expected && self.projects.is_empty())
+    }
+
+    /// Whether something is known to be damaged that a snapshot may need: an object that cannot be read, or a pack that was set aside
+    /// and that holds what is stored nowhere else.
+    pub fn is_damaged(&self) -> bool {
+        !self.damaged.is_empty() || !self.packs.damaged_ledger.is_empty() || self.packs.at_risk > 0
     }
 }
 
@@ -112,13 +114,11 @@ pub(super) async fn status_of(
     }
     let projects = groups.into_iter();
     let projects = projects.filter_map(|(name, snapshots)| project(name, &snapshots, now, request.max_age));
-    let (packs, reads, quarantined) = repository.packs_read(view, now).await?;
+    let packs = repository.packs_known(view, now).await?;
     Ok(StatusReport {
         projects: projects.collect(),
         open: open_runs(repository, now).await?,
         packs,
-        reads,
-        quarantined,
         damaged: all.damaged,
     })
 }

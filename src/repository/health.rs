@@ -2,10 +2,10 @@
 
 use super::ledger::Ledger;
 use super::log::Log;
-use super::survey::Reads;
+use super::survey::{Reads, at_risk};
 use super::{CLOCKS_APART, Repository, View};
 use crate::context::Time;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::{ObjectId, SessionId};
 use crate::format::layout::{ObjectName, Prefix};
 use std::collections::{HashMap, HashSet};
@@ -17,6 +17,23 @@ pub struct PackHealth {
     pub wrong: u64,
     /// Packs that no run lists, and their bytes.
     pub unlisted: (u64, u64),
+}
+
+/// What is known of packs without a look at them.
+#[derive(Clone, Debug, Default)]
+pub struct PacksKnown {
+    /// How many a view lists.
+    pub packs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// When they were verified for the last time.
+    pub reads: Reads,
+    /// How many of them the ledger has set aside as missing or damaged.
+    pub quarantined: u64,
+    /// Of these, those that hold something which is stored nowhere else. Whether a snapshot needs it is not known here.
+    pub at_risk: u64,
+    /// Records of the ledger that cannot be read, and why: more packs may have been set aside, and what was verified is not known in full.
+    pub damaged_ledger: Vec<(ObjectName, Error)>,
 }
 
 impl Repository {
@@ -38,24 +55,40 @@ impl Repository {
         Ok(open.collect())
     }
 
-    /// The packs that a view lists, how many and their bytes; when they were verified for the last time; and how many are set aside.
+    /// What is known of the packs that a view lists, without a look at them.
     ///
     /// # Errors
     /// What the store says.
-    pub async fn packs_read(&self, view: &View, now: Time) -> Result<((u64, u64), Reads, u64)> {
+    pub async fn packs_known(&self, view: &View, now: Time) -> Result<PacksKnown> {
         let ledger = Ledger::read(self).await?;
         let packs = view.index.packs();
         let bytes = packs.iter().map(|pack| u64::from(pack.size)).sum();
-        let reads = ledger.reads(packs.iter().map(|pack| pack.id), now);
-        let quarantined = packs.iter().filter(|pack| ledger.quarantined.contains(&pack.id));
-        Ok(((packs.len() as u64, bytes), reads, quarantined.count() as u64))
+        let quarantined = packs.iter().map(|pack| pack.id);
+        let quarantined: HashSet<ObjectId> =
+            quarantined.filter(|id| ledger.quarantined.contains(id)).collect();
+        let at_risk = if quarantined.is_empty() {
+            0
+        } else {
+            let mut avoided = ledger.quarantined.clone();
+            avoided.extend(&view.log.condemned);
+            at_risk(&view.index, &quarantined, &avoided).len() as u64
+        };
+        Ok(PacksKnown {
+            packs: packs.len() as u64,
+            bytes,
+            reads: ledger.reads(packs.iter().map(|pack| pack.id), now),
+            quarantined: quarantined.len() as u64,
+            at_risk,
+            damaged_ledger: ledger.damaged,
+        })
     }
 
-    /// Compares the packs that a view lists with those in the store.
+    /// Compares the packs that a view lists with those in the store. None if a collector has ended a round since the view was read: what it
+    /// took is no damage, and only a new view tells.
     ///
     /// # Errors
     /// What the store says.
-    pub async fn pack_health(&self, view: &View) -> Result<PackHealth> {
+    pub async fn pack_health(&self, view: &View) -> Result<Option<PackHealth>> {
         let mut listed: HashMap<ObjectId, u64> = HashMap::new();
         for pack in view.index.packs() {
             listed.insert(pack.id, u64::from(pack.size));
@@ -81,11 +114,8 @@ impl Repository {
                 Err(error) => return Err(error),
             }
         }
-        if health.wrong > 0 && Log::read(self).await?.newest != view.log.newest {
-            // A round has ended since: what it took is no damage. The next look tells.
-            health.wrong = 0;
-        }
-        Ok(health)
+        let is_outdated = Log::newest_seal(self).await? != view.log.newest;
+        Ok((!is_outdated).then_some(health))
     }
 }
 

@@ -2,17 +2,21 @@
 //!
 //! What trees say is not known here; `ops::check` walks them over the same view.
 
+mod aside;
 mod data;
 mod missing;
 mod remember;
 mod without_key;
 
+pub(crate) use aside::Aside;
+pub(super) use aside::at_risk;
 pub use data::DataRequest;
 use data::is_chosen;
 pub use without_key::survey_without_key;
 
 use super::Repository;
 use super::index::PackNumber;
+use super::ledger::Ledger;
 use super::log::Log;
 use crate::context::{Context, Time};
 use crate::crypto::{open_record, open_run, read_slot_kind, slot_label};
@@ -146,6 +150,8 @@ pub struct SurveyReport {
     pub blobs_verified: u64,
     /// Packs that are missing or damaged.
     pub bad_packs: Vec<ObjectId>,
+    /// Those of them that the ledger had set aside before, and what may rest on them.
+    pub(crate) set_aside: HashMap<ObjectId, Aside>,
     /// Packs that were to be read and were not, because the time was up.
     pub packs_left: u64,
     /// Their bytes.
@@ -189,8 +195,12 @@ pub struct Survey<'a> {
     sizes: HashMap<ObjectName, u64>,
     /// Pack → rows of the runs that list it, one table for each pack.
     listed: HashMap<ObjectId, Arc<Tables>>,
-    /// Packs that are read whatever else is.
+    /// Packs that are read whatever else is: the ledger has set them aside, or an earlier look has found them bad.
     doubtful: HashSet<ObjectId>,
+    /// Packs of which all was told that can be told: they were read with their deltas, or are gone with reason.
+    looked: HashSet<ObjectId>,
+    /// What the ledger said before anything was listed: a session that is not listed rests on nothing that was set aside then.
+    ledger: Ledger,
     log: Log,
     memory: Memory,
 }
@@ -239,8 +249,10 @@ impl<'a> Survey<'a> {
         before: &SurveyReport,
     ) -> Result<SurveyReport> {
         let doubtful = &before.bad_packs;
-        let survey = Self::look(repository, context, (!doubtful.is_empty(), doubtful)).await?;
-        let again = survey.finish().await?;
+        let survey = Self::look(repository, context, (false, doubtful)).await?;
+        let mut again = survey.finish().await?;
+        // What the first look found is news, though it has set it aside itself.
+        again.set_aside.retain(|id, _| before.set_aside.contains_key(id));
         Ok(SurveyReport {
             packs_read: before.packs_read + again.packs_read,
             bytes_read: before.bytes_read + again.bytes_read,
@@ -265,13 +277,17 @@ impl<'a> Survey<'a> {
         context: &'a Context,
         (deltas, doubtful): (bool, &[ObjectId]),
     ) -> Result<Self> {
+        let ledger = Ledger::read(repository).await?;
+        let doubtful = doubtful.iter().chain(&ledger.quarantined);
         let mut survey = Self {
             repository,
             context,
             report: SurveyReport::default(),
             sizes: HashMap::new(),
             listed: HashMap::new(),
-            doubtful: doubtful.iter().copied().collect(),
+            doubtful: doubtful.copied().collect(),
+            looked: HashSet::new(),
+            ledger,
             log: Log::default(),
             memory: Memory::new(context.clock.now(), repository.store().is_writable()),
         };
@@ -318,6 +334,7 @@ impl<'a> Survey<'a> {
     /// # Errors
     /// What the store says.
     pub async fn finish(mut self) -> Result<SurveyReport> {
+        self.report.set_aside = self.stand().await?;
         self.remember_all().await?;
         Ok(self.report)
     }
@@ -471,7 +488,8 @@ impl<'a> Survey<'a> {
                 Some(_) => {}
             }
         }
-        let mut wanted = Vec::new();
+        let bad: HashSet<ObjectId> = self.report.bad_packs.iter().copied().collect();
+        let (mut trees, mut doubtful) = (Vec::new(), Vec::new());
         for (id, size) in &present {
             if self.log.dead.contains(id) {
                 continue;
@@ -482,12 +500,17 @@ impl<'a> Survey<'a> {
                 self.report.bytes_unlisted += size;
             }
             let has_nodes = rows.is_some_and(|rows| rows.entries.iter().any(|e| e.kind != BlobKind::Data));
-            if has_nodes || self.doubtful.contains(id) {
-                wanted.push(*id);
+            if self.doubtful.contains(id) {
+                // One that is known to be bad needs no second proof.
+                doubtful.extend((!bad.contains(id)).then_some(*id));
+            } else if has_nodes {
+                trees.push(*id);
             }
         }
-        wanted.sort_unstable();
-        self.read_packs(wanted, deltas, None).await.map(drop)
+        trees.sort_unstable();
+        doubtful.sort_unstable();
+        self.read_packs(trees, deltas, None).await?;
+        self.read_packs(doubtful, true, None).await.map(drop)
     }
 
     /// The packs in the store, with their sizes.

@@ -25,10 +25,13 @@ fn status_tells_of_each_project_how_old_its_newest_snapshot_is() {
     let status = ran.json();
     let expected = [
         "bytes",
+        "damaged",
+        "ledger_damaged",
         "oldest_read",
         "open_runs",
         "overdue",
         "packs",
+        "packs_at_risk",
         "packs_never_read",
         "packs_quarantined",
         "projects",
@@ -89,8 +92,6 @@ fn what_is_overdue_is_exit_4() {
     assert_eq!((ran.code, &ran.json()["overdue"]), (4, &true.into()));
     // A project that should be there and is not.
     let ran = sandbox.run(&["status", "--project", "other", "--max-age", "1h"]);
-    assert_eq!(ran.code, 4, "{} {}", ran.out, ran.err);
-    let ran = sandbox.run(&["doctor", "--max-age", "0"]);
     assert_eq!(ran.code, 4, "{} {}", ran.out, ran.err);
     let empty = Sandbox::new();
     let ran = empty.run(&["status", "--max-age", "1d"]);
@@ -186,4 +187,76 @@ fn doctor_finds_what_is_wrong_and_says_what_to_do() {
     assert_eq!(ran.code, 4, "{} {}", ran.out, ran.err);
     problem(&ran, "repository", "");
     problem(&ran, "variables", "HOLDALL_PASSWORD and HOLDALL_KEY_FILE");
+}
+
+#[test]
+fn doctor_tells_of_snapshots_that_are_overdue_or_were_never_taken() {
+    let sandbox = Sandbox::empty();
+    sandbox.good(&["init", "--generate-key-file", "key"]);
+    let ran = sandbox.good(&["doctor", "--json"]);
+    problem(&ran, "snapshots", "no snapshot");
+    let ran = sandbox.run(&["doctor", "--json", "--max-age", "1d"]);
+    assert_eq!(ran.code, 4, "{} {}", ran.out, ran.err);
+    problem(&ran, "snapshots", "no snapshot");
+    sandbox.good(&["snapshot", "data"]);
+    sandbox.good(&["doctor", "--max-age", "1d"]);
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
+    let ran = sandbox.run(&["doctor", "--json", "--max-age", "0"]);
+    assert_eq!(ran.code, 4, "{} {}", ran.out, ran.err);
+    problem(&ran, "snapshots", "hours old");
+}
+
+/// Changes the middle of a file.
+fn damage(path: &std::path::Path) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::remove_file(path).unwrap();
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn packs_that_were_set_aside_are_no_success_until_they_are_replaced() {
+    let sandbox = Sandbox::empty();
+    sandbox.good(&["init", "--generate-key-file", "key"]);
+    std::fs::write(sandbox.path("data/large"), noise(2_000_000, 2)).unwrap();
+    sandbox.good(&["snapshot", "data", "--project", "shop"]);
+    let packs = files_below(&sandbox.path("repo/packs")).into_iter();
+    damage(&packs.max_by_key(|p| p.metadata().unwrap().len()).unwrap());
+    sandbox.good(&["check"]);
+    assert_eq!(sandbox.run(&["check", "--read-data"]).code, 13);
+    let ran = sandbox.run(&["check"]);
+    assert_eq!(ran.code, 13, "{} {}", ran.out, ran.err);
+    let ran = sandbox.run(&["status"]);
+    assert_eq!(ran.code, 13, "{} {}", ran.out, ran.err);
+    ran.has_error("stored nowhere else");
+    let status = sandbox.run(&["status", "--json"]).json();
+    assert_eq!(
+        (&status["damaged"], &status["packs_at_risk"]),
+        (&true.into(), &1.into())
+    );
+    let ran = sandbox.run(&["doctor", "--json"]);
+    assert_eq!(ran.code, 4, "{} {}", ran.out, ran.err);
+    problem(&ran, "data", "stored nowhere else");
+
+    sandbox.good(&["snapshot", "data", "--project", "shop"]);
+    let ran = sandbox.good(&["check"]);
+    ran.has_error("stored elsewhere");
+    assert!(ran.out.contains("no errors"), "{}", ran.out);
+    sandbox.good(&["status"]).has_error("stored elsewhere");
+    problem(&sandbox.good(&["doctor", "--json"]), "data", "stored elsewhere");
+}
+
+#[test]
+fn a_ledger_that_cannot_be_read_is_told() {
+    let sandbox = sandbox();
+    sandbox.good(&["check", "--read-data"]);
+    sandbox.good(&["status"]);
+    damage(&files_below(&sandbox.path("repo/ledger"))[0]);
+    let ran = sandbox.run(&["status"]);
+    assert_eq!(ran.code, 13, "{} {}", ran.out, ran.err);
+    ran.has_error("ledger/");
+    let ran = sandbox.run(&["doctor", "--json"]);
+    assert_eq!(ran.code, 4, "{} {}", ran.out, ran.err);
+    problem(&ran, "data", "ledger/");
 }

@@ -11,6 +11,7 @@ mod bases;
 mod bounds;
 mod cache;
 mod check;
+mod check_doubts;
 mod collect;
 mod collect_crash;
 mod collect_damage;

@@ -83,7 +83,7 @@ async fn what_was_verified_and_which_runs_are_open_is_told() {
         panic!("{status:?}");
     };
     assert_eq!((run.host.as_deref(), run.age), (Some("db1"), Some(10_800)));
-    assert_eq!((status.reads.never, status.packs.0), (2, 2));
+    assert_eq!((status.packs.reads.never, status.packs.packs), (2, 2));
     session.abort(&stage.context, "enough").await.unwrap();
     let request = CheckRequest {
         read_data: ReadData::All,
@@ -96,9 +96,9 @@ async fn what_was_verified_and_which_runs_are_open_is_told() {
         .await
         .unwrap();
     assert!(status.open.is_empty());
-    assert_eq!(status.reads.never, 0);
+    assert_eq!(status.packs.reads.never, 0);
     assert_eq!(
-        status.reads.oldest.unwrap().seconds,
+        status.packs.reads.oldest.unwrap().seconds,
         holdall::context::Clock::now(&*stage.clock).seconds
     );
 }

@@ -18,7 +18,8 @@ use serde_json::{Value, json};
     holdall check --no-key                          (where a copy is kept and no key is)\n\n\
     Without --read-data, everything but the content of data packs is read. Exit code 13 means damage; each finding names the \
     object, and the snapshots and paths that it hits. Which packs were found right, and when, is written into the repository, and so \
-    are those that are damaged: the next snapshot stores anew what they held. With credentials that can only read, the check is the \
+    are those that are damaged: the next snapshot stores anew what they held. They are looked at by every check; once all of it is stored \
+    elsewhere, that is told and is no error, and `holdall prune` removes them. With credentials that can only read, the check is the \
     same and nothing is remembered. --no-key proves names, headers and hashes of all objects; what they say is not known without a key.")]
 pub(in crate::cli) struct Args {
     /// Read and verify all data
@@ -190,8 +191,12 @@ fn show(app: &App, report: &CheckReport, no_key: bool) -> std::io::Result<()> {
     text.push_str(&leavings(survey));
     text.push_str(&match (errors, report.snapshots_hit.len() as u64) {
         (0, _) => "no errors were found\n".to_owned(),
+        (n, 0) if report.knows_snapshots() => format!(
+            "{}; no snapshot is known to be hit\n",
+            render::count(n, "error")
+        ),
         (n, 0) => format!(
-            "{}; every snapshot restores nevertheless\n",
+            "{}; no snapshot that can be read is known to be hit, and nobody can tell whether there were others\n",
             render::count(n, "error")
         ),
         (n, hit) => format!(

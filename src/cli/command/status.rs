@@ -18,7 +18,8 @@ use serde_json::{Value, json};
     holdall status --max-age 26h                  (for a monitor of nightly snapshots: exit code 4 when one is overdue)\n  \
     holdall status --project shop --max-age 8d\n\n\
     One line for each project; what was kept without --project is told by host and sources. With --max-age, a project is overdue if its \
-    newest complete snapshot is older, or if there is none. Damaged objects are exit code 13.")]
+    newest complete snapshot is older, or if there is none. Exit code 13 means damage that is known: objects that cannot be read, and packs \
+    that a check has set aside and that hold what is stored nowhere else.")]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     filter: Filter,
@@ -36,14 +37,19 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
     let report = ops::status(&app.context, &repository, &request).await?;
     app.progress.end();
     let is_overdue = report.is_overdue(&request);
-    let code = match (report.damaged.is_empty(), is_overdue) {
-        (false, _) => DAMAGED,
-        (true, true) => OVERDUE,
-        (true, false) => DONE,
+    let code = match (report.is_damaged(), is_overdue) {
+        (true, _) => DAMAGED,
+        (false, true) => OVERDUE,
+        (false, false) => DONE,
     };
     for (object, why) in &report.damaged {
         app.warning(&format!(
             "{object} cannot be read, and a snapshot may be missing here: {why}"
+        ));
+    }
+    for (name, why) in &report.packs.damaged_ledger {
+        app.warning(&format!(
+            "{name} cannot be read: packs may have been found damaged that nobody knows of now ({why}); `holdall check --read-data` replaces it"
         ));
     }
     let told = if app.json() {
@@ -82,11 +88,14 @@ fn value(report: &StatusReport, is_overdue: bool) -> Value {
             "hostname": run.host,
             "age_seconds": run.age,
         })).collect::<Vec<_>>(),
-        "packs": report.packs.0,
-        "bytes": report.packs.1,
-        "packs_never_read": report.reads.never,
-        "oldest_read": report.reads.oldest.map(Time::to_rfc3339),
-        "packs_quarantined": report.quarantined,
+        "packs": report.packs.packs,
+        "bytes": report.packs.bytes,
+        "packs_never_read": report.packs.reads.never,
+        "oldest_read": report.packs.reads.oldest.map(Time::to_rfc3339),
+        "packs_quarantined": report.packs.quarantined,
+        "packs_at_risk": report.packs.at_risk,
+        "ledger_damaged": !report.packs.damaged_ledger.is_empty(),
+        "damaged": report.is_damaged(),
     })
 }
 
@@ -129,11 +138,11 @@ fn text(report: &StatusReport) -> String {
         ]);
     }
     let mut text = table.text(render::width());
-    if report.packs.0 > 0 {
+    if report.packs.packs > 0 {
         text.push_str(&format!(
             "{} in {}; {}\n",
-            render::bytes(report.packs.1),
-            render::count(report.packs.0, "pack"),
+            render::bytes(report.packs.bytes),
+            render::count(report.packs.packs, "pack"),
             verified(report),
         ));
     }
@@ -142,7 +151,7 @@ fn text(report: &StatusReport) -> String {
 
 /// What the ledger says.
 fn verified(report: &StatusReport) -> String {
-    match (report.reads.never, report.reads.oldest) {
+    match (report.packs.reads.never, report.packs.reads.oldest) {
         (0, Some(oldest)) => format!("all were verified since {}", render::local_time(oldest)),
         (never, Some(_)) => format!("{} were never verified", render::count(never, "pack")),
         (_, None) => "none was verified yet: `holdall check --read-data`".to_owned(),
@@ -177,10 +186,17 @@ fn remarks(app: &App, report: &StatusReport, request: &StatusRequest) {
     } else if request.max_age.is_none() {
         app.note("nothing is called overdue without --max-age (26h for nightly snapshots)");
     }
-    if report.quarantined > 0 {
+    let (set_aside, at_risk) = (report.packs.quarantined, report.packs.at_risk);
+    if at_risk > 0 {
         app.warning(&format!(
-            "{} were found damaged and set aside; `holdall check` tells what is hit",
-            render::count(report.quarantined, "pack")
+            "{} were found damaged and set aside, and what they hold is stored nowhere else; `holdall check` tells what is hit",
+            render::count(at_risk, "pack")
+        ));
+    }
+    if set_aside > at_risk {
+        app.note(&format!(
+            "{} were found damaged and set aside; all that they hold is stored elsewhere, and `holdall prune` removes them",
+            render::count(set_aside - at_risk, "pack")
         ));
     }
     for OpenRun { host, age } in &report.open {

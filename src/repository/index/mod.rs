@@ -289,6 +289,12 @@ impl Index {
         self.packs.get(number.0 as usize)
     }
 
+    /// The pack that holds a copy.
+    pub(crate) fn pack_of(&self, copy: &Copy) -> Option<ObjectId> {
+        let block = self.block(copy)?;
+        self.pack(block.pack).map(|pack| pack.id)
+    }
+
     /// All packs, in no order that means anything.
     pub(crate) fn packs(&self) -> &[Pack] {
         &self.packs

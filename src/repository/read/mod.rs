@@ -282,20 +282,35 @@ impl BlobReader {
         *id == BlobId::HOLE || self.state().is_ok_and(|state| state.chain(id).is_some())
     }
 
+    /// Whether the view has a chain of copies for a blob, whatever was found to be wrong with them since.
+    pub(super) fn is_listed(&self, id: &BlobId) -> bool {
+        let listed = |state: State| state.index.chain(id, &|_| true).is_some();
+        self.state().is_ok_and(listed)
+    }
+
     /// Packs because of which a blob cannot be read: of its copies, and of the bases of its deltas. None if no entry is left for it.
     pub fn blame(&self, id: &BlobId) -> BTreeSet<ObjectId> {
+        self.packs_below(id, |state, copy| !state.allows(copy))
+    }
+
+    /// All packs that hold a copy of a blob, or of a base of one.
+    pub(super) fn rests_on(&self, id: &BlobId) -> BTreeSet<ObjectId> {
+        self.packs_below(id, |_, _| true)
+    }
+
+    /// The packs of those copies of a blob, and of the bases of the others, that `takes` says.
+    fn packs_below(&self, id: &BlobId, takes: impl Fn(&State, &Copy) -> bool) -> BTreeSet<ObjectId> {
         let mut packs = BTreeSet::new();
         let Ok(state) = self.state() else { return packs };
         let (mut open, mut seen) = (vec![*id], HashSet::from([*id]));
         while let Some(id) = open.pop() {
             for copy in state.index.copies(&id) {
-                let pack = state
-                    .index
-                    .block(copy)
-                    .and_then(|block| state.index.pack(block.pack));
-                if !state.allows(copy) {
-                    packs.extend(pack.map(|pack| pack.id));
-                } else if let Some(base) = state.index.base(copy)
+                let is_taken = takes(&state, copy);
+                if is_taken {
+                    packs.extend(state.index.pack_of(copy));
+                }
+                if (!is_taken || state.allows(copy))
+                    && let Some(base) = state.index.base(copy)
                     && seen.len() <= CHAIN_MAX
                     && seen.insert(base)
                 {

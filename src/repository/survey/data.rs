@@ -16,7 +16,7 @@ use crate::repository::pack::{StoredDelta, open_pack};
 use crate::repository::view::is_damage;
 use crate::repository::{BlobReader, ReadData, Repository};
 use futures::stream::{self, StreamExt};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -49,7 +49,6 @@ impl Survey<'_> {
         let mut ledger = Ledger::read(self.repository).await?;
         let now = self.context.clock.now();
         let present = self.present();
-        let read: HashSet<ObjectId> = self.memory.verified().collect();
         let bad: HashSet<ObjectId> = self.report.bad_packs.iter().copied().collect();
         let mut due = Vec::new();
         for (id, size) in &present {
@@ -57,7 +56,7 @@ impl Survey<'_> {
             let is_young = request.max_age.zip(verified).is_some_and(|(age, at)| {
                 now.seconds.saturating_sub(at) < i64::try_from(age).unwrap_or(i64::MAX)
             });
-            let is_settled = self.log.dead.contains(id) || read.contains(id) || bad.contains(id);
+            let is_settled = self.log.dead.contains(id) || self.looked.contains(id) || bad.contains(id);
             if !is_settled && !is_young && is_chosen(self.context, id, request.read_data)? {
                 due.push((verified, *id, *size));
             }
@@ -74,8 +73,7 @@ impl Survey<'_> {
         let begun = self.read_packs(packs, true, request.until).await?;
         self.context.emit(&Event::PhaseEnded { phase: "read data" });
         let left = due.get(begun..).unwrap_or_default();
-        self.memory.is_all =
-            request.read_data == ReadData::All && request.max_age.is_none() && left.is_empty();
+        self.memory.is_all = self.is_all_told(&present);
         self.report.packs_left = left.len() as u64;
         self.report.bytes_left = left.iter().map(|(.., size)| *size).sum();
         let done = self.memory.verified().map(|id| (id, now.seconds));
@@ -86,13 +84,52 @@ impl Survey<'_> {
         Ok(())
     }
 
-    /// Reads packs and proves what is in them. Gives how many were begun before the time was up.
+    /// Whether of every pack that may count it is known how it is.
+    fn is_all_told(&self, present: &HashMap<ObjectId, u64>) -> bool {
+        let bad: HashSet<&ObjectId> = self.report.bad_packs.iter().collect();
+        let is_told =
+            |id: &ObjectId| self.log.dead.contains(id) || self.looked.contains(id) || bad.contains(id);
+        present.keys().all(is_told)
+    }
+
+    /// Reads packs and proves what is in them, and then the packs that did not give the bases of their deltas. Gives how many of `packs`
+    /// were begun before the time was up.
     pub(super) async fn read_packs(
         &mut self,
         packs: Vec<ObjectId>,
         deltas: bool,
         until: Option<Time>,
     ) -> Result<usize> {
+        let (begun, mut suspects) = self.read_some(packs, deltas, until).await?;
+        loop {
+            let bad: HashSet<ObjectId> = self.report.bad_packs.iter().copied().collect();
+            suspects.retain(|id| {
+                !self.looked.contains(id)
+                    && !bad.contains(id)
+                    && self.sizes.contains_key(&ObjectName::Pack(*id))
+            });
+            if suspects.is_empty() {
+                return Ok(begun);
+            }
+            let packs: Vec<ObjectId> = std::mem::take(&mut suspects).into_iter().collect();
+            let all = packs.len();
+            let (begun, more) = self.read_some(packs, true, until).await?;
+            if begun == all {
+                suspects = more;
+            }
+        }
+    }
+
+    /// As [`Self::read_packs`]; gives the packs too that did not give the bases of deltas.
+    async fn read_some(
+        &mut self,
+        packs: Vec<ObjectId>,
+        deltas: bool,
+        until: Option<Time>,
+    ) -> Result<(usize, BTreeSet<ObjectId>)> {
+        if packs.is_empty() {
+            return Ok((0, BTreeSet::new()));
+        }
         // Each pack in flight is held whole, sealed and one block open: the budget says how many.
         let at_once = usize::try_from(self.context.budget.total() / (48 << 20))
             .unwrap_or(1)
@@ -123,35 +160,70 @@ impl Survey<'_> {
                 }
             })
             .buffered(at_once);
-        let (mut begun, mut gone) = (0, Vec::new());
+        let (mut begun, mut gone, mut suspects) = (0, Vec::new(), BTreeSet::new());
         while let Some((id, read)) = reads.next().await {
             self.context.check_cancelled()?;
             begun += 1;
             match read {
-                Ok((bytes, blobs)) => {
-                    self.report.packs_read += 1;
-                    self.report.bytes_read += bytes;
-                    self.report.blobs_verified += blobs;
-                    self.context.emit(&Event::Progress { bytes });
-                    if is_whole {
-                        self.verified(id).await?;
-                    }
+                Ok(read) => {
+                    suspects.extend(&read.suspects);
+                    self.was_read(id, &read, is_whole).await?;
                 }
                 Err(error) if error.kind() == ErrorKind::NotFound => gone.push(id),
-                Err(error) => {
-                    let error = if is_damage(&error) {
-                        error
-                    } else {
-                        only_this_object(self.repository.store(), error).await?
-                    };
-                    self.report.bad_packs.push(id);
-                    self.report.error(ObjectName::Pack(id), error);
-                }
+                Err(error) => self.is_bad(id, error).await?,
             }
         }
         drop(reads);
+        self.looked.extend(&gone);
         self.settle_gone(gone).await?;
-        Ok(begun)
+        Ok((begun, suspects))
+    }
+
+    /// A pack was read, and is right as far as it could be looked at.
+    async fn was_read(&mut self, id: ObjectId, read: &PackRead, is_whole: bool) -> Result<()> {
+        self.report.packs_read += 1;
+        self.report.bytes_read += read.bytes;
+        self.report.blobs_verified += read.blobs;
+        self.context.emit(&Event::Progress { bytes: read.bytes });
+        let is_set_aside = self.ledger.quarantined.contains(&id);
+        // What a record that cannot be read says may be that this pack is damaged.
+        let may_be = is_set_aside || !self.ledger.damaged.is_empty();
+        let is_proven = read.unread == 0 && (read.orphans == 0 || !may_be);
+        if is_whole {
+            self.looked.insert(id);
+            if is_proven {
+                self.verified(id).await?;
+            } else {
+                self.memory.unproven.push(id);
+            }
+        }
+        if is_set_aside {
+            let what = match (is_whole && is_proven, self.memory.is_possible()) {
+                (true, true) => {
+                    "was set aside as damaged, and is found right: it was damaged on its way only, and is used again"
+                }
+                (true, false) => {
+                    "is set aside as damaged, and was found right: a check that may write takes it back"
+                }
+                _ => {
+                    "is set aside as damaged, and stays so: what it holds was found right, but for deltas whose bases cannot be read"
+                }
+            };
+            self.report.note(ObjectName::Pack(id), what);
+        }
+        Ok(())
+    }
+
+    /// A pack could not be read, or is not what it must be.
+    async fn is_bad(&mut self, id: ObjectId, error: Error) -> Result<()> {
+        let error = if is_damage(&error) {
+            error
+        } else {
+            only_this_object(self.repository.store(), error).await?
+        };
+        self.report.bad_packs.push(id);
+        self.report.error(ObjectName::Pack(id), error);
+        Ok(())
     }
 
     /// Packs that were listed and are gone: a collector may have taken them since. They are missing only if they are needed now.
@@ -217,12 +289,26 @@ impl Pace {
     }
 }
 
+/// What was seen of a pack that is right as far as it could be looked at.
+#[derive(Default)]
+struct PackRead {
+    bytes: u64,
+    /// Blobs that were compared with their ids.
+    blobs: u64,
+    /// Deltas that nothing can use: a collection took their bases.
+    orphans: u64,
+    /// Deltas that could not be compared, because their bases cannot be read.
+    unread: u64,
+    /// Packs that did not give these bases.
+    suspects: BTreeSet<ObjectId>,
+}
+
 async fn read_pack(
     repository: &Repository,
     context: &Context,
     (id, expected): (ObjectId, Option<Arc<Tables>>),
     bases: Option<BlobReader>,
-) -> Result<(u64, u64)> {
+) -> Result<PackRead> {
     let bytes = repository.store().get(&ObjectName::Pack(id)).await?;
     let keyring = repository.shared_keyring();
     let len = bytes.len() as u64;
@@ -238,30 +324,62 @@ async fn read_pack(
         let deltas = if with_deltas { pack.deltas()? } else { Vec::new() };
         Ok((pack.verify(&keyring)?, deltas))
     };
-    let (mut blobs, deltas) = context.cpu.run(work).await??;
+    let (blobs, deltas) = context.cpu.run(work).await??;
+    let mut read = PackRead {
+        bytes: len,
+        blobs,
+        ..PackRead::default()
+    };
     for delta in deltas {
         let Some(bases) = &bases else { break };
         context.check_cancelled()?;
-        blobs += u64::from(verify_delta(repository, context, bases, delta).await?);
+        match verify_delta(repository, context, bases, delta).await? {
+            Compared::Right => read.blobs += 1,
+            Compared::Orphan => read.orphans += 1,
+            Compared::Unread(suspects) => {
+                read.unread += 1;
+                read.suspects.extend(suspects);
+            }
+        }
     }
-    Ok((len, blobs))
+    Ok(read)
 }
 
-/// Gives whether the delta could be looked at. It cannot where its base is gone with a collection, so that nothing rests on it, or
-/// damaged, which is told of the base's pack.
+/// What became of the look at a delta.
+enum Compared {
+    /// It gives its blob.
+    Right,
+    /// No run lists its base any more: a collection took it, and nothing can rest on the delta.
+    Orphan,
+    /// Its base is listed and cannot be read, which is told of the packs that may be why.
+    Unread(BTreeSet<ObjectId>),
+}
+
 async fn verify_delta(
     repository: &Repository,
     context: &Context,
     bases: &BlobReader,
     delta: StoredDelta,
-) -> Result<bool> {
-    if !bases.has(&delta.base) {
-        return Ok(false);
+) -> Result<Compared> {
+    if !bases.is_listed(&delta.base) {
+        return Ok(Compared::Orphan);
     }
     let base = match bases.get(delta.row.kind, &delta.base).await {
         Ok(base) => base,
-        Err(error) if is_damage(&error) => return Ok(false),
-        Err(error) => return Err(error),
+        Err(error) if is_damage(&error) => return Ok(Compared::Unread(bases.rests_on(&delta.base))),
+        Err(error) => {
+            // A store that gives nothing at all ends the check; a sector that cannot be read is not the delta's.
+            let error = only_this_object(repository.store(), error).await?;
+            let object = error.context("object").map(ObjectName::parse);
+            let suspects = match object {
+                Some(Ok(ObjectName::Pack(pack))) => BTreeSet::from([pack]),
+                _ => bases.rests_on(&delta.base),
+            };
+            // Each further try would be as slow to fail.
+            let packs: Vec<ObjectId> = suspects.iter().copied().collect();
+            bases.avoid(&packs)?;
+            return Ok(Compared::Unread(suspects));
+        }
     };
     let keyring = repository.shared_keyring();
     let id = delta.row.id;
@@ -275,5 +393,5 @@ async fn verify_delta(
             .with("blob", id)
             .because(error)
     })?;
-    Ok(true)
+    Ok(Compared::Right)
 }

@@ -15,6 +15,8 @@ const SECONDS_MAX: f64 = 300.0;
 /// What was verified, and how much of it is in the ledger.
 pub(super) struct Memory {
     verified: Vec<(ObjectId, i64)>,
+    /// Packs with deltas that could not be compared.
+    pub(super) unproven: Vec<ObjectId>,
     /// How many of them are in the ledger.
     written: usize,
     written_at: Time,
@@ -22,7 +24,7 @@ pub(super) struct Memory {
     is_possible: bool,
     /// Whether somebody counts on it.
     pub(super) is_wanted: bool,
-    /// Whether every pack was read.
+    /// Whether it is known of every pack how it is.
     pub(super) is_all: bool,
 }
 
@@ -30,12 +32,18 @@ impl Memory {
     pub(super) fn new(now: Time, is_possible: bool) -> Self {
         Self {
             verified: Vec::new(),
+            unproven: Vec::new(),
             written: 0,
             written_at: now,
             is_possible,
             is_wanted: false,
             is_all: false,
         }
+    }
+
+    /// Whether the store may be written to, as far as is known.
+    pub(super) fn is_possible(&self) -> bool {
+        self.is_possible
     }
 
     /// Packs that this survey has verified.
@@ -62,8 +70,8 @@ impl Survey<'_> {
         self.write(&[]).await
     }
 
-    /// As [`Self::remember`]; records that cannot be read are deleted then. Every pack that one of them can name was listed after it,
-    /// and has been read.
+    /// As [`Self::remember`]; records that cannot be read are deleted then, if it is known of every pack that they can name how it is:
+    /// each was listed after the record. What could not be proven is set aside first, for a record may have said that it is damaged.
     pub(super) async fn remember_all(&mut self) -> Result<()> {
         let known = Ledger::read(self.repository).await?;
         let replaced = known.damaged.into_iter().filter(|(name, error)| {
@@ -75,6 +83,9 @@ impl Survey<'_> {
 
     async fn write(&mut self, replaced: &[ObjectName]) -> Result<()> {
         let mut bad = self.report.bad_packs.clone();
+        if !replaced.is_empty() {
+            bad.extend(&self.memory.unproven);
+        }
         bad.sort_unstable();
         bad.dedup();
         if !bad.is_empty() {
@@ -105,9 +116,16 @@ impl Survey<'_> {
         self.memory.written = self.memory.verified.len();
         self.memory.written_at = self.context.clock.now();
         let Some(why) = why else {
+            let unproven = self.memory.unproven.len();
             for name in replaced {
                 self.report
                     .note(name, "was replaced by what this check has found of every pack");
+            }
+            if !replaced.is_empty() && unproven > 0 {
+                let what = format!(
+                    "set aside, for nobody can tell whether they were before: {unproven} packs with deltas whose bases cannot be read"
+                );
+                self.report.note("ledger/", what);
             }
             return Ok(());
         };
