@@ -277,6 +277,51 @@ async fn a_plan_that_takes_much_is_done_only_if_it_is_confirmed() {
     assert_eq!(stage.whole(&[&things(10)]).await, 1);
 }
 
+/// What was let go by a round that was confirmed asks for nothing again, though its tree is still there in a pack that is needed.
+#[tokio::test]
+async fn a_plan_that_was_confirmed_asks_no_second_time_for_what_it_could_not_free() {
+    let stage = stage().await;
+    let first = stage.take(&things(1)).await;
+    let only = things(1).contents.into_iter().take(1);
+    stage
+        .take(&Things::new(only.map(|(name, bytes)| (name, bytes.to_vec()))))
+        .await;
+    stage.hand().forget(first).await;
+    stage.later(10);
+    let request = |confirmed| {
+        let mut request = PruneRequest { confirmed, ..all() };
+        request.options.max_unused = Unused::Unlimited;
+        request
+    };
+    let error = stage.prune(&request(false)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    let done = stage.prune(&request(true)).await.unwrap();
+    assert_eq!(done.plan.snapshots_going, [first]);
+    stage.later(10);
+    let again = stage.prune(&request(false)).await.unwrap();
+    assert!(again.plan.snapshots_going.is_empty() && !again.plan.is_large);
+}
+
+/// A key that had no effect on the last round, and has one now, is looked at before it takes anything.
+#[tokio::test]
+async fn what_was_retained_until_now_counts_for_the_size_of_a_plan() {
+    let stage = stage().await;
+    let first = stage.take(&things(1)).await;
+    stage.hand().forget(first).await;
+    stage.later(10);
+    // The only snapshot of its source is retained.
+    let plan = stage.prune(&all()).await.unwrap().plan;
+    assert!(plan.kept_in_spite.contains_key(&first) && plan.snapshots_going.is_empty());
+    stage.take(&things(20)).await;
+    stage.later(10);
+    let unsure = PruneRequest {
+        confirmed: false,
+        ..all()
+    };
+    let error = stage.prune(&unsure).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+}
+
 #[tokio::test]
 async fn what_is_protected_or_retained_stays_and_is_told() {
     let stage = stage().await;

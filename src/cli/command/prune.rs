@@ -22,7 +22,8 @@ use std::time::Duration;
     Frees what no snapshot needs any more. Any machine may run it at any time, while others take snapshots and restore: there is no lock \
     and nothing to unlock. What it would delete is published first; runs that were open then are waited for, and one that was not heard \
     of for the time of --lease is ended (it loses no data, its next run finds what it uploaded). If it is interrupted, the next prune \
-    goes on, wherever it runs; if it was killed, after 25 hours, or at once with --take-over (exit code 11 until then). What a store refuses to delete, because it keeps objects for a time, is counted as retained and tried \
+    goes on, wherever it runs; if it was killed, its round is left alone for 25 hours (with a --lease above 24h: for the lease and an hour), or \
+    taken over at once with --take-over (exit code 11 until then). What a store refuses to delete, because it keeps objects for a time, is counted as retained and tried \
     again next time; that is no failure. On a full local disk the space that init reserved is used for the work.\n\n\
     A snapshot is let go with `holdall forget`; what is protected, or retained by the repository, stays, and is told.")]
 pub(in crate::cli) struct Args {
@@ -66,15 +67,16 @@ impl How {
 
     pub(super) fn request(&self, dry_run: bool, also_forgotten: BTreeSet<SessionId>) -> PruneRequest {
         let defaults = CollectOptions::default();
+        let lease = self.lease.map_or(defaults.lease, Duration::from_secs);
         PruneRequest {
             options: CollectOptions {
                 max_unused: self.max_unused.unwrap_or(defaults.max_unused),
                 max_repack: self.max_repack.unwrap_or(defaults.max_repack),
-                lease: self.lease.map_or(defaults.lease, Duration::from_secs),
+                lease,
                 take_over: if self.take_over {
                     Duration::ZERO
                 } else {
-                    defaults.take_over
+                    CollectOptions::patience(lease)
                 },
                 dry_run,
                 also_forgotten,
@@ -261,4 +263,29 @@ fn value(report: &PruneReport) -> Value {
         "retained_bytes": report.swept.retained_bytes,
         "total_duration": report.seconds,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        how: How,
+    }
+
+    #[test]
+    fn a_round_of_another_is_left_alone_for_the_lease_and_an_hour_but_never_for_less_than_25_hours() {
+        let hours = |arguments: &[&str]| {
+            let line = ["prune"].iter().chain(arguments);
+            let how = Line::try_parse_from(line).unwrap().how;
+            how.request(false, BTreeSet::new()).options.take_over.as_secs() / 3600
+        };
+        assert_eq!(hours(&[]), 25);
+        assert_eq!(hours(&["--lease", "72h"]), 73);
+        assert_eq!(hours(&["--lease", "1h"]), 25);
+        assert_eq!(hours(&["--lease", "72h", "--take-over"]), 0);
+    }
 }

@@ -22,7 +22,7 @@ use crate::repository::ledger::Ledger;
 use crate::repository::log::Log;
 use crate::repository::minimum::Minimum;
 use futures::stream::{self, StreamExt};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// How often a round is looked for again because others end rounds meanwhile.
 const TRIES: u32 = 16;
@@ -64,14 +64,10 @@ impl Round {
         let (plan, swept, leftover) =
             unfinished(repository, context, &log, &listing, options.dry_run).await?;
 
-        let is_here = |sid: &&SessionId| listing.decided.contains_key(sid) || listing.forgets.contains(sid);
-        if let Some(gone) = log.live.iter().find(|sid| !is_here(sid)) {
-            // Nobody has let it go: it is no garbage, and what it needs is not known.
-            let error = Error::new(ErrorKind::NotFound, "it is gone");
-            return Err(unreadable(ObjectName::Snapshot(*gone), error));
-        }
+        none_is_gone(&log, &listing)?;
         let committed = commits(repository, &log, listing.decided.keys().copied()).await?;
-        let forgets = Forgets::read(repository, context, &listing, &committed).await?;
+        let last = last_round(&log, &listing);
+        let forgets = Forgets::read(repository, context, (&listing, last), &committed).await?;
         let is_decided = |sid: &SessionId| listing.decided.contains_key(sid);
         let entries = Entries::read((repository, context), &log, &listing.runs, &is_decided).await?;
         let references = References::new(repository, context, listing.refs.clone(), !options.dry_run);
@@ -107,6 +103,7 @@ impl Round {
             listing,
             committed,
             forgotten: forgets.effective,
+            released: forgets.released,
             unseen: forgets.unseen,
             entries,
             needed,
@@ -199,10 +196,33 @@ async fn unfinished(
     Ok((plan, swept, packs.collect()))
 }
 
+/// Whether every snapshot is there that counts below the floor.
+fn none_is_gone(log: &Log, listing: &Listing) -> Result<()> {
+    let is_here = |sid: &&SessionId| listing.decided.contains_key(sid) || listing.forgets.contains(sid);
+    let Some(gone) = log.live.iter().find(|sid| !is_here(sid)) else {
+        return Ok(());
+    };
+    // Nobody has let it go: it is no garbage, and what it needs is not known.
+    let error = Error::new(ErrorKind::NotFound, "it is gone");
+    Err(unreadable(ObjectName::Snapshot(*gone), error))
+}
+
+/// When the last round that was not aborted had planned, by the store's clock, if that can still be told.
+fn last_round(log: &Log, listing: &Listing) -> Option<Time> {
+    let Some(ObjectName::State(round, _)) = log.state else {
+        return None;
+    };
+    let condemned = ObjectName::Condemned(round);
+    let last = listing.rounds.iter().find(|info| info.name == condemned);
+    last.map(|info| info.last_modified)
+}
+
 /// What forgets keys and notes say, as of G1.
 struct Forgets {
     effective: BTreeSet<SessionId>,
     without_effect: std::collections::BTreeMap<SessionId, String>,
+    /// Those with an effect that an earlier round may have kept in spite of it: a minimum or a protection may have ended since.
+    released: BTreeSet<SessionId>,
     /// Commits without a note of their first sight.
     unseen: Vec<(SessionId, Time)>,
 }
@@ -211,7 +231,7 @@ impl Forgets {
     async fn read(
         repository: &Repository,
         context: &Context,
-        listing: &Listing,
+        (listing, last): (&Listing, Option<Time>),
         committed: &Committed,
     ) -> Result<Self> {
         let of_commits =
@@ -240,8 +260,21 @@ impl Forgets {
         let without_effect = without_effect(minimum, committed, &listing.forgets, &notes, now);
         let forgotten = committed.keys().filter(|sid| listing.forgets.contains(sid));
         let effective = forgotten.filter(|sid| !without_effect.contains_key(sid)).copied();
+        let effective: BTreeSet<SessionId> = effective.collect();
+        let said = |sid: &SessionId| notes.get(sid).map(|notes| &notes.said);
+        let was_protected = |sid: &SessionId| said(sid).is_some_and(|said| said.protected.is_some());
+        let was_retained = last.map_or_else(HashMap::new, |then| {
+            let was_there = |sid: &SessionId| listing.decided.get(sid).is_some_and(|at| *at <= then);
+            let there = committed.iter().filter(|(sid, _)| was_there(sid));
+            let there =
+                there.map(|(sid, record)| (record.as_ref(), said(sid).and_then(|said| said.first_seen)));
+            minimum.kept(there, then)
+        });
+        let released = effective.iter();
+        let released = released.filter(|sid| was_retained.contains_key(sid) || was_protected(sid));
         Ok(Self {
-            effective: effective.collect(),
+            released: released.copied().collect(),
+            effective,
             without_effect,
             unseen,
         })
@@ -386,15 +419,17 @@ impl Work {
     fn tell(&mut self) {
         let taking: Vec<_> = self.forgotten.iter().filter(|sid| self.takes(sid)).collect();
         let is_needed = self.is_needed(!taking.is_empty());
+        let chosen = &self.chosen;
+        let freed = chosen.dead_bytes + chosen.repack_bytes - chosen.copied_bytes;
+        // One that the last round has let go was looked at then, unless that round kept it in spite of its key.
+        let is_back = |sid: &SessionId| freed > 0 && self.released.contains(sid) && taking.contains(&sid);
         let going = self.forgotten.iter();
-        let going = going.filter(|sid| self.is_new(sid) || taking.contains(sid));
+        let going = going.filter(|sid| self.is_new(sid) || is_back(sid));
         let going: Vec<_> = going.copied().collect();
         let kept = (self.committed.len() - self.forgotten.len()) as u64;
         let packs = self.listing.packs.iter();
         let packs = packs.filter(|(id, _)| !self.log.dead.contains(id));
         let (packs, bytes) = packs.fold((0, 0), |(packs, bytes), (_, size)| (packs + 1, bytes + size));
-        let chosen = &self.chosen;
-        let freed = chosen.dead_bytes + chosen.repack_bytes - chosen.copied_bytes;
         let gone = going.len() as u64;
         let is_large = plan::is_large((gone, gone + kept), (freed, bytes));
         self.plan = CollectPlan {
@@ -426,13 +461,9 @@ impl Work {
     /// Whether no round before this one has let a snapshot go: the last one kept it, or nobody had let it go then. In doubt none has;
     /// this only decides who must look at the plan.
     fn is_new(&self, sid: &SessionId) -> bool {
-        let condemned = match self.log.state {
-            Some(ObjectName::State(round, _)) => ObjectName::Condemned(round),
-            _ => return true,
-        };
-        let last = self.listing.rounds.iter().find(|info| info.name == condemned);
         let at = self.listing.forgotten_at.get(sid);
-        let before = at.zip(last).is_some_and(|(at, last)| *at < last.last_modified);
+        let last = last_round(&self.log, &self.listing);
+        let before = at.zip(last).is_some_and(|(at, last)| *at < last);
         sid.epoch < self.log.floor || !before
     }
 

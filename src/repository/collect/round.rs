@@ -41,14 +41,24 @@ pub struct CollectOptions {
     pub also_forgotten: BTreeSet<SessionId>,
 }
 
+impl CollectOptions {
+    /// How long a round is left alone by a collector that ends sessions after `lease`: it may wait for a session as long as that, and whoever
+    /// began it may have been given the usual lease.
+    pub fn patience(lease: Duration) -> Duration {
+        lease.max(Self::LEASE).saturating_add(Duration::from_secs(3600))
+    }
+
+    /// What [`Self::lease`] is unless told otherwise.
+    const LEASE: Duration = Duration::from_secs(24 * 3600);
+}
+
 impl Default for CollectOptions {
     fn default() -> Self {
         Self {
             max_unused: Unused::default(),
             max_repack: u64::MAX,
-            lease: Duration::from_secs(24 * 3600),
-            // A round may wait for a session as long as the lease is.
-            take_over: Duration::from_secs(25 * 3600),
+            lease: Self::LEASE,
+            take_over: Self::patience(Self::LEASE),
             dry_run: false,
             also_forgotten: BTreeSet::new(),
         }
@@ -114,6 +124,8 @@ pub(super) struct Work {
     pub(super) committed: Committed,
     /// Those that were let go with effect, as of G1.
     pub(super) forgotten: BTreeSet<SessionId>,
+    /// Those of them that an earlier round may have kept in spite of their keys.
+    pub(super) released: BTreeSet<SessionId>,
     /// Commits whose first sight no note tells, with the store's time.
     pub(super) unseen: Vec<(SessionId, Time)>,
     pub(super) entries: Entries,
