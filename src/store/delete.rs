@@ -1,7 +1,7 @@
 //! Deleting: one object, or a thousand by one request.
 
 use super::Store;
-use super::fault::{Attempt, Class, classify};
+use super::fault::{Attempt, Class, classify, is_of_request};
 use super::retry::Tries;
 use crate::error::Result;
 use crate::format::layout::ObjectName;
@@ -37,18 +37,18 @@ impl Store {
         self.shared.bulk.is_some() && !self.shared.refuses_bulk.load(Ordering::Relaxed)
     }
 
-    /// Deletes at most a thousand objects by one request, where the store has such a request; gives those of which it is not certain
-    /// that they are gone, in no order. [`Store::delete`] tells why each of them is not. Nothing is sent again here.
+    /// Deletes at most a thousand objects by one request, where the store has such a request. [`Store::delete`] tells why an object is not
+    /// gone. Nothing is sent again here.
     ///
     /// # Errors
     /// `Denied` on a read-only handle, `Cancelled`.
-    pub async fn delete_in_bulk(&self, names: &[ObjectName]) -> Result<Vec<ObjectName>> {
+    pub async fn delete_in_bulk(&self, names: &[ObjectName]) -> Result<Bulk> {
         let Some(first) = names.first() else {
-            return Ok(Vec::new());
+            return Ok(Bulk::Left(Vec::new()));
         };
         self.writing(Attempt::Delete, first)?;
         let Some(bulk) = self.shared.bulk.clone().filter(|_| self.deletes_in_bulk()) else {
-            return Ok(names.to_vec());
+            return Ok(Bulk::Unknown);
         };
         let paths: Vec<Path> = names.iter().map(|name| self.path(&name.to_string())).collect();
         let asked: Vec<_> = paths.into_iter().map(Ok).collect();
@@ -63,23 +63,30 @@ impl Store {
         drop(stop);
         let Ok(answers) = answers else {
             self.shared.refuses_bulk.store(true, Ordering::Relaxed);
-            return Ok(names.to_vec());
+            return Ok(Bulk::Unknown);
         };
         // One answer for each object, in their order; or one for all, when the request failed as a whole.
-        if answers.len() != names.len() {
-            let class = answers
-                .iter()
-                .find_map(|answer| answer.as_ref().err())
-                .map(classify);
-            if class.is_some_and(|class| !class.passes()) {
+        let failed = answers.iter().filter_map(|answer| answer.as_ref().err());
+        let is_whole = answers.len() == names.len() && !failed.clone().any(is_of_request);
+        if !is_whole {
+            if failed.map(classify).next().is_some_and(|class| !class.passes()) {
                 self.shared.refuses_bulk.store(true, Ordering::Relaxed);
             }
-            return Ok(names.to_vec());
+            return Ok(Bulk::Unknown);
         }
         let answers = names.iter().zip(answers);
         let left = answers.filter(|(_, answer)| answer.is_err());
-        Ok(left.map(|(name, _)| *name).collect())
+        Ok(Bulk::Left(left.map(|(name, _)| *name).collect()))
     }
+}
+
+/// What became of objects that one request asked to be deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bulk {
+    /// The store told of each; these are not gone, in the order they were asked for.
+    Left(Vec<ObjectName>),
+    /// There was no such answer: of none is it known.
+    Unknown,
 }
 
 /// Ends a task with the future that waits for it.

@@ -21,6 +21,9 @@ pub(crate) enum Fault {
         /// `<Message>` of S3's error document, or empty.
         message: String,
     },
+    /// The answer to a request for many objects says nothing of some.
+    #[error("the answer does not tell of every object what became of it")]
+    Silent,
     /// No byte moved for this long.
     #[error("no byte moved for {0:?}")]
     Stalled(Duration),
@@ -98,6 +101,7 @@ pub(crate) fn classify(error: &object_store::Error) -> Class {
         return match fault {
             Fault::Status { status, code, .. } => of_status(*status, code),
             Fault::Stalled(_) => Class::Lost,
+            Fault::Silent => Class::Wrong,
             Fault::NoDirectory(_) => Class::NoStore,
             Fault::NoCreate(_) => Class::Unsupported,
         };
@@ -125,6 +129,11 @@ pub(crate) fn classify(error: &object_store::Error) -> Class {
 pub(crate) fn is_answer(error: &E) -> bool {
     !matches!(classify(error), Class::NotSent | Class::Lost)
         || matches!(cause(error), Some(Fault::Status { .. }))
+}
+
+/// Whether a request failed as a whole, where it asked for many objects.
+pub(crate) fn is_of_request(error: &E) -> bool {
+    cause::<HttpError>(error).is_some() || cause::<Fault>(error).is_some()
 }
 
 /// The first cause of type `T`.

@@ -23,6 +23,7 @@ mod retry;
 mod secret;
 mod wire;
 
+pub use delete::Bulk;
 pub use location::Location;
 pub use options::{Access, Retry, S3Options, StoreOptions, Timeouts};
 pub use probe::{Capability, Race, Trial};

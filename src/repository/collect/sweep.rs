@@ -6,6 +6,7 @@ use crate::error::{ErrorKind, Result};
 use crate::format::layout::ObjectName;
 use crate::repository::Repository;
 use crate::repository::log::Log;
+use crate::store::Bulk;
 use futures::stream::{self, StreamExt};
 use std::collections::{BTreeMap, HashSet};
 
@@ -80,7 +81,14 @@ pub(super) async fn delete(
             continue;
         }
         let names: Vec<ObjectName> = batch.iter().map(|(name, _)| *name).collect();
-        let left: HashSet<ObjectName> = store.delete_in_bulk(&names).await?.into_iter().collect();
+        let left: HashSet<ObjectName> = match store.delete_in_bulk(&names).await? {
+            Bulk::Left(left) => left.into_iter().collect(),
+            // The store has said nothing of any of them.
+            Bulk::Unknown => {
+                deletion.one_by_one(repository, context, batch, false).await?;
+                continue;
+            }
+        };
         let (left, gone): (Vec<_>, Vec<_>) = batch.iter().partition(|(name, _)| left.contains(name));
         for (name, size) in &gone {
             deletion.gone(repository, name, *size);
@@ -100,7 +108,8 @@ struct Deletion {
 }
 
 impl Deletion {
-    /// Deletes each by a request of its own, which tells why it cannot. `asked`: the store has left them when many were asked for.
+    /// Deletes each by a request of its own, which tells why it cannot. `asked`: the store has told of each of them that it stays, when
+    /// many were asked for.
     async fn one_by_one(
         &mut self,
         repository: &Repository,
