@@ -4,7 +4,7 @@ use super::command::{
     cat, check, completions, copy, demo, diff, doctor, find, forget, init, key, list, ls, man, prune, repair,
     restore, snapshot, stats, status, tag,
 };
-use super::parse;
+use super::{parse, variables};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -16,21 +16,7 @@ use std::path::PathBuf;
     disable_help_subcommand = false,
     max_term_width = 110
 )]
-#[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 done but incomplete, 4 overdue, 5 data differs, 10 no repository, 11 busy, \
-    12 wrong key, 13 damaged, 14 refused, 15 store unreachable, 16 full, 17 store refused the write, 130 and 143 interrupted.\n\
-    New to it? `holdall demo` shows everything on a throwaway database.",
-    after_long_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 done but incomplete, 4 overdue, 5 data differs, 10 no repository, 11 busy, \
-    12 wrong key, 13 damaged, 14 refused, 15 store unreachable, 16 full, 17 store refused the write, 130 and 143 interrupted.\n\n\
-    S3 stores: HOLDALL_S3_ENDPOINT (https://host:port; AWS itself if it is not set), AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, \
-    AWS_SESSION_TOKEN (each also with _FILE, naming a file that holds it), AWS_REGION, HOLDALL_S3_STORAGE_CLASS (of packs; everything else \
-    stays in the bucket's own). For the second repository of `copy` the same with HOLDALL_COPY_ before it (HOLDALL_COPY_S3_ENDPOINT, \
-    HOLDALL_COPY_ACCESS_KEY_ID, …). A proxy is taken from https_proxy, HTTPS_PROXY, \
-    http_proxy for an endpoint of http://, all_proxy and ALL_PROXY; no_proxy and NO_PROXY name what is reached without.\n\n\
-    Others: HOLDALL_MEMORY, HOLDALL_HOST, HOLDALL_PROGRESS_FPS, NO_COLOR, CLICOLOR_FORCE. Flags win over variables. Commands that are \
-    started (--password-command, --stream) are given no variable that holds a secret of Holdall or of the store.\n\n\
-    New to it? `holdall demo` shows everything on a throwaway database."
-)]
+#[command(after_help = variables::after_help(), after_long_help = variables::after_long_help())]
 pub(super) struct Cli {
     #[command(flatten)]
     pub(super) globals: Globals,

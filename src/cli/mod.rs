@@ -24,6 +24,7 @@ mod repo;
 mod second;
 mod secret;
 mod signal;
+mod variables;
 mod words;
 
 pub use app::main;

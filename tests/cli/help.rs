@@ -96,6 +96,9 @@ fn the_long_help_names_the_variables() {
         "AWS_SECRET_ACCESS_KEY",
         "HOLDALL_MEMORY",
         "HOLDALL_REPOSITORY",
+        "HOLDALL_BASE_CACHE",
+        "HOLDALL_DB_URL",
+        "HOLDALL_COPY_S3_STORAGE_CLASS",
     ] {
         assert!(help.contains(name), "{name} is not in the help");
     }
