@@ -115,6 +115,15 @@ async fn operations(entries: usize) -> BTreeMap<&'static str, String> {
     table
 }
 
+/// How many listings are among what was asked.
+fn lists(asked: &str) -> usize {
+    let counts = asked.split(", ").filter_map(|part| {
+        let (count, rest) = part.split_once(' ')?;
+        rest.starts_with("list ").then(|| count.parse::<usize>().unwrap())
+    });
+    counts.sum()
+}
+
 /// What every snapshot asks, however large: `protocol.md` counts the same.
 const FIXED: &str = "1 get holdall.json, 1 list forgets, 4 list gc, 2 list index, 1 list ledger, 1 list snapshots, 1 put holdall.json";
 
@@ -139,6 +148,23 @@ async fn no_operation_asks_the_store_once_for_each_chunk() {
             .any(|(operation, asked)| { operation.starts_with("snapshot") && asked.contains("list packs") })
     );
     assert_eq!(many["forget"], "1 put forgets");
+    // The column LIST of the README. The first prune sees four snapshots for the first time.
+    let columns = [
+        ("snapshot, unchanged", 9),
+        ("snapshot, unchanged, on another machine", 11),
+        ("list", 8),
+        ("prune, after three snapshots were let go", 19 + 4),
+        ("prune, the next", 19),
+        ("prune, nothing to do", 12),
+    ];
+    for (operation, expected) in columns {
+        assert_eq!(
+            lists(&many[operation]),
+            expected,
+            "{operation}: {}",
+            many[operation]
+        );
+    }
     // Of what is read of packs, ranges that lie side by side are read at once; how many there are varies a little.
     let varies = |operation: &str| operation.starts_with("prune") || operation.starts_with("restore");
     for (operation, asked) in many {
