@@ -4,7 +4,9 @@ use crate::{features, handmade};
 use holdall::connector::postgres::connect::Server;
 use holdall::connector::postgres::key::{self, Place, TableName};
 use holdall::connector::postgres::record::{RowSum, decode_report, encode_report};
-use holdall::connector::postgres::sink::{Counted, LOCK_TIMEOUT, PostgresSink, RestoreRequest, Summary};
+use holdall::connector::postgres::sink::{
+    Counted, LOCK_TIMEOUT, PostgresSink, RestoreRequest, STRIPE, Summary,
+};
 use holdall::connector::{Sink, SinkReport};
 use holdall::context::Context;
 use holdall::error::{ErrorKind, Result};
@@ -32,6 +34,7 @@ pub(crate) fn request(url: &str) -> RestoreRequest {
         jobs: 4,
         lock_timeout: LOCK_TIMEOUT,
         verify: true,
+        stripe: STRIPE,
         dry_run: false,
         whole: true,
     }

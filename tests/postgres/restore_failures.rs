@@ -88,7 +88,7 @@ async fn a_value_that_names_what_is_not_there_costs_its_segment_alone_and_is_not
     let told = restored.incidents.join("\n");
     assert!(!told.contains("s3cret"), "{told}");
     for expected in [
-        "public.named from block 0: its rows are not in the target: 42P01: the server does not take a row; row 1, column c",
+        "public.named from block 0: its rows are not in the target: 42P01: something has a name that is not there, or may not be used; row 1, column c",
         "public.words from block 0: its rows are not in the target: P0001: a function of the database raised an error; row 2, column c",
     ] {
         assert!(told.contains(expected), "{expected} is not in\n{told}");
@@ -98,6 +98,45 @@ async fn a_value_that_names_what_is_not_there_costs_its_segment_alone_and_is_not
             .psql("target", &format!("SELECT count(*) > 300 FROM {table}"))
             .unwrap();
         assert_eq!(rows, "t\n", "{table}");
+    }
+}
+
+/// A function says what it likes, under any code: of rows that are checked, and of those that an index is built over.
+#[tokio::test]
+async fn what_functions_say_of_rows_is_not_shown_and_costs_their_segment_alone() {
+    let server = PostgresServer::start(15, "").unwrap();
+    server.psql("postgres", "CREATE DATABASE source").unwrap();
+    let fill = "CREATE FUNCTION public.known(text) RETURNS bool IMMUTABLE LANGUAGE plpgsql AS $$BEGIN
+            IF $1 LIKE 's3cret%' THEN RETURN $1::regclass IS NOT NULL; END IF; RETURN true; END$$;
+        CREATE FUNCTION public.taken(text) RETURNS bool IMMUTABLE LANGUAGE plpgsql AS $$BEGIN
+            IF $1 LIKE 's3cret%' THEN RAISE 'not %', $1 USING ERRCODE = '0A000', DETAIL = $1; END IF; RETURN true; END$$;
+        CREATE TABLE a (id int, c text CHECK (public.known(c))); INSERT INTO a SELECT n, 'word ' || n FROM generate_series(1, 500) n;
+        CREATE TABLE b (id int, c text CHECK (public.taken(c))); INSERT INTO b SELECT n, 'word ' || n FROM generate_series(1, 500) n;
+        CREATE TABLE c (c text); INSERT INTO c VALUES ('s3cret_word')";
+    server.psql("source", fill).unwrap();
+    let mut snapshot = handmade::snapshot(&server, "source", "").await;
+    for table in ["a", "b"] {
+        edit(&mut snapshot, &segment(table, 0), |rows| {
+            rows.replacen("word 2\n", "s3cret_word\n", 1)
+        });
+    }
+    let indexes = "CREATE INDEX i ON public.c USING btree (public.known(c));\nCREATE INDEX j ON public.c USING btree (public.taken(c));\n";
+    handmade::statements(&mut snapshot, b"source", &Place::Constraints, indexes);
+    server.psql("postgres", "CREATE DATABASE target").unwrap();
+    let restored = restore(&snapshot, request(&server.url("target"))).await;
+    assert_eq!(restored.report.unwrap().failed, 4, "{:?}", restored.incidents);
+    let told = restored.incidents.join("\n");
+    assert!(!told.contains("s3cret"), "{told}");
+    for expected in [
+        "public.a from block 0: its rows are not in the target: 42P01: something has a name that is not there",
+        "public.b from block 0: its rows are not in the target: 0A000: ",
+        "PL/pgSQL function public.known(text) line 2",
+    ] {
+        assert!(told.contains(expected), "{expected} is not in\n{told}");
+    }
+    for table in ["a", "b"] {
+        let rows = format!("SELECT count(*) > 300 FROM {table}");
+        assert_eq!(server.psql("target", &rows).unwrap(), "t\n", "{table}");
     }
 }
 

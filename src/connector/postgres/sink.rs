@@ -45,6 +45,8 @@ use target::Target;
 
 /// How long a restore waits for a lock unless it is told otherwise.
 pub const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
+/// [`RestoreRequest::stripe`] unless it is told otherwise.
+pub const STRIPE: u64 = 16 << 20;
 
 /// A restore of a database.
 #[derive(Clone)]
@@ -59,6 +61,8 @@ pub struct RestoreRequest {
     pub lock_timeout: Duration,
     /// Read every table, sequence and large object again and compare it.
     pub verify: bool,
+    /// Text of a table that one statement reads back, in bytes: more is read by several connections at once.
+    pub stripe: u64,
     /// Only look at the target and count; nothing is changed.
     pub dry_run: bool,
     /// Whether all entries of the database will come: then a table of the report that has none is an error.

@@ -9,7 +9,7 @@ use crate::connector::postgres::connect::Server;
 use crate::connector::postgres::key::TableName;
 use crate::connector::postgres::name::parse_table;
 use crate::connector::postgres::sink::{
-    Counted, LOCK_TIMEOUT, PostgresSink, RestoreRequest, Summary, TableSummary,
+    Counted, LOCK_TIMEOUT, PostgresSink, RestoreRequest, STRIPE, Summary, TableSummary,
 };
 use crate::error::{Error, ErrorKind, Result, escape};
 use crate::ops::{self, RestoreReport, TableFilter};
@@ -49,6 +49,7 @@ pub(super) async fn run(app: &App, args: &Args, url: &str) -> Ended {
         jobs: args.jobs.into(),
         lock_timeout: LOCK_TIMEOUT,
         verify: !args.no_verify,
+        stripe: STRIPE,
         dry_run: args.dry_run,
         whole,
     });

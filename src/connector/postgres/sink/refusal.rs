@@ -31,15 +31,17 @@ impl Refusal {
 
     /// Whether what was refused are not some rows, but all of them: the table is not there, or not as it should be, or forbidden.
     pub(super) fn is_of_the_table(&self) -> bool {
-        !self.of_a_value && (self.code.starts_with("42") || self.code.starts_with("3F"))
+        !self.of_a_value && is_about_names(&self.code)
     }
 
     /// Of a statement. The message of the server is about the schema but where a value has no place in its type, and it has details
-    /// that are; those of a violated constraint are values.
+    /// that are; those of a violated constraint are values. What has a context was raised while a function ran, or within a value: a
+    /// function says what it likes under any code, and one that makes a name of a value names that.
     pub(super) fn of_statement(said: &DbError) -> Self {
         let code = said.code().code();
-        // A function that raises an error says in it what it likes.
-        let values = code.starts_with("P0") || code.starts_with("22") && !ABOUT_THE_TEXT.contains(&code);
+        let values = said.where_().is_some()
+            || code.starts_with("P0")
+            || code.starts_with("22") && !ABOUT_THE_TEXT.contains(&code);
         let mut message = if values {
             general(code).to_owned()
         } else {
@@ -48,17 +50,19 @@ impl Refusal {
         let hidden = ["22", "23", "P0"];
         let detail = said
             .detail()
-            .filter(|_| !hidden.iter().any(|class| code.starts_with(class)));
-        let place = said.where_().filter(|text| {
-            let function = text.starts_with("PL/pgSQL function ") || text.starts_with("SQL function ");
-            function && !values
-        });
+            .filter(|_| !values && !hidden.iter().any(|class| code.starts_with(class)));
+        let place = said
+            .where_()
+            .filter(|text| text.starts_with("PL/pgSQL function ") || text.starts_with("SQL function "));
         for more in [detail, place].into_iter().flatten() {
             message.push_str("; ");
             message.push_str(more.lines().next().unwrap_or_default());
         }
         if message.is_empty() {
             message.push_str(general(code));
+        }
+        if values {
+            message.push_str(IN_THE_LOG);
         }
         Self {
             code: code.to_owned(),
@@ -71,10 +75,14 @@ impl Refusal {
     pub(super) fn of_rows(said: &DbError, table: &[u8], columns: &[Vec<u8>]) -> Self {
         let code = said.code().code();
         let place = said.where_().and_then(|text| place(text, table, columns));
-        // The names that a value of one column stands for (regclass, tsquery) are values, whatever the class says.
-        let of_a_value = matches!(place, Some((_, Some(_))));
+        // With a context the server had begun to take rows. The names that a value of one column stands for (regclass, tsquery), or
+        // that a function makes of it, are values, whatever the class says.
+        let within = said.where_().is_some();
+        let of_a_value = within && (is_about_names(code) || matches!(place, Some((_, Some(_)))));
         let safe = SAFE.iter().any(|class| code.starts_with(class)) && !of_a_value;
         let safe = safe || ABOUT_THE_TEXT.contains(&code);
+        // What a function says is its own, whatever the code; and what cannot be read may be that.
+        let safe = safe && said.where_().is_none_or(|text| is_of_the_copy(text, table));
         let mut message = if safe { said.message() } else { general(code) }.to_owned();
         let names = [("constraint", said.constraint()), ("column", said.column())];
         for (what, name) in names {
@@ -89,7 +97,7 @@ impl Refusal {
             }
         }
         if !safe {
-            message.push_str(" (the log of the target's server shows it)");
+            message.push_str(IN_THE_LOG);
         }
         Self {
             code: code.to_owned(),
@@ -97,6 +105,14 @@ impl Refusal {
             of_a_value,
         }
     }
+}
+
+/// Where the rest of a message is.
+const IN_THE_LOG: &str = " (the log of the target's server shows it)";
+
+/// Whether an error is about a name that nothing has, or that may not be used.
+fn is_about_names(code: &str) -> bool {
+    code.starts_with("42") || code.starts_with("3F")
 }
 
 /// Classes of errors whose messages name objects, resources or places, and never a row's values.
@@ -115,6 +131,9 @@ fn general(code: &str) -> &'static str {
         _ if code.starts_with("22") => "a value does not fit its type",
         _ if code.starts_with("23") => "a row violates a constraint",
         _ if code.starts_with("P0") => "a function of the database raised an error",
+        _ if is_about_names(code) => "something has a name that is not there, or may not be used",
+        _ if code.starts_with("53") => "the server has too little of something",
+        _ if code.starts_with("57") => "the server was told to end it",
         _ => "the server does not take a row",
     }
 }
@@ -139,6 +158,18 @@ fn place<'a>(context: &str, table: &[u8], columns: &'a [Vec<u8>]) -> Option<(u64
     Some((number.parse().ok()?, column.map(Vec::as_slice)))
 }
 
+/// Whether the context of an error says that the `COPY` itself found it, in no column: no function ran.
+fn is_of_the_copy(context: &str, table: &[u8]) -> bool {
+    let rest = context.strip_prefix("COPY ").and_then(|rest| {
+        let rest = rest.strip_prefix(std::str::from_utf8(table).ok()?)?;
+        Some(
+            rest.strip_prefix(", line ")?
+                .trim_start_matches(|c: char| c.is_ascii_digit()),
+        )
+    });
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(": "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,5 +190,21 @@ mod tests {
         );
         assert_eq!(at("COPY other, line 5"), None);
         assert_eq!(at("COPY my, line 7, Zeile 5"), None);
+    }
+
+    #[test]
+    fn what_a_function_or_a_column_says_is_not_what_the_copy_says() {
+        let of_the_copy = |context| is_of_the_copy(context, b"my, line 7");
+        assert!(of_the_copy("COPY my, line 7, line 31"));
+        assert!(of_the_copy("COPY my, line 7, line 31: \"1\tsecret\""));
+        for other in [
+            "COPY my, line 7, line 31, column a: \"secret\"",
+            "COPY my, line 7, Zeile 31",
+            "PL/pgSQL function f() line 3 at RAISE\nCOPY my, line 7, line 5",
+            "COPY other, line 5",
+            "",
+        ] {
+            assert!(!of_the_copy(other), "{other}");
+        }
     }
 }
