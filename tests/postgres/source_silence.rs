@@ -1,11 +1,14 @@
 //! Servers, or what lies between, that do not answer any more; and those that only take long.
 
 use crate::source::{DURABLE, Taken, assert_same_rows, parent, request, take};
+use crate::source_statements::{replaced as replaced_program, whole};
 use crate::wire::{Harm, Wire};
 use futures::StreamExt;
 use holdall::connector::Source;
 use holdall::connector::postgres::connect::{Server, Surroundings};
+use holdall::connector::postgres::key::Place;
 use holdall::connector::postgres::record::How;
+use holdall::connector::postgres::source::Contents;
 use holdall::connector::postgres::{PostgresRequest, PostgresSource};
 use holdall::context::Context;
 use holdall::error::{ErrorKind, Result};
@@ -241,4 +244,52 @@ async fn what_waits_without_end_is_no_time_that_cannot_be_counted() {
     let taken: Taken = within(take(&request, None, 1)).await.unwrap();
     assert_eq!(taken.line("t").rows, 1);
     assert_eq!(within(taken_unread(&request)).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_pg_dump_that_hangs_is_given_up_and_one_that_waits_is_not() {
+    let server = PostgresServer::start(15, DURABLE).unwrap();
+    server
+        .psql("postgres", "CREATE TABLE t AS SELECT 1 AS a")
+        .unwrap();
+    let mut asked = whole(&server);
+    asked.session.silence = Duration::from_secs(1);
+    // With a session that does nothing, and without any.
+    let psql = server.programs().join("psql");
+    let idle = format!(
+        "(echo 'BEGIN;'; exec sleep 100) | exec {} -X -q -d '{}'",
+        psql.display(),
+        server.url("postgres")
+    );
+    let hangs = [("pre-data", idle.as_str()), ("post-data", "exec sleep 100")];
+    let errors = hangs.map(|(section, hang)| {
+        let (server, mut asked) = (&server, asked.clone());
+        async move {
+            let dir = tempfile::tempdir().unwrap();
+            asked.pg_dump = Some(replaced_program(server, dir.path(), section, hang));
+            within(take(&asked, None, 1)).await.err().unwrap()
+        }
+    });
+    for error in futures::future::join_all(errors).await {
+        assert_eq!(error.kind(), ErrorKind::Source, "{error:?}");
+        assert!(error.what().contains("pg_dump writes nothing"), "{error:?}");
+        assert!(error.advice().is_some(), "{error:?}");
+    }
+    // It waits for a lock that another session has for long.
+    asked.pg_dump = None;
+    asked.contents = Contents::Schema;
+    let holder = server.server("postgres").unwrap();
+    let holder = holder.connect(&Context::deterministic(1).unwrap()).await.unwrap();
+    let lock = "BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE";
+    holder.client().batch_execute(lock).await.unwrap();
+    let taking = tokio::spawn(async move { take(&asked, None, 1).await });
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    holder.client().batch_execute("ROLLBACK").await.unwrap();
+    let taken = within(taking).await.unwrap().unwrap();
+    assert!(
+        taken
+            .statements(&Place::Schema)
+            .unwrap()
+            .contains("CREATE TABLE public.t")
+    );
 }

@@ -305,6 +305,74 @@ async fn a_crash_takes_no_statement_back_that_a_snapshot_saw() {
     }
 }
 
+/// A request by whose `pg_dump` the server does something when it is run for the first time, in a directory of its own.
+fn meanwhile(request: PostgresRequest, server: &PostgresServer, dir: &Path, sql: &str) -> PostgresRequest {
+    let psql = server.programs().join("psql");
+    let marker = dir.join("once");
+    let once = format!(
+        "if mkdir {} 2>/dev/null; then {} -X -q -d '{}' -c \"{sql}\" >&2; fi",
+        marker.display(),
+        psql.display(),
+        server.url("postgres")
+    );
+    PostgresRequest {
+        pg_dump: Some(replaced(server, dir, "section=pre-data", &once)),
+        ..request
+    }
+}
+
+/// The next snapshots have the statements that snapshots without a parent have.
+async fn assert_next_is_right(request: &PostgresRequest, before: &Taken) {
+    for seed in 2..5 {
+        let next = take(request, Some(before), seed).await.unwrap();
+        let full = take(request, None, seed).await.unwrap();
+        for place in &PLACES {
+            assert_eq!(next.statements(place), full.statements(place), "{place}");
+        }
+    }
+}
+
+/// `pg_dump` prints names of functions within views as they are when it runs: a crash may not take them back unseen.
+#[tokio::test]
+async fn a_crash_takes_nothing_back_that_only_pg_dump_saw() {
+    let settings = "fsync = on\nsynchronous_commit = off\nwal_writer_delay = 10s\nautovacuum = off";
+    let server = PostgresServer::start(15, settings).unwrap();
+    let fill = format!(
+        "{FILL} CREATE FUNCTION first() RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN 1; END';
+         CREATE VIEW v AS SELECT first() AS a; CHECKPOINT"
+    );
+    server.psql("postgres", &fill).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let rename = "ALTER FUNCTION first() RENAME TO second";
+    let request = meanwhile(whole(&server), &server, dir.path(), rename);
+    let before = take(&request, None, 1).await.unwrap();
+    let schema = before.statements(&Place::Schema).unwrap();
+    assert!(schema.contains("SELECT public.second() AS a"), "{schema}");
+    kill_a_process(&server, "");
+    assert_next_is_right(&request, &before).await;
+}
+
+/// A role that may not read `pg_authid` sees of roles only how they are named now.
+#[tokio::test]
+async fn a_role_that_had_another_name_while_pg_dump_ran_is_seen_by_plain_roles_too() {
+    let server = PostgresServer::start(15, DURABLE).unwrap();
+    let fill = format!(
+        "{FILL} CREATE ROLE plain LOGIN; CREATE ROLE team; GRANT SELECT ON ALL TABLES IN SCHEMA public TO plain, team;"
+    );
+    server.psql("postgres", &fill).unwrap();
+    let url = server.url("postgres").replace("postgres@", "plain@");
+    let plain = PostgresRequest {
+        server: Server::parse(&url, &Surroundings::default()).unwrap(),
+        ..whole(&server)
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let request = meanwhile(plain, &server, dir.path(), "ALTER ROLE team RENAME TO crew");
+    let before = take(&request, None, 1).await.unwrap();
+    assert!(before.statements(&Place::Schema).unwrap().contains("TO crew;"));
+    server.psql("postgres", "ALTER ROLE crew RENAME TO team").unwrap();
+    assert_next_is_right(&request, &before).await;
+}
+
 #[tokio::test]
 async fn a_server_that_is_never_compared_has_its_statements_written_each_time() {
     let counted = Counted::new("fsync = off");
@@ -335,6 +403,22 @@ async fn a_plain_role_has_them_taken_over_too() {
         .psql("postgres", "ALTER ROLE plain VALID UNTIL '2040-01-01'")
         .unwrap();
     assert_eq!(counted.next_of(&request, &first, 2).await.1, 2);
+}
+
+/// A session costs the server more than what is asked in it.
+#[tokio::test]
+async fn an_unchanged_snapshot_of_one_small_table_needs_three_connections() {
+    let counted = Counted::new(&format!("{DURABLE}\nlog_connections = on\nlog_statement = all"));
+    let first = take(&counted.request, None, 1).await.unwrap();
+    let seed = counted.quiet_seed(&first).await;
+    let log = || std::fs::read_to_string(counted.server.socket().join("log")).unwrap();
+    let before = log().len();
+    let taken = take(&counted.request, Some(&first), seed).await.unwrap();
+    assert!(taken.took_over(&Place::Schema));
+    let log = log();
+    let said = &log[before..];
+    let connections = said.matches("connection authorized").count();
+    assert!(connections <= 3, "{said}");
 }
 
 /// The server refuses `pg_dump`, for a while.

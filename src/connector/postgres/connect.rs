@@ -20,6 +20,7 @@ use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use parameters::Parameters;
+use reach::Reached;
 use settings::Settings;
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -129,6 +130,16 @@ impl Server {
     /// `Source` if no server can be reached or it refuses, `Invalid` if files of certificates cannot be used, `Refused` for a pooler in
     /// transaction mode, `Unsupported` for a server older than 12, `Cancelled`.
     pub async fn connect(&self, context: &Context) -> Result<Connection> {
+        self.connect_with_spare(context)
+            .await
+            .map(|(connection, _)| connection)
+    }
+
+    /// As [`Self::connect`], and with it the second connection that the proof took, if it took one and that leads to the same place.
+    pub(super) async fn connect_with_spare(
+        &self,
+        context: &Context,
+    ) -> Result<(Connection, Option<Connection>)> {
         let reached = reach::open(&self.settings, context).await?;
         let version = reached.facts.version;
         if version < OLDEST {
@@ -142,9 +153,11 @@ impl Server {
         // The next connection goes to the same place: exported snapshots are of one server, and a name may have several.
         let mut settings = Settings::clone(&self.settings);
         settings.hosts = vec![reached.host.clone()];
-        if !self.proved {
-            pooler::refuse_proved(&settings, context, &reached).await?;
-        }
+        let other = if self.proved {
+            None
+        } else {
+            pooler::refuse_proved(&settings, context, &reached).await?
+        };
         let mut notes = self.notes.clone();
         if version >= UNTESTED && !self.proved {
             notes.push(format!(
@@ -152,18 +165,20 @@ impl Server {
                 words(version)
             ));
         }
-        Ok(Connection {
+        let server = Self {
+            settings: Arc::new(settings),
+            notes,
+            password_in_text: self.password_in_text,
+            proved: true,
+        };
+        let connection = |reached: Reached| Connection {
             client: reached.client,
-            server: Self {
-                settings: Arc::new(settings),
-                notes,
-                password_in_text: self.password_in_text,
-                proved: true,
-            },
+            server: server.clone(),
             version,
             backend: reached.facts.backend,
             _driver: reached.driver,
-        })
+        };
+        Ok((connection(reached), other.map(connection)))
     }
 }
 

@@ -4,6 +4,8 @@
 //! found while a new snapshot costs nothing. While the coordinator lives, a worker that is lost is replaced; without it nothing that
 //! was read is worth anything.
 
+mod connections;
+mod durable;
 mod lock;
 mod running;
 pub(crate) mod settings;
@@ -14,22 +16,18 @@ use super::connect::{Connection, Server};
 use super::key::TableName;
 use crate::context::{Context, Time};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Event;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
-use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
+pub(crate) use connections::is_full;
+use connections::{Idle, patiently};
 pub(crate) use lock::{Locked, explain, locked};
 use running::Registered;
 pub(crate) use running::{Attached, Busy, RunningStatements};
 pub(crate) use silence::in_time;
-
-/// How long the server may take to make its log durable. One whose log stands just at the beginning of a page may not say so before
-/// it writes more.
-const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often a snapshot that is held is looked after, and how often the server is asked for a sign of life.
 const LOOK: Duration = Duration::from_millis(500);
@@ -89,6 +87,8 @@ pub(crate) struct Session {
     server: Server,
     options: SessionOptions,
     coordinator: Connection,
+    /// Connections that nobody uses.
+    idle: Idle,
     /// By which workers find it.
     id: String,
     begun: Instant,
@@ -113,7 +113,8 @@ impl Session {
         options: &SessionOptions,
         running: &Arc<RunningStatements>,
     ) -> Result<Self> {
-        let coordinator = patiently(context, server, options).await?;
+        let (coordinator, spare) =
+            patiently(|| server.connect_with_spare(context), context, server, options).await?;
         let registered = running.add(coordinator.cancel_token());
         coordinator.tell_learned(server, context);
         let begun = begin(coordinator.client(), options);
@@ -124,6 +125,7 @@ impl Session {
             server: coordinator.server().clone(),
             options: options.clone(),
             coordinator,
+            idle: Idle::new(spare),
             id,
             begun: Instant::now(),
             running: running.clone(),
@@ -149,38 +151,12 @@ impl Session {
         &self.id
     }
 
-    /// A further connection. What it reads stands in no transaction before [`Self::join`].
-    ///
-    /// # Errors
-    /// `Source` if the server cannot be reached.
-    pub(crate) async fn worker(&self) -> Result<Attached> {
-        self.check()?;
-        let connection = self.server.connect(&self.context).await?;
-        self.attach(connection).await
-    }
-
-    async fn attach(&self, connection: Connection) -> Result<Attached> {
-        let attached = Attached::new(connection, &self.running);
-        let pinned = settings::pin(attached.client(), self.options.lock_millis());
-        in_time(self.options.silence, pinned).await?;
-        Ok(attached)
-    }
-
     /// SQL by which a worker begins a transaction that sees the snapshot.
     pub(crate) fn join(&self) -> String {
         format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
             super::name::literal(&self.id)
         )
-    }
-
-    /// A further connection that sees what is there now.
-    ///
-    /// # Errors
-    /// As [`Self::worker`].
-    pub(crate) async fn bystander(&self) -> Result<Attached> {
-        let connection = patiently(&self.context, &self.server, &self.options).await?;
-        self.attach(connection).await
     }
 
     /// The very server that was reached.
@@ -294,36 +270,6 @@ impl Session {
         self.server.description()
     }
 
-    /// Waits until all that the snapshot saw is durable on the server: after a crash another transaction could have the number of
-    /// one that was lost, and its rows would look unchanged. Gives the position, nothing if durability cannot be known.
-    ///
-    /// # Errors
-    /// As [`Self::check`].
-    pub(crate) async fn flushed(&self) -> Result<Option<u64>> {
-        let Some(target) = self.facts.server.position.filter(|_| self.facts.server.fsync) else {
-            return Ok(None);
-        };
-        let patience = Instant::now() + FLUSH_PATIENCE;
-        if !self.facts.server.in_recovery && catalog::flushed(self.client()).await? < Some(target) {
-            // Readers clean up pages as they go, and nobody flushes the log for that: a commit behind it does.
-            let bystander = self.bystander().await?;
-            let given = one(
-                bystander.client(),
-                "SELECT pg_catalog.txid_current()::text",
-                "the server gives no transaction",
-            );
-            in_time(self.options.silence, given).await?;
-        }
-        while Instant::now() < patience {
-            self.check()?;
-            match catalog::flushed(self.client()).await? {
-                Some(flushed) if flushed >= target => return Ok(Some(flushed)),
-                _ => tokio::time::sleep(Duration::from_millis(50)).await,
-            }
-        }
-        Ok(None)
-    }
-
     /// Ends the snapshot well: the coordinator lived to the end, and the server is the one it was.
     ///
     /// # Errors
@@ -358,6 +304,8 @@ impl Session {
             .with("table", table)
             .hint("nothing was committed; run again"));
         }
+        // No lock outlives the snapshot.
+        self.close_idle().await;
         self.client()
             .batch_execute("COMMIT")
             .await
@@ -372,31 +320,6 @@ impl Session {
             held.extend(tables.iter().map(|table| (table.oid, table.name.clone())));
         }
     }
-}
-
-/// A connection, waited for as long as for a lock if the server has none left.
-async fn patiently(context: &Context, server: &Server, options: &SessionOptions) -> Result<Connection> {
-    let begun = Instant::now();
-    let mut told = false;
-    loop {
-        match server.connect(context).await {
-            Err(error) if is_full(&error) && begun.elapsed() < options.lock_timeout => {
-                if !std::mem::replace(&mut told, true) {
-                    context.emit(&Event::Retry {
-                        what: format!("a connection to {}", server.description()),
-                        why: error.what().to_owned(),
-                    });
-                }
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
-            connected => return connected,
-        }
-    }
-}
-
-/// Whether the server has no connection left, for all or for the role.
-pub(crate) fn is_full(error: &Error) -> bool {
-    error.context("sqlstate") == Some(SqlState::TOO_MANY_CONNECTIONS.code())
 }
 
 /// Begins a transaction and exports what it sees.

@@ -26,6 +26,6 @@ pub use fingerprint::{CatalogFingerprint, catalog_fingerprint};
 pub use globals::globals;
 pub use large_objects::{LargeObject, large_object_heads, large_object_piece, large_objects};
 pub use sequences::{Sequences, sequences};
-pub use server::{ServerFacts, flushed, server};
+pub use server::{ServerFacts, flushed, log_end, server};
 pub use table::{Table, Tables, tables};
 pub use types::Use;

@@ -60,15 +60,22 @@ pub async fn server(client: &Client) -> Result<ServerFacts> {
     } else {
         "SELECT ('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int8"
     };
-    let number = |row: Option<Row>| row.map(|row| get::<i64>(&row, 0)).transpose();
-    let system_identifier = number(attempt(client, system).await?)?;
-    let started = number(attempt(client, started).await?)?;
-    let timeline = number(attempt(client, timeline).await?)?;
+    let number = |row: Option<Row>, index| row.map(|row| get::<Option<i64>>(&row, index)).transpose();
+    // What every role may ask of an ordinary server is one question; where it may not ask all, each is one.
+    let all = format!("SELECT ({system}), ({started}), ({timeline})");
+    let (system_identifier, started, timeline) = match attempt(client, &all).await? {
+        Some(row) => (get(&row, 0)?, get(&row, 1)?, get(&row, 2)?),
+        None => (
+            number(attempt(client, system).await?, 0)?.flatten(),
+            number(attempt(client, started).await?, 0)?.flatten(),
+            number(attempt(client, timeline).await?, 0)?.flatten(),
+        ),
+    };
     Ok(ServerFacts {
         version_num: u32::try_from(catalog.version).unwrap_or(0),
         // The server shows its unsigned number as a signed one.
         system_identifier: system_identifier.map(i64::cast_unsigned),
-        timeline: timeline.and_then(|t| u32::try_from(t).ok()),
+        timeline: timeline.and_then(|t: i64| u32::try_from(t).ok()),
         started,
         in_recovery,
         fsync: get(&row, 2)?,
@@ -91,21 +98,32 @@ pub async fn flushed(client: &Client) -> Result<Option<u64>> {
     let rows = client.query_typed(sql, &[]).await;
     let rows = rows.map_err(|error| failed("the server's log", error))?;
     let in_recovery = rows.first().map(|row| get(row, 0)).transpose()?.unwrap_or(false);
-    position(client, in_recovery, "flush").await
+    let sql = format!("SELECT {}", position_of(in_recovery, "flush"));
+    let row = attempt(client, &sql).await?;
+    let position = row.map(|row| get::<Option<PgLsn>>(&row, 0)).transpose()?;
+    Ok(position.flatten().map(u64::from))
 }
 
 /// Where the log ends. On a primary the next record may have a page's header before it, which is not written before that record is:
-/// then the log ends before the header.
-async fn log_end(client: &Client, in_recovery: bool) -> Result<Option<u64>> {
-    let end = position(client, in_recovery, "insert").await?;
-    let sizes = "SELECT pg_catalog.current_setting('wal_block_size')::pg_catalog.int8,
-        (SELECT s.setting::pg_catalog.int8 FROM pg_catalog.pg_settings s WHERE s.name = 'wal_segment_size')";
-    let (Some(end), Some(row)) = (end, attempt(client, sizes).await?) else {
-        return Ok(end);
+/// then the log ends before the header. Nothing if the server does not tell. To be asked in an open transaction; it shows the present.
+///
+/// # Errors
+/// `Source` if the server cannot be asked.
+pub async fn log_end(client: &Client, in_recovery: bool) -> Result<Option<u64>> {
+    let sizes = format!(
+        "SELECT {}, pg_catalog.current_setting('wal_block_size')::pg_catalog.int8,
+            (SELECT s.setting::pg_catalog.int8 FROM pg_catalog.pg_settings s WHERE s.name = 'wal_segment_size')",
+        position_of(in_recovery, "insert")
+    );
+    let Some(row) = attempt(client, &sizes).await? else {
+        return Ok(None);
+    };
+    let Some(end) = get::<Option<PgLsn>>(&row, 0)?.map(u64::from) else {
+        return Ok(None);
     };
     let size =
         |index| Ok::<_, Error>(u64::try_from(get::<Option<i64>>(&row, index)?.unwrap_or(0)).unwrap_or(0));
-    Ok(Some(before_header(end, size(0)?, size(1)?)))
+    Ok(Some(before_header(end, size(1)?, size(2)?)))
 }
 
 /// A position, or the beginning of its page if only the page's header lies between: 24 bytes, 40 on the first page of a segment.
@@ -118,15 +136,13 @@ fn before_header(position: u64, page: u64, segment: u64) -> u64 {
     }
 }
 
-async fn position(client: &Client, in_recovery: bool, which: &str) -> Result<Option<u64>> {
-    let sql = if in_recovery {
-        "SELECT pg_catalog.pg_last_wal_replay_lsn()".to_owned()
+/// SQL for a position of the log.
+fn position_of(in_recovery: bool, which: &str) -> String {
+    if in_recovery {
+        "pg_catalog.pg_last_wal_replay_lsn()".to_owned()
     } else {
-        format!("SELECT pg_catalog.pg_current_wal_{which}_lsn()")
-    };
-    let row = attempt(client, &sql).await?;
-    let position = row.map(|row| get::<Option<PgLsn>>(&row, 0)).transpose()?;
-    Ok(position.flatten().map(u64::from))
+        format!("pg_catalog.pg_current_wal_{which}_lsn()")
+    }
 }
 
 /// A row that the server may refuse to give, without losing the transaction and its snapshot. One round trip, unless it refuses.

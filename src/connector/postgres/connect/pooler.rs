@@ -37,10 +37,15 @@ pub(super) fn refuse_known(settings: &Settings) -> Result<()> {
 }
 
 /// Proves that the session keeps its backend, by a second session that occupies one: a pooler in transaction mode gives it the first's.
+/// Gives the second session, if there is one that ended its transaction well.
 ///
 /// # Errors
 /// `Refused` if it does not; `Source` if the connection is lost.
-pub(super) async fn refuse_proved(settings: &Settings, context: &Context, reached: &Reached) -> Result<()> {
+pub(super) async fn refuse_proved(
+    settings: &Settings,
+    context: &Context,
+    reached: &Reached,
+) -> Result<Option<Reached>> {
     let mine = reached.facts.backend;
     // A server that has no second connection to give is asked by itself alone.
     let other = reach::open(settings, context).await.ok();
@@ -69,7 +74,11 @@ pub(super) async fn refuse_proved(settings: &Settings, context: &Context, reache
             "connect to the server itself, or to a pooler in session mode (PgBouncer: pool_mode = session)",
         ));
     }
-    Ok(())
+    let (Some(other), Some(_)) = (other, occupied) else {
+        return Ok(None);
+    };
+    let ended = tokio::time::timeout(PATIENCE, other.client.batch_execute("ROLLBACK")).await;
+    Ok(matches!(ended, Ok(Ok(()))).then_some(other))
 }
 
 /// Begins a transaction and tells its backend.

@@ -68,6 +68,7 @@ pub(crate) async fn locked(session: &Session, tables: &[&Table]) -> Result<Locke
             }
         }
     }
+    session.keep(now);
     Ok(Locked::Held)
 }
 
@@ -89,6 +90,7 @@ pub(super) async fn moved(session: &Session, tables: &[(u32, TableName)]) -> Res
             return Ok(Some(name.clone()));
         }
     }
+    session.keep(now);
     Ok(None)
 }
 

@@ -64,13 +64,15 @@ pub(crate) async fn pin(client: &Client, lock_timeout_ms: u64) -> Result<()> {
     let failed = |error: tokio_postgres::Error| {
         Error::new(ErrorKind::Source, "cannot set up a session to read with").because(error)
     };
-    client.simple_query(&set).await.map_err(failed)?;
     let shown: Vec<String> = TEXT
         .iter()
         .map(|(name, _)| format!("pg_catalog.current_setting('{name}')"))
         .collect();
     let read = format!("SELECT {}", shown.join(", "));
-    let answer = client.simple_query(&read).await.map_err(failed)?;
+    // Two messages, which a pooler may part, sent without waiting between.
+    let (set, answer) = tokio::join!(biased; client.simple_query(&set), client.simple_query(&read));
+    set.map_err(failed)?;
+    let answer = answer.map_err(failed)?;
     let row = answer.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row),
         _ => None,

@@ -187,7 +187,6 @@ async fn read_in(
     }
     reading.contents.close();
     reading.contents.wait().await;
-    reading.workers.end().await;
     reading.session.end().await
 }
 
@@ -381,11 +380,11 @@ async fn types_stand(reading: &Reading, tables: &Tables) -> Result<()> {
     if !tables.have_alterable_types() {
         return Ok(());
     }
-    // All that was planned has been read, and the role may have no connection beside those that idle.
-    reading.workers.end().await;
     let now = reading.session.bystander().await?;
     let altered = tables.altered_type(now.client());
-    match in_time(reading.session.options().silence, altered).await? {
+    let altered = in_time(reading.session.options().silence, altered).await?;
+    reading.session.keep(now);
+    match altered {
         None => Ok(()),
         Some(found) => Err(
             Error::new(ErrorKind::Source, "a type was altered while rows of it were read")

@@ -78,7 +78,7 @@ impl Statements {
     /// # Errors
     /// As [`PgDump::find`]; `Cancelled`.
     pub(super) async fn begin(reading: Arc<Reading>, request: PostgresRequest) -> Result<Self> {
-        let run = Run {
+        let mut run = Run {
             environment: reading.session.server().child_environment(),
             snapshot: reading.session.id().to_owned(),
             lock_timeout: request.session.lock_limit(),
@@ -87,6 +87,9 @@ impl Statements {
         let programs = PgDump::choice(request.pg_dump.as_deref(), &request.search);
         let facts = &reading.session.facts;
         let incarnation = incarnation::of_statements(facts, &programs, &run);
+        // Another one each time, so that it is no part of what must be equal.
+        run.environment
+            .push(("PGAPPNAME".into(), application(&reading).into()));
         let now = facts.moment.map_or(i64::MIN, |moment| moment.seconds);
         let parent = Parent::read(&reading).await;
         let parent = parent.filter(|parent| plan::comparable(&parent.state, &present(&reading, incarnation)));
@@ -185,9 +188,11 @@ impl Statements {
                                 the server's version and what was done to the database";
                     out.send(Item::Note(text.to_owned())).await?;
                 }
+                let (Some(catalogs), Some(contents)) = (catalogs, contents) else {
+                    return Ok(Bytes::new());
+                };
                 // As for tables: what a crash may take back is compared with nothing.
-                let (Some(catalogs), Some(contents), Some(flushed)) = (catalogs, contents, reading.flushed)
-                else {
+                let Some(flushed) = lasting(reading).await? else {
                     return Ok(Bytes::new());
                 };
                 let state = StatementsState {
@@ -260,6 +265,37 @@ async fn known(hashes: [Hash; 3]) -> Option<[Option<[u8; 32]>; 3]> {
         };
     }
     Some(all)
+}
+
+/// By which name the server knows sessions of `pg_dump`: no other snapshot's have it.
+pub(super) fn application(reading: &Reading) -> String {
+    format!("pg_dump {}", reading.session.id())
+}
+
+/// How far the server's log is durable, if that is as far as what `pg_dump` may have seen, and if roles were not renamed meanwhile:
+/// it does not see all through the snapshot. To be asked when it has ended.
+async fn lasting(reading: &Reading) -> Result<Option<u64>> {
+    if reading.flushed.is_none() {
+        return Ok(None);
+    }
+    let session = &reading.session;
+    let asked = async {
+        if !session.roles_stand().await? {
+            return Ok::<_, Error>(Err("a role was renamed".to_owned()));
+        }
+        let flushed = session.flushed_now().await?;
+        Ok(flushed.ok_or_else(|| "the server did not say that what it showed is durable".to_owned()))
+    };
+    let why = match asked.await {
+        Ok(Ok(flushed)) => return Ok(Some(flushed)),
+        Ok(Err(why)) => why,
+        Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
+        Err(error) => format!("{error:?}"),
+    };
+    session.check()?;
+    let text = format!("the next snapshot will run pg_dump, whether the catalogs change or not: {why}");
+    reading.context.emit(&Event::Note { text });
+    Ok(None)
 }
 
 /// An entry of the parent.

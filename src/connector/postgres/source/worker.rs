@@ -8,7 +8,6 @@ use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use futures::FutureExt;
-use futures::future::join_all;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -20,15 +19,12 @@ const TRIES: u32 = 5;
 
 /// How long a server that has no connection left is not asked for another.
 const REFUSED: Duration = Duration::from_secs(10);
-/// How long a connection may take to show that it lives.
-const ALIVE: Duration = Duration::from_secs(10);
 
 /// The connections of one snapshot. Each piece of work has a transaction of its own on one of them: what it locks, indexes too, is
 /// free again when it is done.
 pub(super) struct Workers {
     session: Arc<Session>,
     number: usize,
-    idle: Mutex<Vec<Attached>>,
     seats: Seats,
     /// When the server last had no connection left.
     refused: Mutex<Option<Instant>>,
@@ -51,7 +47,6 @@ impl Workers {
         Self {
             session,
             number: jobs.max(1),
-            idle: Mutex::default(),
             seats: Seats::new(jobs),
             refused: Mutex::default(),
         }
@@ -97,8 +92,7 @@ impl Workers {
     /// # Errors
     /// `Source` if the snapshot is gone or the table cannot be locked.
     pub(super) async fn hands(&self, table: Option<&Table>) -> Result<Hands> {
-        let idle = self.idle.lock().ok().and_then(|mut idle| idle.pop());
-        let mut worker = match idle {
+        let worker = match self.session.idle() {
             Some(worker) => worker,
             None if self.is_refused() => return Ok(Hands::Coordinator(self.session.clone())),
             None => match self.session.worker().await {
@@ -110,7 +104,6 @@ impl Workers {
                 Err(error) => return Err(error),
             },
         };
-        worker.set_idle(false);
         let join = self.session.join();
         let statement = match table {
             Some(table) => {
@@ -154,37 +147,15 @@ impl Workers {
     /// be by whoever has it next.
     pub(super) fn give_back(&self, hands: Hands) {
         let Hands::Worker(hands) = hands else { return };
-        let mut worker = hands.worker;
+        let worker = hands.worker;
         let _sent = worker.client().batch_execute("ROLLBACK").now_or_never();
-        worker.set_idle(true);
-        if let Ok(mut idle) = self.idle.lock() {
-            idle.push(worker);
-        }
+        self.session.keep(worker);
     }
 
     /// Gives a connection up in the middle of its work, and has the server end that.
     pub(super) async fn give_up(&self, hands: Hands) {
         drop(hands);
         self.session.running().cancel_left().await;
-    }
-
-    /// Closes the connections that nobody uses, so that no lock outlives the snapshot, and others may connect. They have read what they
-    /// had to: one that is lost or stands still now loses nothing.
-    pub(super) async fn end(&self) {
-        let idle = self
-            .idle
-            .lock()
-            .map(|mut idle| std::mem::take(&mut *idle))
-            .unwrap_or_default();
-        let patience = self.patience();
-        let ended = idle
-            .iter()
-            .map(|worker| tokio::time::timeout(patience, worker.client().batch_execute("ROLLBACK")));
-        let _ended = join_all(ended).await;
-    }
-
-    fn patience(&self) -> Duration {
-        ALIVE.min(self.session.options().silence)
     }
 
     /// After a failure: whether it came with the loss of a connection, so that the work may be begun anew. Otherwise the failure is
@@ -201,7 +172,7 @@ impl Workers {
     ) -> Result<()> {
         let lost = match hands {
             Some(hands @ Hands::Worker(_)) => {
-                let lost = !alive(hands.client(), self.patience()).await;
+                let lost = !alive(hands.client(), self.session.patience()).await;
                 self.give_up(hands).await;
                 lost
             }

@@ -3,7 +3,7 @@
 //! It begins as soon as the tables are locked, its two runs beside each other and beside what else is read. What they write is
 //! held in memory up to a limit, so that they have ended long before it is wanted, and their failure is known.
 
-use super::statements::{Hash, send_stream, send_text};
+use super::statements::{Hash, application, send_stream, send_text};
 use super::{Out, Reading};
 use crate::connector::postgres::dump::{BehindRows, PgDump, Run, Section};
 use crate::connector::postgres::key::Place;
@@ -55,7 +55,8 @@ impl Written {
         let schema = AbortOnDropHandle::new(tokio::spawn(async move {
             let _seat = own.workers.seat().await?;
             let begun = || dump.statements(&own.context, &arguments, Section::Schema);
-            read_ahead(patiently(&own, begun).await?).await
+            let begun = patiently(&own, begun).await?;
+            read_ahead(begun.map(|stream| watched(&own, stream))).await
         }));
         let (own, dump, arguments) = shared();
         let behind = AbortOnDropHandle::new(tokio::spawn(async move {
@@ -114,7 +115,7 @@ impl Written {
             if let Some(stream) = patiently(reading, begun).await?
                 && let Some(hash) = self.hashes.get_mut(number)
             {
-                *hash = send_stream(reading, &place, stream, out).await?;
+                *hash = send_stream(reading, &place, watched(reading, stream), out).await?;
             }
         }
         Ok(())
@@ -128,6 +129,16 @@ async fn send_hashed(reading: &Reading, place: &Place, text: Bytes, out: &mut Ou
     let hash = Hash::Known(*blake3::hash(&text).as_bytes());
     send_text(reading, place, text, out).await?;
     Ok(hash)
+}
+
+/// The same, for as long as `pg_dump` or the server works on it.
+fn watched(reading: &Reading, stream: ContentStream) -> ContentStream {
+    let state = (reading.session.clone(), application(reading), stream);
+    let watched = stream::try_unfold(state, |(session, name, mut stream)| async move {
+        let next = session.while_program_works(&name, stream.try_next()).await?;
+        Ok(next.map(|piece| (piece, (session, name, stream))))
+    });
+    watched.boxed()
 }
 
 /// Takes of a stream what may be held.
@@ -157,10 +168,11 @@ async fn patiently<T, F>(reading: &Reading, run: impl Fn() -> F) -> Result<T>
 where
     F: Future<Output = Result<T>>,
 {
-    let begun = Instant::now();
+    let (begun, name) = (Instant::now(), application(reading));
     let mut told = false;
     loop {
-        let error = match run().await {
+        let ran = reading.session.while_program_works(&name, run());
+        let error = match ran.await {
             Err(error) if found_no_connection(reading, &error).await => error,
             ended => return ended,
         };
@@ -176,7 +188,7 @@ where
             });
         }
         // Perhaps it is ours that are in its way.
-        reading.workers.end().await;
+        reading.session.close_idle().await;
         tokio::time::sleep(PAUSE).await;
         reading.session.check()?;
     }
