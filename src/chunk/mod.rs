@@ -5,7 +5,7 @@
 
 mod sketch;
 
-pub use sketch::Sketch;
+pub use sketch::{FEATURES, Sketch};
 
 use crate::crypto::Secret;
 use crate::format::error::DecodeError;

@@ -3,8 +3,8 @@
 //! A feature is the hash of 64 bytes in a row; of all of them the smallest are kept, so that both chunks keep the same ones wherever
 //! the content lies in them. Sketches are made when they are needed and stored nowhere: they only choose bases of deltas.
 
-/// Features that are kept.
-const FEATURES: usize = 16;
+/// Features that are kept, at most.
+pub const FEATURES: usize = 16;
 /// One in so many positions is looked at, as a power of two.
 const SAMPLED_LOG: u32 = 8;
 

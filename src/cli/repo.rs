@@ -226,7 +226,7 @@ pub(super) fn place(location: &Location, names: &Names) -> Result<String> {
 const BASES_MAX: u64 = 20 << 30;
 
 /// Has content that deltas rest on kept on this machine, if the repository is not: `given` bytes, else what the variable says, else a
-/// tenth of what is free.
+/// tenth of what is free. With 0 bytes, what was kept before is removed.
 ///
 /// # Errors
 /// `Invalid` if the variable is no size.
@@ -235,11 +235,19 @@ pub(super) fn use_base_cache(app: &App, repository: &Repository, given: Option<u
         None => environment::size("HOLDALL_BASE_CACHE")?,
         given => given,
     };
-    let Some(directory) = cache_directory(&app.globals).filter(|_| given != Some(0)) else {
+    let Some(directory) = cache_directory(&app.globals) else {
         return Ok(());
     };
     if is_directory(&app.globals)? {
         return Ok(());
+    }
+    if given == Some(0) {
+        return Cache::remove_bases(&directory, repository.id()).or_else(|error| {
+            app.note(&format!(
+                "content that deltas rest on is still kept here: {error}"
+            ));
+            Ok(())
+        });
     }
     let free = || {
         let free = environment::free_space(&directory).unwrap_or(0);

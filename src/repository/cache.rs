@@ -26,6 +26,9 @@ const BYTES_IN_MEMORY_MAX: u64 = 64 << 20;
 /// What the caches of all repositories in a directory may hold together, in bytes.
 const DIRECTORY_MAX: u64 = 4 << 30;
 
+/// A cache that became smaller is written anew if more than one in so many of its pages is free.
+const FREE_SHARE: i64 = 4;
+
 /// How files of objects and blocks of the tree end.
 const OBJECTS: &str = "sqlite";
 /// How files of bases end.
@@ -86,6 +89,19 @@ impl Cache {
         )
     }
 
+    /// Removes the cache of a repository's bases, where none is wanted any more: it may be large.
+    ///
+    /// # Errors
+    /// `Source` if its file is there and stays.
+    pub fn remove_bases(directory: &Path, repository: RepositoryId) -> Result<()> {
+        let path = directory.join(format!("{repository}.{BASES}"));
+        delete(&path).map_err(|e| {
+            Error::new(ErrorKind::Source, "cannot remove the cache of content")
+                .with("path", path.display())
+                .because(e)
+        })
+    }
+
     /// Bytes that the caches of bases in a directory take now.
     pub fn size_of_bases(directory: &Path) -> u64 {
         files(directory, BASES).iter().map(|(_, bytes, _)| bytes).sum()
@@ -99,12 +115,7 @@ impl Cache {
         make_room(directory, &path, directory_max);
         let open = || Connection::open(&path).and_then(|connection| Self::set_up(connection, bytes_max));
         match open() {
-            Err(rusqlite::Error::SqliteFailure(e, _))
-                if matches!(
-                    e.code,
-                    rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt
-                ) =>
-            {
+            Err(error) if is_damage(&error) => {
                 // It is only a hint: a damaged one is made anew.
                 fs_err::remove_file(&path)
                     .map_err(|e| Error::new(ErrorKind::Source, "damaged cache").because(e))?;
@@ -141,6 +152,11 @@ impl Cache {
         })?;
         connection.execute("INSERT OR REPLACE INTO runs (number) VALUES (?1)", [run])?;
         connection.execute("DELETE FROM runs WHERE number < ?1", [run])?;
+        match shrink(&connection, bytes_max) {
+            Err(error) if is_damage(&error) => return Err(error),
+            // Space that another process does not let go now.
+            _ => {}
+        }
         Ok(Self {
             connection: Mutex::new(connection),
             run,
@@ -169,9 +185,10 @@ impl Cache {
         self.get_row(&block_name(pack, offset))
     }
 
-    /// Caches the sealed bytes of a block of a pack.
-    pub fn put_block(&self, pack: &ObjectId, offset: u32, sealed: &[u8]) {
-        self.put_row(&block_name(pack, offset), sealed);
+    /// Caches the sealed bytes of a block of a pack. Gives whether they were taken: where this run has used all that there is room for,
+    /// they are not.
+    pub fn put_block(&self, pack: &ObjectId, offset: u32, sealed: &[u8]) -> bool {
+        self.put_row(&block_name(pack, offset), sealed)
     }
 
     /// Drops a block.
@@ -210,33 +227,30 @@ impl Cache {
         Some(bytes.into())
     }
 
-    fn put_row(&self, name: &str, bytes: &[u8]) {
+    fn put_row(&self, name: &str, bytes: &[u8]) -> bool {
         if bytes.len() > CACHED_MAX {
-            return;
+            return false;
         }
         if let Ok(mut connection) = self.connection.lock()
             && let Ok(transaction) = connection.transaction()
-            && self.try_put(&transaction, name, bytes).is_ok()
+            && let Ok(true) = self.try_put(&transaction, name, bytes)
         {
-            let _ = transaction.commit();
+            return transaction.commit().is_ok();
         }
+        false
     }
 
-    fn try_put(&self, connection: &Connection, name: &str, bytes: &[u8]) -> rusqlite::Result<()> {
-        let total = |connection: &Connection| -> rusqlite::Result<u64> {
-            let mut sum = connection.prepare_cached("SELECT coalesce(sum(size), 0) FROM cached")?;
-            let total: i64 = sum.query_row([], |row| row.get(0))?;
-            Ok(u64::try_from(total).unwrap_or(0) + bytes.len() as u64)
-        };
-        if total(connection)? > self.bytes_max {
+    fn try_put(&self, connection: &Connection, name: &str, bytes: &[u8]) -> rusqlite::Result<bool> {
+        let most = self.bytes_max.saturating_sub(bytes.len() as u64);
+        if total(connection)? > most {
             self.note_used(connection)?;
         }
-        while total(connection)? > self.bytes_max {
+        while total(connection)? > most {
             // A batch at a time, those of the oldest run first, and none of this one.
             let oldest = "SELECT id FROM cached WHERE used < ?1 ORDER BY used, id LIMIT 64";
             connection.execute(&format!("DELETE FROM bodies WHERE id IN ({oldest})"), [self.run])?;
             if connection.execute(&format!("DELETE FROM cached WHERE id IN ({oldest})"), [self.run])? == 0 {
-                return Ok(());
+                return Ok(false);
             }
         }
         remove(connection, name)?;
@@ -250,7 +264,7 @@ impl Cache {
             "INSERT INTO bodies (id, bytes) VALUES (?1, ?2)",
             params![id, bytes],
         )?;
-        Ok(())
+        Ok(true)
     }
 
     /// Writes down what this run used: all at once, since each write by itself would cost more than the reading did.
@@ -346,6 +360,46 @@ impl Drop for Cache {
     }
 }
 
+/// Bytes of all bodies.
+fn total(connection: &Connection) -> rusqlite::Result<u64> {
+    let mut sum = connection.prepare_cached("SELECT coalesce(sum(size), 0) FROM cached")?;
+    let total: i64 = sum.query_row([], |row| row.get(0))?;
+    Ok(u64::try_from(total).unwrap_or(0))
+}
+
+/// Brings a cache that was allowed more before to `most` bytes, those used last, and gives the space back where that is much of the file.
+/// Another process that writes to it puts that off until the next run.
+fn shrink(connection: &Connection, most: u64) -> rusqlite::Result<()> {
+    if total(connection)? <= most {
+        return Ok(());
+    }
+    let kept = "SELECT id FROM (SELECT id, sum(size) OVER (ORDER BY used DESC, id DESC) AS held FROM cached) WHERE held <= ?1";
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let transaction = connection.unchecked_transaction()?;
+    for table in ["bodies", "cached"] {
+        transaction.execute(&format!("DELETE FROM {table} WHERE id NOT IN ({kept})"), [most])?;
+    }
+    transaction.commit()?;
+    let pragma = |name| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0));
+    if pragma("freelist_count")? > pragma("page_count")? / FREE_SHARE {
+        connection.execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE);")?;
+    }
+    Ok(())
+}
+
+/// Removes a cache's file and what SQLite keeps beside it.
+fn delete(path: &Path) -> std::io::Result<()> {
+    for end in ["", "-wal", "-shm"] {
+        let mut name = path.to_path_buf().into_os_string();
+        name.push(end);
+        match fs_err::remove_file(name) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 fn remove(connection: &Connection, name: &str) -> rusqlite::Result<()> {
     let body = "DELETE FROM bodies WHERE id = (SELECT id FROM cached WHERE name = ?1)";
     connection.execute(body, [name])?;
@@ -407,14 +461,18 @@ fn empty(path: &Path) {
                 rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked
             ) => {}
         Err(_) => {
-            for end in ["", "-wal", "-shm"] {
-                let mut name = path.to_path_buf().into_os_string();
-                name.push(end);
-                let _ = fs_err::remove_file(name);
-            }
+            let _ = delete(path);
         }
         Ok(()) => {}
     }
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error_code();
+    matches!(
+        code,
+        Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt)
+    )
 }
 
 fn cache_error(error: &rusqlite::Error) -> Error {
@@ -456,13 +514,13 @@ mod tests {
         for n in 0..10 {
             cache.put_block(&pack(n), 0, &[n; 100]);
         }
-        // Full of what this run used: nothing of it is pushed out.
-        cache.put_block(&pack(10), 0, &[10; 100]);
+        // Full of what this run used: nothing of it is pushed out, and what is not taken is said.
+        assert!(!cache.put_block(&pack(10), 0, &[10; 100]));
         assert_eq!(cache.blocks().len(), 10);
         drop(cache);
         let cache = open();
         assert_eq!(cache.get_block(&pack(3), 0).unwrap(), [3; 100].as_slice());
-        cache.put_block(&pack(11), 7, &[11; 100]);
+        assert!(cache.put_block(&pack(11), 7, &[11; 100]));
         let held = cache.blocks();
         assert!(
             held.contains(&(pack(3), 0)) && held.contains(&(pack(11), 7)) && held.len() <= 10,
@@ -510,5 +568,27 @@ mod tests {
         let cache = Cache::open(directory.path(), old).unwrap();
         assert!(cache.blocks().is_empty());
         assert_eq!(cache.seen(), [ObjectName::Config(0)].into());
+    }
+
+    #[test]
+    fn a_cache_that_became_smaller_gives_the_space_back_and_one_that_is_not_wanted_all_of_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let id = RepositoryId([1; 16]);
+        let cache = Cache::open_bases(directory.path(), id, 1 << 30).unwrap();
+        for n in 0..8 {
+            assert!(cache.put_block(&ObjectId([n; 32]), 0, &vec![n; 1 << 20]));
+        }
+        drop(cache);
+        assert!(Cache::size_of_bases(directory.path()) > 8 << 20);
+        let cache = Cache::open_bases(directory.path(), id, 3 << 20).unwrap();
+        let left = [5, 6, 7].map(|n| (ObjectId([n; 32]), 0));
+        assert_eq!(cache.blocks(), left.into());
+        assert_eq!(cache.get_block(&left[0].0, 0).unwrap(), vec![5; 1 << 20]);
+        drop(cache);
+        let size = Cache::size_of_bases(directory.path());
+        assert!(size < 4 << 20, "{size}");
+        Cache::remove_bases(directory.path(), id).unwrap();
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+        Cache::remove_bases(directory.path(), id).unwrap();
     }
 }

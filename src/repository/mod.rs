@@ -18,6 +18,7 @@ mod minimum;
 mod notes;
 mod open;
 mod pack;
+mod presence;
 mod read;
 mod replica;
 mod salvage;
@@ -204,7 +205,7 @@ impl Repository {
 
     /// What a session that began with `view` may rest on without a claim.
     pub fn bases(&self, view: &View) -> Bases {
-        Bases::new(self, view.index.clone(), Arc::default())
+        Bases::new(self, view, Arc::default())
     }
 
     /// A reader that believes the store only, never the local cache: for what looks for damage there.

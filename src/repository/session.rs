@@ -143,12 +143,7 @@ impl Session {
 
     /// A writer whose blobs this session can commit.
     pub fn writer(&self, context: &Context) -> BlobWriter {
-        BlobWriter::new(
-            self.repository.clone(),
-            context.clone(),
-            self.sid,
-            self.view.index.clone(),
-        )
+        BlobWriter::new(self.repository.clone(), context.clone(), self.sid, &self.view)
     }
 
     /// Commits: W7 and W8. `snapshot` must carry this session's id.

@@ -5,6 +5,7 @@ use super::forgets::{Committed, Forgets};
 use super::index::{Index, IndexBuilder};
 use super::ledger::Ledger;
 use super::log::{Listing, Log};
+use super::presence::Presence;
 use crate::context::Context;
 use crate::context::mutant::mutated;
 use crate::error::{Error, ErrorKind, Result};
@@ -34,6 +35,8 @@ pub struct View {
     /// Commits that are not void and were let go.
     let_go: Vec<Arc<SnapshotRecord>>,
     pub(crate) index: Arc<Index>,
+    /// What a session that goes by this view has found of the packs that it names.
+    pub(crate) presence: Arc<Presence>,
     /// Objects that do not decode; what they would have said is missing from the view.
     pub damaged: Vec<(ObjectName, Error)>,
 }
@@ -87,6 +90,7 @@ impl View {
             forgets,
             let_go,
             index: Arc::new(index),
+            presence: Arc::default(),
             damaged,
         })
     }

@@ -1,16 +1,22 @@
 //! The local cache of what deltas rest on, and the budget for what it does not hold: they save bytes, and nothing else ever depends on
 //! them.
 
-use crate::world::{Things, World, context, noise};
-use holdall::connector::Source;
+use crate::world::{Things, World, contents, context, noise, over, snapshots};
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use holdall::connector::{Origin, Source};
 use holdall::context::Context;
-use holdall::error::Result;
+use holdall::error::{ErrorKind, Result};
 use holdall::ops::{self, SnapshotReport, SnapshotRequest};
 use holdall::repository::{Cache, Repository};
 use holdall::snapshot::DeltaPolicy;
+use holdall::snapshot::entry::{Item, Prior};
 use holdall::store::Store;
-use holdall::testkit::repo;
+use holdall::testkit::{FaultStore, Op, repo};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 const NOTHING: DeltaPolicy = DeltaPolicy::FetchUpTo(0);
 const LARGE: u64 = 1 << 30;
@@ -41,7 +47,16 @@ async fn take(
     round: usize,
     deltas: DeltaPolicy,
 ) -> SnapshotReport {
-    let mut open = || -> Result<Option<Vec<Box<dyn Source>>>> { Ok(Some(vec![Box::new(things(round))])) };
+    take_things(context, repository, &things(round), deltas).await
+}
+
+async fn take_things(
+    context: &Context,
+    repository: &Repository,
+    things: &Things,
+    deltas: DeltaPolicy,
+) -> SnapshotReport {
+    let mut open = || -> Result<Option<Vec<Box<dyn Source>>>> { Ok(Some(vec![Box::new(things.clone())])) };
     let request = SnapshotRequest {
         deltas,
         ..repo::request()
@@ -204,4 +219,132 @@ async fn it_holds_what_it_may_and_two_may_use_it_at_once() {
     let size = Cache::size_of_bases(small.path());
     assert!((1..4 << 20).contains(&size), "{size}");
     assert_sound(&context, &store).await;
+}
+
+/// The objects of packs that a step adds.
+async fn packs(world: &World) -> BTreeSet<String> {
+    let objects = world.objects().await;
+    let packs = objects.keys().filter(|name| name.starts_with("packs/"));
+    packs.cloned().collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_new_rests_on_a_pack_that_was_lost_though_its_content_is_kept_here() {
+    // The packs of the first snapshot are lost, or those of the second, whose deltas the third would rest on.
+    for lost_round in [0, 1] {
+        let (world, context, directory) = (World::new(), context(), tempfile::tempdir().unwrap());
+        let mut there = BTreeSet::new();
+        let mut lost = BTreeSet::new();
+        let store = begin(&context, &world, directory.path()).await;
+        for round in 0..2 {
+            if round > 0 {
+                let repository = open(&store, Some(directory.path()), LARGE).await;
+                assert!(is_of_deltas(&take(&context, &repository, round, NOTHING).await));
+            }
+            let now = packs(&world).await;
+            if round == lost_round {
+                lost = &now - &there;
+            }
+            there = now;
+        }
+        // Of the packs that hold content, the largest; nodes of the tree are another matter.
+        let objects = world.objects().await;
+        let largest = lost.iter().max_by_key(|name| objects[*name].len()).unwrap();
+        world.remove(largest).await;
+        let repository = open(&store, Some(directory.path()), LARGE).await;
+        let mut changed = things(2);
+        // In hand, and what the index says of it is known to be wrong by the time that it is put.
+        let known = things(lost_round).contents["0005"].clone();
+        changed.contents.insert("9999".into(), known);
+        let next = take_things(&context, &repository, &changed, NOTHING).await;
+        assert!(!is_of_deltas(&next), "{:?}", next.snapshot.statistics);
+        let found = snapshots(&context, &repo::open(&store).await.unwrap())
+            .await
+            .unwrap();
+        assert!(contents(found.last().unwrap()).await.unwrap() == changed.contents);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_pack_that_bases_lie_in_is_asked_for_once_and_none_that_was_read_from() {
+    let (world, context, directory) = (World::new(), context(), tempfile::tempdir().unwrap());
+    begin(&context, &world, directory.path()).await;
+    let faults = world.faults();
+    let store = over(Arc::new(faults.clone()), &context);
+    let mut there = packs(&world).await.len();
+    for round in 1..5 {
+        let repository = open(&store, Some(directory.path()), LARGE).await;
+        faults.forget_calls();
+        assert!(is_of_deltas(&take(&context, &repository, round, NOTHING).await));
+        let calls = faults.calls();
+        let asked = calls.iter().filter(|call| call.op == Op::Head);
+        let asked: Vec<&str> = asked.map(|call| call.name.as_str()).collect();
+        let once: BTreeSet<&str> = asked.iter().copied().collect();
+        assert!(!asked.is_empty() && asked.len() == once.len(), "{asked:?}");
+        assert!(asked.len() <= there, "{asked:?}");
+        assert!(asked.iter().all(|name| name.starts_with("packs/")), "{asked:?}");
+        there = packs(&world).await.len();
+    }
+    let repository = open(&store, None, 0).await;
+    faults.forget_calls();
+    assert!(is_of_deltas(
+        &take(&context, &repository, 5, DeltaPolicy::default()).await
+    ));
+    assert_eq!(faults.count(Op::Head), 0, "{:?}", faults.calls());
+}
+
+/// Things whose store hangs from the moment that they are read.
+struct Hanging(Things, FaultStore);
+
+impl Source for Hanging {
+    fn origin(&self) -> Origin {
+        self.0.origin()
+    }
+
+    fn entries<'a>(&'a mut self, context: &'a Context, prior: Arc<dyn Prior>) -> BoxStream<'a, Result<Item>> {
+        self.1.delay(Duration::from_secs(600));
+        self.0.entries(context, prior)
+    }
+
+    fn finish(&mut self) -> BoxFuture<'_, Result<()>> {
+        self.0.finish()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupt_is_heard_while_a_base_is_waited_for() {
+    let (world, context) = (World::new(), context());
+    let faults = world.faults();
+    let store = over(Arc::new(faults.clone()), &context);
+    let repository = repo::init(&store, &context).await.unwrap();
+    take(&context, &repository, 0, NOTHING).await;
+    let mut source = Some(Hanging(things(1), faults.clone()));
+    let mut open = || -> Result<Option<Vec<Box<dyn Source>>>> {
+        Ok(source
+            .take()
+            .map(|source| -> Vec<Box<dyn Source>> { vec![Box::new(source)] }))
+    };
+    let waits_for_packs = || {
+        let calls = faults.calls();
+        calls
+            .iter()
+            .any(|call| call.op == Op::Get && call.name.starts_with("packs/"))
+    };
+    faults.forget_calls();
+    let interrupt = async {
+        while !waits_for_packs() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // Now all batches that may wait do.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        context.cancel.cancel();
+        // What was asked hangs on; what ends the session need not.
+        faults.delay(Duration::ZERO);
+    };
+    let request = repo::request();
+    let run = ops::snapshot(&context, &repository, &request, &mut open);
+    let both = Box::pin(async { tokio::join!(run, interrupt).0 });
+    let ended = tokio::time::timeout(Duration::from_secs(30), both).await;
+    let error = ended.expect("an interrupt is heard").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
 }

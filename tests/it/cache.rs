@@ -127,9 +127,9 @@ async fn blocks_in_the_cache_that_are_wrong_or_stale_change_nothing() {
         for (pack, offset) in &held {
             let whole = spoiled.get_block(pack, *offset).unwrap_or_default();
             match harm {
-                0 => spoiled.put_block(pack, *offset, b"wrong"),
-                1 => spoiled.put_block(pack, *offset, &other),
-                2 => spoiled.put_block(pack, *offset, &whole[..whole.len().saturating_sub(1)]),
+                0 => assert!(spoiled.put_block(pack, *offset, b"wrong")),
+                1 => assert!(spoiled.put_block(pack, *offset, &other)),
+                2 => assert!(spoiled.put_block(pack, *offset, &whole[..whole.len().saturating_sub(1)])),
                 _ => spoiled.remove_block(pack, *offset),
             }
         }

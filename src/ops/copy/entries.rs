@@ -46,7 +46,7 @@ pub(super) async fn bring(
         base.as_ref().map(|base| base.copy.tree()),
     );
     if base.is_some() {
-        let blobs = job.target.reader(job.context, session.view());
+        let blobs = job.target.reader_of_bases(job.context, session.view());
         writer.use_deltas(blobs, DeltaPolicy::default());
     }
     let lost = match write(job, &reader, base.as_ref(), &mut writer).await {
@@ -149,7 +149,7 @@ fn find_base(
     let copy = copy_of(&base)?.clone();
     let budget = job.context.budget.total();
     let of_source = job.source.reader(job.context, &source.view);
-    let of_target = job.target.reader(job.context, session.view());
+    let of_target = job.target.reader_of_bases(job.context, session.view());
     let copy = SnapshotReader::new(copy, of_target.clone(), budget);
     Some(Base {
         source: SnapshotReader::new(base, of_source, budget),

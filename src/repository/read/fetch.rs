@@ -2,6 +2,7 @@
 
 use super::super::index::{Block, Index, Pack, PackNumber};
 use super::super::pack::decode_block;
+use super::super::presence::Presence;
 use super::super::{Cache, Repository};
 use super::Cached;
 use crate::context::Context;
@@ -48,6 +49,8 @@ pub(super) struct Blocks {
     /// The local cache of blocks of the tree, and that of content; nothing where there is none or it is not to be used.
     tree: Option<Arc<Held>>,
     bases: Option<Arc<Held>>,
+    /// Which packs were found to be in the store, for those who rest something new on them.
+    presence: Option<Arc<Presence>>,
     /// Bytes fetched, and those among them of content.
     fetched: Arc<AtomicU64>,
     content: Arc<AtomicU64>,
@@ -72,10 +75,34 @@ impl Held {
         blocks.is_ok_and(|blocks| blocks.contains(&(*pack, block.offset)))
     }
 
+    /// Keeps a block, if there is room for it: what was not taken must not count as at hand.
     fn put(&self, pack: &ObjectId, block: &Block, sealed: &[u8]) {
-        self.cache.put_block(pack, block.offset, sealed);
-        if let Ok(mut blocks) = self.blocks.lock() {
+        if self.cache.put_block(pack, block.offset, sealed)
+            && let Ok(mut blocks) = self.blocks.lock()
+        {
             blocks.insert((*pack, block.offset));
+        }
+    }
+
+    /// The sealed bytes of a block. One that is not there any more, another process may need the room, does not count as at hand from
+    /// then on.
+    fn get(&self, pack: &ObjectId, block: &Block) -> Option<Bytes> {
+        let sealed = self.cache.get_block(pack, block.offset);
+        if sealed.is_none() {
+            self.forget(pack, block);
+        }
+        sealed
+    }
+
+    /// Drops a block that does not open.
+    fn remove(&self, pack: &ObjectId, block: &Block) {
+        self.cache.remove_block(pack, block.offset);
+        self.forget(pack, block);
+    }
+
+    fn forget(&self, pack: &ObjectId, block: &Block) {
+        if let Ok(mut blocks) = self.blocks.lock() {
+            blocks.remove(&(*pack, block.offset));
         }
     }
 }
@@ -89,13 +116,17 @@ struct Kept {
 
 impl Blocks {
     /// `cached` says what local caches may give and are given.
-    pub(super) fn new(repository: Repository, context: Context, index: Arc<Index>, cached: Cached) -> Self {
+    pub(super) fn new(repository: Repository, context: Context, index: Arc<Index>, cached: &Cached) -> Self {
         let budget = context.budget.total();
         let (kept_max, request_max) = (budget / 4, budget / 16);
         let requests = Arc::new(Semaphore::new(repository.concurrency()));
         let (kept, tasks) = (Mutex::default(), Mutex::default());
-        let tree = (cached != Cached::Nothing).then(|| Held::new(repository.cache()));
-        let bases = repository.base_cache().filter(|_| cached == Cached::TreeAndBases);
+        let tree = (!matches!(cached, Cached::Nothing)).then(|| Held::new(repository.cache()));
+        let presence = match cached {
+            Cached::TreeAndBases(presence) => Some(presence.clone()),
+            _ => None,
+        };
+        let bases = repository.base_cache().filter(|_| presence.is_some());
         let bases = bases.map(Held::new);
         Self {
             repository,
@@ -108,6 +139,7 @@ impl Blocks {
             requests,
             tree,
             bases,
+            presence,
             fetched: Arc::default(),
             content: Arc::default(),
         }
@@ -248,11 +280,20 @@ impl Blocks {
         let (repository, id) = (self.repository.clone(), self.index.pack(pack).map(|pack| pack.id));
         let (requests, fetched) = (self.requests.clone(), self.fetched.clone());
         let content = is_content.then(|| self.content.clone());
+        let presence = self.presence.clone();
         async move {
             let permit = Arc::new(requests.acquire_owned().await.ok());
             let id = id.ok_or_else(|| Error::new(ErrorKind::Damaged, "pack outside the index"))?;
             let expected = range.end - range.start;
-            let bytes = repository.store().get_range(&ObjectName::Pack(id), range).await?;
+            let bytes = repository.store().get_range(&ObjectName::Pack(id), range).await;
+            if let Some(presence) = presence {
+                match &bytes {
+                    Ok(bytes) if bytes.len() as u64 == expected => presence.note(id, true),
+                    Err(error) if error.kind() == ErrorKind::NotFound => presence.note(id, false),
+                    _ => {}
+                }
+            }
+            let bytes = bytes?;
             fetched.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             if let Some(content) = content {
                 content.fetch_add(bytes.len() as u64, Ordering::Relaxed);
@@ -280,14 +321,20 @@ impl Blocks {
         });
         let held = self.cache_of(&block).cloned();
         let (repository, cpu) = (self.repository.clone(), self.context.cpu.clone());
+        let presence = self.presence.clone().filter(|_| !block.tree);
         async move {
+            if let Some((presence, pack)) = presence.zip(pack)
+                && !presence.ask(&repository, &pack).await?
+            {
+                let error = Error::new(ErrorKind::NotFound, "a pack is missing from the store");
+                return Err(error.with("object", ObjectName::Pack(pack.id)));
+            }
             let from_cache = move || -> Option<Bytes> {
-                let pack = pack?;
-                let cache = &held?.cache;
-                let sealed = cache.get_block(&pack.id, block.offset)?;
+                let (pack, held) = (pack?, held?);
+                let sealed = held.get(&pack.id, &block)?;
                 let opened = open_block(repository.keyring(), &pack, &block, &sealed);
                 if opened.is_err() {
-                    cache.remove_block(&pack.id, block.offset);
+                    held.remove(&pack.id, &block);
                 }
                 opened.ok()
             };
@@ -374,4 +421,37 @@ impl Kept {
 
 fn poisoned() -> Error {
     Error::new(ErrorKind::Internal, "block cache is poisoned")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::id::RepositoryId;
+    use crate::format::index::Codec;
+
+    #[test]
+    fn only_what_the_cache_has_counts_as_at_hand() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || Cache::open_bounded(directory.path(), RepositoryId([1; 16]), 1000).unwrap();
+        let block = Block {
+            pack: PackNumber(0),
+            record: 0,
+            offset: 0,
+            sealed: 600,
+            plain: 600,
+            codec: Codec::Raw,
+            tree: false,
+        };
+        let (first, second) = (ObjectId([1; 32]), ObjectId([2; 32]));
+        let held = Held::new(&Arc::new(open()));
+        held.put(&first, &block, &[1; 600]);
+        held.put(&second, &block, &[2; 600]);
+        assert!(held.holds(&first, &block));
+        assert!(!held.holds(&second, &block), "there is no room for it");
+        // Another process takes the room.
+        let other = open();
+        other.remove_block(&first, block.offset);
+        assert!(held.get(&first, &block).is_none());
+        assert!(!held.holds(&first, &block));
+    }
 }

@@ -4,6 +4,7 @@ pub(super) mod fetch;
 
 use super::delta::apply_delta;
 use super::index::{Copy, Index, PackNumber};
+use super::presence::Presence;
 use super::view::{Purpose, View};
 use super::{Repository, lost};
 use crate::context::Context;
@@ -39,14 +40,14 @@ struct Inner {
 }
 
 /// What local caches may give blocks of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub(super) enum Cached {
     /// Nothing.
     Nothing,
     /// The tree.
     Tree,
-    /// The tree, and content that deltas rest on.
-    TreeAndBases,
+    /// The tree, and content that deltas rest on; of that, only what lies in packs that are in the store as well.
+    TreeAndBases(Arc<Presence>),
 }
 
 /// What reading rests on; replaced as a whole when a collector round ended meanwhile.
@@ -104,7 +105,8 @@ impl BlobReader {
     }
 
     pub(super) fn of_bases(repository: Repository, context: Context, view: &View) -> Self {
-        Self::with(repository, context, view, (Cached::TreeAndBases, None))
+        let cached = Cached::TreeAndBases(view.presence.clone());
+        Self::with(repository, context, view, (cached, None))
     }
 
     fn with(
@@ -113,7 +115,7 @@ impl BlobReader {
         view: &View,
         (cached, snapshot): (Cached, Option<SessionId>),
     ) -> Self {
-        let blocks = Blocks::new(repository.clone(), context.clone(), view.index.clone(), cached);
+        let blocks = Blocks::new(repository.clone(), context.clone(), view.index.clone(), &cached);
         let state = RwLock::new(State::new(view, blocks, snapshot));
         Self {
             inner: Arc::new(Inner {
@@ -141,7 +143,7 @@ impl BlobReader {
         (index, newest): (Arc<Index>, u64),
         cached: Cached,
     ) -> Self {
-        let blocks = Blocks::new(repository.clone(), context.clone(), index.clone(), cached);
+        let blocks = Blocks::new(repository.clone(), context.clone(), index.clone(), &cached);
         let state = State {
             index,
             blocks: Arc::new(blocks),
@@ -398,7 +400,7 @@ impl BlobReader {
         let view = View::load(&self.inner.repository, &self.inner.context, Purpose::Read).await?;
         let inner = &self.inner;
         let (repository, context) = (inner.repository.clone(), inner.context.clone());
-        let blocks = Blocks::new(repository, context, view.index.clone(), inner.cached);
+        let blocks = Blocks::new(repository, context, view.index.clone(), &inner.cached);
         blocks.count_on(&self.state()?.blocks);
         let state = State::new(&view, blocks, inner.snapshot);
         if let Ok(mut current) = self.inner.state.write() {

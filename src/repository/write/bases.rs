@@ -1,14 +1,20 @@
 //! Which blobs a session may rest a delta on, and how long that delta may be.
 
 use super::super::Repository;
-use super::super::index::{Copy, Index};
+use super::super::index::{Copy, Index, Pack};
+use super::super::presence::Presence;
+use super::super::view::View;
 use crate::context::mutant::{self, mutated};
 use crate::crypto::Secret;
-use crate::format::id::BlobId;
+use crate::error::Result;
+use crate::format::id::{BlobId, ObjectId};
 use crate::format::index::Codec;
 use crate::format::limits::CHAIN_MAX;
-use std::sync::Arc;
+use futures::StreamExt;
+use futures::stream;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// No chain is rebased before it has so many deltas.
 const CHAIN_MIN: usize = 8;
@@ -33,19 +39,34 @@ struct Limits {
 /// parent's content in a condemned pack); they are left out, because each of them can end with its session or round.
 #[derive(Clone)]
 pub struct Bases {
+    repository: Repository,
     view: Arc<Index>,
+    presence: Arc<Presence>,
+    /// The first pack that was missed.
+    lost: Arc<OnceLock<ObjectId>>,
     rebase: Arc<Secret>,
     ready: Arc<AtomicU64>,
 }
 
 impl Bases {
-    pub(in crate::repository) fn new(
+    pub(in crate::repository) fn new(repository: &Repository, view: &View, ready: Arc<AtomicU64>) -> Self {
+        Self::over(repository, view.index.clone(), view.presence.clone(), ready)
+    }
+
+    pub(super) fn over(
         repository: &Repository,
         view: Arc<Index>,
+        presence: Arc<Presence>,
         ready: Arc<AtomicU64>,
     ) -> Self {
-        let rebase = Arc::new(repository.keyring().rebase_key());
-        Self { view, rebase, ready }
+        Self {
+            rebase: Arc::new(repository.keyring().rebase_key()),
+            repository: repository.clone(),
+            view,
+            presence,
+            lost: Arc::default(),
+            ready,
+        }
     }
 
     /// Bytes of blocks that the session has uploaded so far, or that wait for it.
@@ -53,11 +74,11 @@ impl Bases {
         self.ready.load(Ordering::Relaxed)
     }
 
-    /// Whether packs of committed snapshots hold a blob.
+    /// Whether packs of committed snapshots hold a blob, as far as none of them was missed.
     pub fn has(&self, id: &BlobId) -> bool {
         let held_back = |copy: &Copy| {
-            let pack = self.view.block(copy).and_then(|block| self.view.pack(block.pack));
-            pack.is_some_and(|pack| mutant::is_held_back(&pack.id.0))
+            self.pack(copy)
+                .is_some_and(|pack| mutant::is_held_back(&pack.id.0))
         };
         let allowed = |copy: &Copy| self.is_committed(copy) && !held_back(copy);
         let has_any = mutated!(ReuseIgnoresBases) && self.view.copies(id).iter().any(allowed);
@@ -86,6 +107,44 @@ impl Bases {
             .filter(|room| *room > 0)
     }
 
+    /// Whether the packs of a chain of `base` are in the store. What a local cache gives proves nothing of them, so each is asked for
+    /// once in a session, unless it was read from.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn are_there(&self, base: &BlobId) -> Result<bool> {
+        loop {
+            let Some(chain) = self.view.chain(base, &|copy| self.is_committed(copy)) else {
+                return Ok(false);
+            };
+            let packs = chain.iter().filter_map(|copy| self.pack(copy));
+            let packs: BTreeMap<ObjectId, Pack> = packs.map(|pack| (pack.id, *pack)).collect();
+            let ask = |pack: Pack| async move {
+                let is_there = self.presence.ask(&self.repository, &pack).await;
+                is_there.map(|is_there| (pack.id, is_there))
+            };
+            let mut asked = stream::iter(packs.into_values())
+                .map(ask)
+                .buffer_unordered(CHAIN_MAX + 1);
+            let mut all = true;
+            while let Some(answer) = asked.next().await {
+                let (pack, is_there) = answer?;
+                if !is_there {
+                    all = false;
+                    let _first = self.lost.set(pack);
+                }
+            }
+            if all {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// A pack that was missed by [`Self::are_there`], if any was: snapshots that are there rest on it.
+    pub fn lost(&self) -> Option<ObjectId> {
+        self.lost.get().copied()
+    }
+
     /// Where the chain that grows on a whole copy ends: differs from copy to copy, so that no one snapshot pays for all, and stays the
     /// same while the chain grows, so that chances do not add up to one step that pays for most.
     fn limits(&self, whole: &BlobId) -> Limits {
@@ -97,8 +156,12 @@ impl Bases {
         }
     }
 
+    fn pack(&self, copy: &Copy) -> Option<&Pack> {
+        self.view.block(copy).and_then(|block| self.view.pack(block.pack))
+    }
+
     fn is_committed(&self, copy: &Copy) -> bool {
-        let pack = self.view.block(copy).and_then(|block| self.view.pack(block.pack));
-        pack.is_some_and(|pack| !pack.unclaimed)
+        let pack = self.pack(copy);
+        pack.is_some_and(|pack| !pack.unclaimed && !self.presence.is_lost(&pack.id))
     }
 }

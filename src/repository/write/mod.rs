@@ -11,6 +11,8 @@ use super::Repository;
 use super::delta::Delta;
 use super::index::{Index, PackNumber};
 use super::pack::{SealedPack, seal_pack};
+use super::presence::Presence;
+use super::view::View;
 use crate::context::mutant::{self, mutated};
 use crate::context::{Context, Reservation, Time};
 use crate::crypto::Sealed;
@@ -23,7 +25,7 @@ use crate::format::layout::ObjectName;
 pub use bases::Bases;
 use lane::Lane;
 pub use rest::Rest;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use tokio::task::JoinSet;
@@ -85,8 +87,9 @@ pub struct BlobWriter {
     /// Rows of packs that are durable and that no run lists yet.
     rows: Vec<Tables>,
     last_run: Time,
-    /// Packs of dead sessions: whether they are still there, and whether this session's runs list them.
-    presence: HashMap<PackNumber, bool>,
+    /// Which packs were found to be there.
+    presence: Arc<Presence>,
+    /// Packs of dead sessions that are rested on, and those of them that this session's runs list.
     claimed: BTreeSet<PackNumber>,
     claims_listed: BTreeSet<PackNumber>,
     counts: WriteCounts,
@@ -103,7 +106,7 @@ struct Uploaded {
 }
 
 impl BlobWriter {
-    pub(super) fn new(repository: Repository, context: Context, sid: SessionId, view: Arc<Index>) -> Self {
+    pub(super) fn new(repository: Repository, context: Context, sid: SessionId, view: &View) -> Self {
         let eighth = usize::try_from(context.budget.total() / 8).unwrap_or(DATA_PACK_MAX);
         let ready = Arc::new(AtomicU64::new(0));
         let data = Lane::new(&context, DATA_PACK_MAX.min(eighth), &ready);
@@ -114,7 +117,7 @@ impl BlobWriter {
             repository,
             context,
             sid,
-            view,
+            view: view.index.clone(),
             fresh: HashSet::new(),
             data,
             nodes,
@@ -122,7 +125,7 @@ impl BlobWriter {
             uploads_max,
             rows: Vec::new(),
             last_run,
-            presence: HashMap::new(),
+            presence: view.presence.clone(),
             claimed: BTreeSet::new(),
             claims_listed: BTreeSet::new(),
             counts: WriteCounts::default(),
@@ -189,7 +192,8 @@ impl BlobWriter {
 
     /// What deltas of this session may rest on.
     pub fn bases(&self) -> Bases {
-        Bases::new(&self.repository, self.view.clone(), self.ready.clone())
+        let (index, presence) = (self.view.clone(), self.presence.clone());
+        Bases::over(&self.repository, index, presence, self.ready.clone())
     }
 
     fn check_sound(&self) -> Result<()> {
@@ -237,7 +241,9 @@ impl BlobWriter {
         let committed = |copy: &super::index::Copy| {
             view.block(copy)
                 .and_then(|b| view.pack(b.pack))
-                .is_some_and(|pack| !pack.unclaimed && !mutant::is_held_back(&pack.id.0))
+                .is_some_and(|pack| {
+                    !pack.unclaimed && !mutant::is_held_back(&pack.id.0) && !self.presence.is_lost(&pack.id)
+                })
         };
         if mutated!(ReuseIgnoresBases) && view.copies(id).iter().any(committed) {
             return Ok(true);
@@ -246,11 +252,11 @@ impl BlobWriter {
             return Ok(true);
         }
         loop {
-            let known_absent = |copy: &super::index::Copy| {
-                view.block(copy)
-                    .is_some_and(|b| self.presence.get(&b.pack) != Some(&false))
+            let not_lost = |copy: &super::index::Copy| {
+                let pack = view.block(copy).and_then(|block| view.pack(block.pack));
+                pack.is_some_and(|pack| !self.presence.is_lost(&pack.id))
             };
-            let Some(chain) = view.chain(id, &known_absent) else {
+            let Some(chain) = view.chain(id, &not_lost) else {
                 return Ok(false);
             };
             let packs: BTreeSet<PackNumber> = chain
@@ -273,11 +279,7 @@ impl BlobWriter {
             if !pack.unclaimed {
                 continue;
             }
-            if !self.presence.contains_key(number) {
-                let present = pack.is_present(&self.repository).await?;
-                self.presence.insert(*number, present);
-            }
-            if self.presence.get(number) != Some(&true) {
+            if !self.presence.ask(&self.repository, pack).await? {
                 return Ok(false);
             }
         }

@@ -66,25 +66,17 @@ impl BlobWriter {
     /// What the store says.
     pub async fn there(&mut self) -> Result<There> {
         let view = self.view.clone();
-        let numbered = (0u32..).zip(view.packs());
-        let unclaimed: Vec<_> = numbered
-            .filter(|(_, pack)| pack.unclaimed)
-            .map(|(number, pack)| (PackNumber(number), *pack))
-            .filter(|(number, _)| !self.presence.contains_key(number))
-            .collect();
-        let repository = self.repository.clone();
-        let heads = unclaimed.into_iter().map(|(number, pack)| {
-            let repository = &repository;
-            async move { (number, pack.is_present(repository).await) }
-        });
-        let heads: Vec<_> = heads.collect();
-        let mut heads = stream::iter(heads).buffered(repository.concurrency());
-        while let Some((number, present)) = heads.next().await {
-            self.presence.insert(number, present?);
+        let (presence, repository) = (&self.presence, &self.repository);
+        let unclaimed: Vec<_> = view.packs().iter().filter(|pack| pack.unclaimed).collect();
+        let asked = unclaimed.into_iter().map(|pack| presence.ask(repository, pack));
+        let asked: Vec<_> = asked.collect();
+        let mut asked = stream::iter(asked).buffered(repository.concurrency());
+        while let Some(is_there) = asked.next().await {
+            is_there?;
         }
-        drop(heads);
-        let absent = self.presence.iter().filter(|(_, present)| !**present);
-        let absent = absent.map(|(number, _)| *number).collect();
+        let numbered = (0u32..).zip(view.packs());
+        let absent = numbered.filter(|(_, pack)| presence.is_lost(&pack.id));
+        let absent = absent.map(|(number, _)| PackNumber(number)).collect();
         Ok(There::new(view.clone(), absent))
     }
 

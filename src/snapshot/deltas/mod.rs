@@ -10,11 +10,12 @@ use super::entry::{EntryRecord, Key};
 use super::tree::content_refs;
 use crate::chunk::Sketch;
 use crate::context::Context;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::format::entry::BlobRef;
 use crate::format::id::BlobId;
 use crate::format::index::BlobKind;
+use crate::format::layout::ObjectName;
 use crate::repository::{Bases, BlobReader, Delta, make_delta};
 pub(super) use before::Before;
 use bytes::Bytes;
@@ -258,10 +259,10 @@ impl Deltas {
             let next = Next::Search(sketch, shared);
             return Compared { wanted, seen, next };
         }
-        let Some(((near, content), room)) = near.zip(content).zip(room) else {
+        let Some((near, content)) = near.zip(content).filter(|_| room.is_some()) else {
             return whole(wanted, seen, None);
         };
-        let delta = self.delta(&wanted, (near.reference.id, content), room).await;
+        let delta = self.delta(&wanted, (near.reference.id, content)).await;
         let next = Next::Made(Made {
             chunk: wanted.chunk,
             // A long one may only mean that the chain is at its end.
@@ -322,10 +323,10 @@ impl Deltas {
         let Some(id) = base.map(|base| base.reference.id) else {
             return made;
         };
-        if let Some(room) = self.bases.room(&wanted.id, wanted.plain.len(), &id)
+        if self.bases.room(&wanted.id, wanted.plain.len(), &id).is_some()
             && let Some(content) = self.base(&id).await
         {
-            made.delta = self.delta(&wanted, (id, content), room).await;
+            made.delta = self.delta(&wanted, (id, content)).await;
         }
         made
     }
@@ -355,12 +356,28 @@ impl Deltas {
         self.told(self.blobs.get(BlobKind::Data, id).await)
     }
 
-    async fn delta(&self, wanted: &Wanted, (base, content): (BlobId, Bytes), room: usize) -> Option<Delta> {
+    async fn delta(&self, wanted: &Wanted, (base, content): (BlobId, Bytes)) -> Option<Delta> {
+        if !self.is_sound(&base).await {
+            return None;
+        }
+        let room = self.bases.room(&wanted.id, wanted.plain.len(), &base)?;
         let plain = wanted.plain.clone();
         let make = move || make_delta(&plain, &content, room);
         let made = self.context.cpu.run(make).await.flatten();
         let bytes = self.told(made)??.into();
         Some(Delta { base, bytes })
+    }
+
+    /// Whether a base whose content is at hand can be rested on: the packs of its chain are in the store, and nothing of what it
+    /// rests on was found to be damaged. Content from a cache proves neither, and what is new must not be lost with what is old.
+    async fn is_sound(&self, base: &BlobId) -> bool {
+        let there = self.told(self.bases.are_there(base).await);
+        if let Some(pack) = self.bases.lost() {
+            let text = "a pack that snapshots rest on is missing from the store";
+            let error = Error::new(ErrorKind::Damaged, text).with("object", ObjectName::Pack(pack));
+            self.told::<()>(Err(error));
+        }
+        there == Some(true) && self.blobs.blame(base).is_empty()
     }
 
     /// Goes on without what failed, and tells so once.
@@ -372,8 +389,14 @@ impl Deltas {
                     self.off.store(true, Ordering::Relaxed);
                 }
                 if !self.told.swap(true, Ordering::Relaxed) {
-                    let text =
-                        format!("changed content is stored whole where no delta could be made: {error}");
+                    let then = if error.kind() == ErrorKind::Damaged {
+                        "; run `holdall check`, then `holdall snapshot` again"
+                    } else {
+                        ""
+                    };
+                    let text = format!(
+                        "changed content is stored whole where no delta could be made: {error}{then}"
+                    );
                     self.context.emit(&Event::Note { text });
                 }
                 None

@@ -5,7 +5,7 @@
 //! sketched is kept for a while and found by its features.
 
 use super::{Deltas, Placed};
-use crate::chunk::Sketch;
+use crate::chunk::{FEATURES, Sketch};
 use crate::error::Result;
 use crate::format::entry::{BlobRef, EntryKind, Key};
 use crate::format::id::BlobId;
@@ -14,9 +14,9 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use std::collections::{HashMap, HashSet, VecDeque};
 
-/// Chunks of the parent that are kept sketched: about 4 GB of content, in about 8 MB.
+/// Chunks of the parent that are kept sketched: about 4 GB of content, in about 9 MB.
 const KNOWN_MAX: usize = 16_384;
-/// Chunks that are remembered for one feature: one that many have tells nothing.
+/// Chunks with one feature that are looked at, those met last: one that many have tells nothing.
 const HOLDERS_MAX: usize = 8;
 /// Chunks that are read ahead for one chunk, and at once.
 const AHEAD: usize = 32;
@@ -58,13 +58,21 @@ pub(in crate::snapshot) struct Similar {
     /// What lies before this offset is not read.
     read_from: u64,
     /// In the order in which they were met; the first one's number is `first`.
-    known: VecDeque<(Placed, Sketch)>,
-    first: u64,
+    known: VecDeque<Known>,
+    first: u32,
     ids: HashSet<BlobId>,
-    /// The numbers of chunks that have a feature.
-    holders: HashMap<u32, VecDeque<u64>>,
+    /// The number of the chunk met last that has a feature; that one tells which had it before.
+    last: HashMap<u32, u32>,
     misses: u32,
     pause: u32,
+}
+
+/// A chunk that is kept sketched.
+struct Known {
+    placed: Placed,
+    sketch: Sketch,
+    /// For each feature, how many numbers before this one the chunk is that had it before; 0 if there is none.
+    before: [u32; FEATURES],
 }
 
 impl Similar {
@@ -87,7 +95,7 @@ impl Similar {
             known: VecDeque::new(),
             first: 0,
             ids: HashSet::new(),
-            holders: HashMap::new(),
+            last: HashMap::new(),
             misses: 0,
             pause: 0,
         }
@@ -95,52 +103,73 @@ impl Similar {
 
     /// Takes note of a chunk of the parent.
     pub(super) fn note(&mut self, placed: Placed, sketch: Sketch) {
+        if self.known.len() == KNOWN_MAX {
+            self.forget_first();
+        }
+        let known = u32::try_from(self.known.len()).ok();
+        let Some(number) = known.and_then(|known| self.first.checked_add(known)) else {
+            return;
+        };
         if !self.ids.insert(placed.reference.id) {
             return;
         }
-        let number = self.first + self.known.len() as u64;
-        for feature in sketch.features() {
-            let holders = self.holders.entry(*feature).or_default();
-            if holders.len() == HOLDERS_MAX {
-                holders.pop_front();
-            }
-            holders.push_back(number);
+        let mut before = [0; FEATURES];
+        for (feature, before) in sketch.features().iter().zip(&mut before) {
+            *before = self.last.insert(*feature, number).map_or(0, |last| number - last);
         }
-        self.known.push_back((placed, sketch));
-        if self.known.len() > KNOWN_MAX {
-            self.forget_first();
-        }
+        self.known.push_back(Known {
+            placed,
+            sketch,
+            before,
+        });
     }
 
     fn forget_first(&mut self) {
-        let Some((placed, sketch)) = self.known.pop_front() else {
+        let Some(Known { placed, sketch, .. }) = self.known.pop_front() else {
             return;
         };
         self.ids.remove(&placed.reference.id);
         for feature in sketch.features() {
-            if let Some(holders) = self.holders.get_mut(feature) {
-                holders.retain(|number| *number != self.first);
-                if holders.is_empty() {
-                    self.holders.remove(feature);
-                }
+            // Later chunks that have it may still point here, where nothing is any more.
+            if self.last.get(feature) == Some(&self.first) {
+                self.last.remove(feature);
             }
         }
         self.first += 1;
     }
 
+    fn known(&self, number: u32) -> Option<&Known> {
+        self.known.get(number.checked_sub(self.first)? as usize)
+    }
+
+    /// The numbers of chunks that have a feature, the one met last first.
+    fn holders(&self, feature: u32) -> impl Iterator<Item = u32> {
+        let before = move |number: &u32| {
+            let known = self.known(*number)?;
+            let at = known.sketch.features().binary_search(&feature).ok()?;
+            let distance = known.before.get(at).filter(|distance| **distance > 0)?;
+            number
+                .checked_sub(*distance)
+                .filter(|before| *before >= self.first)
+        };
+        std::iter::successors(self.last.get(&feature).copied(), before).take(HOLDERS_MAX)
+    }
+
     /// The chunk that shares most features, and how many; of several the one met last.
     fn find(&self, sketch: &Sketch) -> Option<(usize, Placed)> {
-        let mut shared: HashMap<u64, usize> = HashMap::new();
-        let features = sketch.features().iter();
-        for number in features.filter_map(|feature| self.holders.get(feature)).flatten() {
-            *shared.entry(*number).or_default() += 1;
+        let mut shared: HashMap<u32, usize> = HashMap::new();
+        for number in sketch
+            .features()
+            .iter()
+            .flat_map(|feature| self.holders(*feature))
+        {
+            *shared.entry(number).or_default() += 1;
         }
         let (number, shared) = shared
             .into_iter()
             .max_by_key(|(number, shared)| (*shared, *number))?;
-        let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
-        let (placed, _) = self.known.get(at).filter(|_| shared >= SHARED_MIN)?;
-        Some((shared, *placed))
+        let known = self.known(number).filter(|_| shared >= SHARED_MIN)?;
+        Some((shared, known.placed))
     }
 
     /// The chunk of the parent that is most alike, if any is; reads ahead as long as it may and there is nothing better.
@@ -219,5 +248,74 @@ impl Similar {
         for (placed, sketch) in sketched {
             self.note(placed, sketch);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of random content: chunk `n`.
+    fn chunk(n: u64) -> Vec<u8> {
+        let mut out = vec![0; 8 << 10];
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&n.to_le_bytes()).finalize_xof().fill(&mut out);
+        out
+    }
+
+    fn placed(n: u64) -> Placed {
+        let mut id = [1; 32];
+        id[..8].copy_from_slice(&n.to_le_bytes());
+        let reference = BlobRef {
+            id: BlobId(id),
+            len: 1,
+        };
+        Placed { offset: n, reference }
+    }
+
+    #[test]
+    fn what_is_kept_is_found_by_what_it_shares_and_what_was_let_go_is_not() {
+        let mut similar = Similar::of_entry(futures::stream::empty().boxed());
+        let (old, new) = (KNOWN_MAX as u64 + 10, 2 * KNOWN_MAX as u64);
+        // All chunks repeat ten contents: features have many holders, and links that lead to chunks that were let go.
+        let sketches: Vec<Sketch> = (0..10).map(|n| Sketch::of(&chunk(n))).collect();
+        for n in 0..new {
+            let at = usize::try_from(n % 10).unwrap();
+            similar.note(placed(n), sketches[at]);
+        }
+        assert_eq!(similar.known.len(), KNOWN_MAX);
+        assert!(u64::from(similar.first) < old);
+        for (n, sketch) in (0..).zip(&sketches) {
+            let (shared, found) = similar.find(sketch).unwrap();
+            assert_eq!(shared, sketch.features().len());
+            assert_eq!(found.offset % 10, n);
+            assert!(found.offset >= new - 10, "the one met last");
+        }
+        assert!(similar.find(&Sketch::of(&chunk(99))).is_none());
+        // Content that was met once is found as long as it is kept.
+        let rare = Sketch::of(&chunk(77));
+        similar.note(placed(new), rare);
+        for n in 1..KNOWN_MAX as u64 {
+            similar.note(placed(new + n), sketches[0]);
+        }
+        assert_eq!(similar.find(&rare).unwrap().1, placed(new));
+        similar.note(placed(3 * new), sketches[0]);
+        assert!(similar.find(&rare).is_none());
+    }
+
+    #[test]
+    fn what_is_kept_takes_no_more_memory_than_is_said() {
+        let mut similar = Similar::of_entry(futures::stream::empty().boxed());
+        for n in 0..KNOWN_MAX as u64 + 10 {
+            // Features that nothing shares: most of them are kept.
+            similar.note(placed(n), Sketch::of(&chunk(n)));
+        }
+        // A table of the standard library has a byte and a pair for each place, and an eighth of its places free.
+        let table = |capacity: usize, pair: usize| capacity / 7 * 8 * (pair + 1);
+        let bytes = similar.known.capacity() * size_of::<Known>()
+            + table(similar.ids.capacity(), size_of::<BlobId>())
+            + table(similar.last.capacity(), size_of::<(u32, u32)>());
+        assert!(similar.last.len() > KNOWN_MAX * 15, "{}", similar.last.len());
+        assert!(bytes < 10_000_000, "{bytes}");
     }
 }

@@ -103,7 +103,10 @@ impl SnapshotWriter {
             }
             self.send_batch();
             if self.pending.is_empty() {
-                return Ok(self.context.budget.reserve(bytes as u64).await);
+                let budget = self.context.budget.clone();
+                return self
+                    .wait(async move { budget.reserve(bytes as u64).await }.boxed())
+                    .await;
             }
             self.settle_first().await?;
         }

@@ -199,7 +199,7 @@ impl SnapshotWriter {
                     head,
                     content,
                     before,
-                } in job.await?
+                } in self.wait(job).await??
                 {
                     self.statistics.bytes_read += content.len;
                     self.context.emit(&Event::Progress { bytes: content.len });
