@@ -10,6 +10,8 @@ use zstd_safe::{DCtx, DParameter};
 const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// The largest window, as a logarithm: 32 MiB. It covers any base and blob together.
 pub const WINDOW_LOG_MAX: u32 = 25;
+/// What a dictionary of zstd's own begins with: a base is never one, whatever it begins with.
+const DICTIONARY_MAGIC: [u8; 4] = [0x37, 0xa4, 0x30, 0xec];
 /// Bytes of the checksum that may end a frame.
 const CHECKSUM_LEN: usize = 4;
 
@@ -25,27 +27,47 @@ thread_local! {
 /// `OverLimit` for a length that no block has; `Invalid` for a frame that breaks a rule of its chapter, is damaged, or gives another
 /// length. No memory is taken before the frame was found to promise that length.
 pub fn decode_frame(frame: &[u8], len: u32, base: Option<&[u8]>) -> Result<Vec<u8>, DecodeError> {
+    let mut out = Vec::new();
+    decode_frame_into(&mut out, frame, len, base)?;
+    Ok(out)
+}
+
+/// As [`decode_frame`], into memory that was used before: to have fresh pages from the system costs half as much as to fill them.
+///
+/// # Errors
+/// As [`decode_frame`]; what is in `out` means nothing then.
+pub fn decode_frame_into(
+    out: &mut Vec<u8>,
+    frame: &[u8],
+    len: u32,
+    base: Option<&[u8]>,
+) -> Result<(), DecodeError> {
     let len = len as usize;
     if len > limits::BLOCK_MAX {
         return Err(DecodeError::OverLimit("block"));
     }
     check(frame, len)?;
-    let mut out = Vec::with_capacity(len);
+    out.clear();
+    out.reserve_exact(len);
     let decoded = match base {
-        Some(base) => {
+        Some(base) if base.starts_with(&DICTIONARY_MAGIC) => {
             let mut context = DCtx::create();
             let limit = context.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX));
             let prefix = limit.and_then(|_| context.ref_prefix(base));
-            prefix.and_then(|_| context.decompress(&mut out, frame))
+            prefix.and_then(|_| context.decompress(out, frame))
         }
+        Some(base) => CONTEXT.with_borrow_mut(|context| {
+            let context = context.get_or_insert_with(DCtx::create);
+            context.decompress_using_dict(out, frame, base)
+        }),
         None => CONTEXT.with_borrow_mut(|context| {
             let context = context.get_or_insert_with(DCtx::create);
-            context.decompress(&mut out, frame)
+            context.decompress(out, frame)
         }),
     };
     decoded.map_err(|_| BROKEN)?;
     if out.len() == len {
-        Ok(out)
+        Ok(())
     } else {
         Err(DecodeError::Invalid("length of a zstd frame"))
     }

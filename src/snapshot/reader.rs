@@ -3,7 +3,7 @@
 use super::content::hash_zeros;
 use super::entry::{Content, ContentStream, Entry, EntryHead, EntryRecord, Key, OpenContent, Piece};
 use super::tree::{Found, TreeReader, content_refs};
-use crate::context::Context;
+use crate::context::{Context, Reservation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::entry::{BlobRef, ContentRecord};
 use crate::format::id::BlobId;
@@ -15,12 +15,20 @@ use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use futures::{FutureExt, future};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio_util::task::AbortOnDropHandle;
 
 /// Chunks of a long content that are fetched together, at most; and the share of the budget that they may be.
 const GROUP: usize = 32;
 const GROUP_SHARE: u64 = 32;
 /// Entries that are looked ahead at the most.
 const AHEAD_ENTRIES: usize = 1024;
+/// Contents of at least so many bytes are rebuilt before they are opened; a smaller one is rebuilt sooner than a task is begun for it.
+const REBUILT_MIN: u64 = 64 << 10;
+/// They are at most this share of what is read ahead.
+const REBUILT_SHARE: u64 = 8;
+/// Contents in a row that nobody opened, after which none is rebuilt before it is.
+const UNOPENED_MAX: usize = 4;
 
 /// Reads one snapshot; cheap to clone.
 #[derive(Clone)]
@@ -103,6 +111,8 @@ impl SnapshotReader {
             ahead: VecDeque::new(),
             bytes: 0,
             ended: false,
+            next: VecDeque::new(),
+            unopened: Arc::default(),
         };
         stream::try_unfold(window, |mut window| async move {
             Ok(window.next().await?.map(|found| (found, window)))
@@ -125,10 +135,18 @@ impl SnapshotReader {
             ContentRecord::Refs { .. } => Content::Open(Box::new(StoredContent {
                 blobs: self.blobs.clone(),
                 record: record.clone(),
+                rebuilt: None,
+                unopened: None,
             })),
         };
         Entry { head, content }
     }
+}
+
+/// A content that is rebuilt before it is opened. Dropped before, it ends.
+struct Rebuilt {
+    pieces: AbortOnDropHandle<Result<Vec<Piece>>>,
+    held: Reservation,
 }
 
 /// Entries that are about to be yielded, with their chunks on the way.
@@ -138,6 +156,10 @@ struct Window {
     ahead: VecDeque<Found<Arc<EntryRecord>>>,
     bytes: u64,
     ended: bool,
+    /// The next few, in work.
+    next: VecDeque<(Found<Arc<EntryRecord>>, Option<Rebuilt>)>,
+    /// How many contents in a row nobody opened.
+    unopened: Arc<AtomicUsize>,
 }
 
 impl Window {
@@ -146,13 +168,64 @@ impl Window {
         if !self.ended && self.bytes <= self.reader.ahead_bytes / 2 && self.ahead.len() <= AHEAD_ENTRIES / 2 {
             self.fill().await?;
         }
-        let record = match self.ahead.pop_front() {
+        self.work_ahead();
+        let (record, rebuilt) = match self.next.pop_front() {
             None => return Ok(None),
-            Some(Found::Lost(lost)) => return Ok(Some(Found::Lost(lost))),
-            Some(Found::Entry(record)) => record,
+            Some((Found::Lost(lost), _)) => return Ok(Some(Found::Lost(lost))),
+            Some((Found::Entry(record), rebuilt)) => (record, rebuilt),
         };
-        self.bytes -= weight(&record, self.reader.ahead_bytes);
-        Ok(Some(Found::Entry(self.reader.entry(&record))))
+        let mut entry = self.reader.entry(&record);
+        if matches!(record.content, ContentRecord::Refs { .. }) {
+            entry.content = Content::Open(Box::new(StoredContent {
+                blobs: self.reader.blobs.clone(),
+                record,
+                rebuilt,
+                unopened: Some(self.unopened.clone()),
+            }));
+        }
+        Ok(Some(Found::Entry(entry)))
+    }
+
+    /// Has the next few contents rebuilt while the one before them is written: else one core would rebuild what all could.
+    fn work_ahead(&mut self) {
+        let threads = self.reader.blobs.context().cpu.threads();
+        let most = if threads > 1 { threads + 1 } else { 0 };
+        while self.next.len() <= most
+            && let Some(found) = self.ahead.pop_front()
+        {
+            let rebuilt = match &found {
+                Found::Entry(record) => {
+                    self.bytes -= weight(record, self.reader.ahead_bytes);
+                    // Not the one that is taken now.
+                    let in_time = most > 0 && !self.next.is_empty();
+                    let wanted = self.unopened.load(Ordering::Relaxed) < UNOPENED_MAX;
+                    if in_time && wanted {
+                        self.rebuild(record)
+                    } else {
+                        None
+                    }
+                }
+                Found::Lost(_) => None,
+            };
+            self.next.push_back((found, rebuilt));
+        }
+    }
+
+    /// Begins to rebuild a content, if it is neither too short nor too long for that and the budget has room for it.
+    fn rebuild(&self, record: &EntryRecord) -> Option<Rebuilt> {
+        let ContentRecord::Refs { level: 0, refs } = &record.content else {
+            return None;
+        };
+        let lens = REBUILT_MIN..=self.reader.ahead_bytes / REBUILT_SHARE;
+        let chunks = refs.iter().filter(|r| !r.is_hole());
+        let bytes = chunks.fold(0u64, |sum, chunk| sum.saturating_add(chunk.len));
+        if !lens.contains(&bytes) || refs.len() > GROUP {
+            return None;
+        }
+        let blobs = self.reader.blobs.clone();
+        let held = blobs.context().budget.try_reserve(bytes)?;
+        let pieces = AbortOnDropHandle::new(tokio::spawn(read_group(blobs, refs.clone())));
+        Some(Rebuilt { pieces, held })
     }
 
     async fn fill(&mut self) -> Result<()> {
@@ -194,32 +267,75 @@ fn weight(record: &EntryRecord, ahead: u64) -> u64 {
 struct StoredContent {
     blobs: BlobReader,
     record: Arc<EntryRecord>,
+    rebuilt: Option<Rebuilt>,
+    unopened: Option<Arc<AtomicUsize>>,
 }
 
 impl OpenContent for StoredContent {
-    fn open(self: Box<Self>) -> BoxFuture<'static, Result<ContentStream>> {
-        future::ready(Ok(pieces(&self.blobs, &self.record))).boxed()
+    fn open(mut self: Box<Self>) -> BoxFuture<'static, Result<ContentStream>> {
+        if let Some(unopened) = self.unopened.take() {
+            unopened.store(0, Ordering::Relaxed);
+        }
+        let pieces = match self.rebuilt.take() {
+            Some(rebuilt) => rebuilt.pieces(),
+            None => pieces(&self.blobs, &self.record),
+        };
+        future::ready(Ok(checked(pieces, &self.blobs, &self.record))).boxed()
     }
 }
 
-/// The content of an entry, every blob verified by its id, and the whole by its hash.
-fn pieces(blobs: &BlobReader, record: &Arc<EntryRecord>) -> ContentStream {
+impl Drop for StoredContent {
+    fn drop(&mut self) {
+        if let Some(unopened) = &self.unopened {
+            unopened.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Rebuilt {
+    fn pieces(self) -> BoxStream<'static, Result<Piece>> {
+        let Self { pieces, held } = self;
+        let pieces = async move {
+            let failed = |e| Error::new(ErrorKind::Internal, "a task that reads content failed").because(e);
+            let pieces = pieces.await.map_err(failed)??;
+            // What it holds is given back with the last of it.
+            let with = move |piece| {
+                let _held = &held;
+                Ok::<_, Error>(piece)
+            };
+            Ok::<_, Error>(stream::iter(pieces).map(with))
+        };
+        stream::once(pieces).try_flatten().boxed()
+    }
+}
+
+/// The content of an entry, every blob verified by its id.
+fn pieces(blobs: &BlobReader, record: &Arc<EntryRecord>) -> BoxStream<'static, Result<Piece>> {
     let most = blobs.context().budget.total() / GROUP_SHARE;
     let groups = grouped(content_refs(Arc::new(blobs.clone()), record), most);
     let reader = blobs.clone();
     let groups = groups
         .map_ok(move |group| read_group(reader.clone(), group))
         .try_buffered(2);
-    let pieces = groups
+    groups
         .map_ok(|pieces| stream::iter(pieces).map(Ok::<_, Error>))
-        .try_flatten();
+        .try_flatten()
+        .boxed()
+}
+
+/// A content, compared with what its entry says of the whole.
+fn checked(
+    pieces: BoxStream<'static, Result<Piece>>,
+    blobs: &BlobReader,
+    record: &Arc<EntryRecord>,
+) -> ContentStream {
     let check = Check {
         context: blobs.context().clone(),
         hasher: record.whole.map(|_| Box::default()),
         record: record.clone(),
         len: 0,
     };
-    let checked = stream::try_unfold((pieces.boxed(), check), |(mut pieces, mut check)| async move {
+    let checked = stream::try_unfold((pieces, check), |(mut pieces, mut check)| async move {
         match pieces.next().await {
             Some(piece) => {
                 let piece = piece?;

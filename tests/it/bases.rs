@@ -2,6 +2,7 @@
 //! them.
 
 use crate::world::{Things, World, contents, context, noise, over, snapshots};
+use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use holdall::connector::{Origin, Source};
@@ -347,4 +348,62 @@ async fn an_interrupt_is_heard_while_a_base_is_waited_for() {
     let ended = tokio::time::timeout(Duration::from_secs(30), both).await;
     let error = ended.expect("an interrupt is heard").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_rebuilt_from_deltas_counts_in_the_budget_and_never_waits_for_it() {
+    let (world, context, directory) = (World::new(), context(), tempfile::tempdir().unwrap());
+    let store = begin(&context, &world, directory.path()).await;
+    let repository = open(&store, Some(directory.path()), LARGE).await;
+    assert!(is_of_deltas(&take(&context, &repository, 1, NOTHING).await));
+    let fresh = crate::world::context();
+    let found = snapshots(&fresh, &repo::open(&store).await.unwrap())
+        .await
+        .unwrap();
+    assert!(contents(found.last().unwrap()).await.unwrap() == things(1).contents);
+    // More than the contents that are ahead: two buffers, and the block that the chain begins in.
+    let ahead = 3 * (300 << 10);
+    assert!(
+        fresh.budget.peak() > ahead + (512 << 10),
+        "{}",
+        fresh.budget.peak()
+    );
+    assert!(fresh.budget.is_free());
+    // Somebody has all of it, and may be waiting for what is read here.
+    let mut held = Vec::new();
+    while let Some(part) = fresh.budget.try_reserve(1 << 20) {
+        held.push(part);
+    }
+    let read = contents(found.last().unwrap());
+    let read = tokio::time::timeout(Duration::from_secs(60), read).await;
+    assert!(read.expect("nobody waits").unwrap() == things(1).contents);
+    drop(held);
+    assert!(fresh.budget.is_free());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_contents_are_rebuilt_while_one_is_in_use_and_go_if_nobody_wants_them() {
+    let (world, context, directory) = (World::new(), context(), tempfile::tempdir().unwrap());
+    let store = begin(&context, &world, directory.path()).await;
+    let repository = repo::open(&store).await.unwrap();
+    let found = snapshots(&context, &repository).await.unwrap();
+    let mut entries = found[0].entries("".into(), |_: &_| true);
+    let first = entries.next().await.unwrap().unwrap();
+    // Whole chunks take nothing of the budget when they are read: what is held is what is ahead.
+    assert!(!context.budget.is_free());
+    let mut pieces = first.content.open().await.unwrap();
+    while let Some(piece) = pieces.next().await {
+        piece.unwrap();
+    }
+    drop(entries);
+    assert!(context.budget.is_free());
+    // A reader who wants none of them: after a few, nothing is rebuilt for it.
+    let mut entries = found[0].entries("".into(), |_: &_| true);
+    let mut seen = 0;
+    while let Some(entry) = entries.next().await {
+        drop(entry.unwrap());
+        seen += 1;
+        assert!(seen < 12 || context.budget.is_free(), "entry {seen}");
+    }
+    assert_eq!(seen, 24);
 }

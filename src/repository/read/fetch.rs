@@ -14,7 +14,7 @@ use crate::format::layout::ObjectName;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -107,11 +107,16 @@ impl Held {
     }
 }
 
+/// Blocks that are kept. Those that were used last stay: the deltas of neighbours lie in the same few blocks, one for each snapshot that
+/// changed them, and these must outlive what is read ahead.
 #[derive(Default)]
 struct Kept {
-    blocks: HashMap<u32, SharedBytes>,
-    order: VecDeque<(u32, u64)>,
+    /// Each with its bytes, and when it was used.
+    blocks: HashMap<u32, (SharedBytes, u64, u64)>,
+    /// By when they were used.
+    order: BTreeMap<u64, u32>,
     bytes: u64,
+    uses: u64,
 }
 
 impl Blocks {
@@ -210,8 +215,8 @@ impl Blocks {
         let mut handles = HashMap::with_capacity(wanted.len());
         let mut by_pack: BTreeMap<PackNumber, Vec<(u32, Block)>> = BTreeMap::new();
         for number in wanted {
-            if let Some(pending) = kept.blocks.get(number) {
-                handles.insert(*number, pending.clone());
+            if let Some(pending) = kept.get(*number) {
+                handles.insert(*number, pending);
                 continue;
             }
             if let Some(block) = self.index.blocks().get(*number as usize) {
@@ -393,28 +398,36 @@ pub(in crate::repository) fn open_block(
 
 impl Kept {
     fn insert(&mut self, number: u32, bytes: u64, block: SharedBytes) {
-        if self.blocks.insert(number, block).is_none() {
-            self.order.push_back((number, bytes));
-            self.bytes += bytes;
-        }
+        self.remove(number);
+        self.uses += 1;
+        self.blocks.insert(number, (block, bytes, self.uses));
+        self.order.insert(self.uses, number);
+        self.bytes += bytes;
+    }
+
+    fn get(&mut self, number: u32) -> Option<SharedBytes> {
+        let (block, _, used) = self.blocks.get_mut(&number)?;
+        self.order.remove(used);
+        self.uses += 1;
+        *used = self.uses;
+        self.order.insert(self.uses, number);
+        Some(block.clone())
     }
 
     fn remove(&mut self, number: u32) {
-        self.blocks.remove(&number);
-        if let Some(at) = self.order.iter().position(|(n, _)| *n == number)
-            && let Some((_, bytes)) = self.order.remove(at)
-        {
+        if let Some((_, bytes, used)) = self.blocks.remove(&number) {
+            self.order.remove(&used);
             self.bytes -= bytes;
         }
     }
 
-    /// Lets the oldest go. Whoever waits for one has a handle of its own.
+    /// Lets those go that were not used for longest. Whoever waits for one has a handle of its own.
     fn shrink(&mut self, max: u64) {
-        while self.bytes > max && self.order.len() > 1 {
-            if let Some((number, bytes)) = self.order.pop_front() {
-                self.blocks.remove(&number);
-                self.bytes -= bytes;
-            }
+        while self.bytes > max
+            && self.order.len() > 1
+            && let Some(number) = self.order.first_key_value().map(|(_, number)| *number)
+        {
+            self.remove(number);
         }
     }
 }
@@ -428,6 +441,25 @@ mod tests {
     use super::*;
     use crate::format::id::RepositoryId;
     use crate::format::index::Codec;
+
+    #[test]
+    fn what_is_used_again_and_again_outlives_what_is_read_ahead() {
+        let block = || futures::future::ready(Ok(Bytes::new())).boxed().shared();
+        let mut kept = Kept::default();
+        for number in 0..100 {
+            kept.insert(number, 10, block());
+            // A block of deltas that each chunk needs.
+            assert!(kept.get(0).is_some(), "after block {number}");
+            kept.shrink(30);
+        }
+        assert_eq!(kept.bytes, 30);
+        let left: Vec<bool> = [0, 1, 97, 98, 99].map(|number| kept.get(number).is_some()).into();
+        assert_eq!(left, [true, false, false, true, true]);
+        for number in [0, 98, 99, 99] {
+            kept.remove(number);
+        }
+        assert!(kept.bytes == 0 && kept.order.is_empty());
+    }
 
     #[test]
     fn only_what_the_cache_has_counts_as_at_hand() {

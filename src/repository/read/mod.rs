@@ -7,8 +7,8 @@ use super::index::{Copy, Index, PackNumber};
 use super::presence::Presence;
 use super::view::{Purpose, View};
 use super::{Repository, lost};
-use crate::context::Context;
 use crate::context::mutant::mutated;
+use crate::context::{Context, Reservation};
 use crate::crypto::Keyring;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::{BlobId, ObjectId, SessionId};
@@ -330,32 +330,9 @@ impl BlobReader {
         id: &BlobId,
         chain: &[Copy],
     ) -> Result<Bytes, Failed> {
-        let numbers: Vec<u32> = chain.iter().map(Index::block_number).collect();
-        // All of a chain is on its way before the first of it is waited for.
-        let asked = state.blocks.fetch(&numbers);
-        let asked = asked.map_err(|error| Failed { blame: None, error })?;
-        let mut links = Vec::with_capacity(chain.len());
-        // The last of a chain is whole; each one before it is a delta against the one after.
-        for copy in chain.iter().rev() {
-            let number = Index::block_number(copy);
-            let block = state
-                .blocks
-                .settle(number, asked.get(&number))
-                .await
-                .map_err(|error| Failed {
-                    blame: state.index.block(copy).map(|block| match error.kind() {
-                        ErrorKind::NotFound => Blame::Pack(block.pack),
-                        _ => Blame::Block(number),
-                    }),
-                    error,
-                })?;
-            let end = copy.offset as usize + copy.encoded as usize;
-            if end > block.len() {
-                let error = Error::new(ErrorKind::Damaged, "blob outside its block").with("blob", copy.id);
-                return Err(Failed::copy(copy, error));
-            }
-            links.push((*copy, block.slice(copy.offset as usize..end)));
-        }
+        let mut held = self.room_for(state, chain);
+        let links = gather(state, chain).await?;
+        held.shrink_to(rebuilt_in(state, chain));
         let keyring = self.inner.repository.shared_keyring();
         // A small blob is hashed sooner than another thread would take it.
         let is_small = matches!(chain, [whole] if whole.plain as usize <= HASHED_INLINE_MAX);
@@ -378,6 +355,22 @@ impl BlobReader {
                 error: Error::new(ErrorKind::Damaged, "blob of another kind").with("blob", id),
             }),
         }
+    }
+
+    /// Room for a chain of deltas, taken from the budget so that others take less. Never waited for: whoever holds the budget may be
+    /// waiting for this very chain. Callers bound how many are in work, and the CPU pool how many are rebuilt at once.
+    fn room_for(&self, state: &State, chain: &[Copy]) -> Reservation {
+        let deltas = chain.iter().filter(|copy| copy.is_delta());
+        let blocks = deltas.filter_map(|copy| state.index.block(copy));
+        let blocks: u64 = blocks.map(|block| u64::from(block.plain)).sum();
+        let held = match blocks {
+            0 => None,
+            blocks => {
+                let bytes = blocks + rebuilt_in(state, chain);
+                self.inner.context.budget.try_reserve(bytes)
+            }
+        };
+        held.unwrap_or_else(Reservation::none)
     }
 
     fn state(&self) -> Result<State> {
@@ -458,6 +451,59 @@ fn let_go(snapshot: &SessionId) -> Error {
     .hint("`holdall list` tells which snapshots there are")
 }
 
+/// The encoded copies of a chain, the whole one first.
+async fn gather(state: &State, chain: &[Copy]) -> Result<Vec<(Copy, Bytes)>, Failed> {
+    let mut numbers: Vec<u32> = chain.iter().map(Index::block_number).collect();
+    // All of a chain is on its way before the first of it is waited for.
+    let asked = state.blocks.fetch(&numbers);
+    let mut asked = asked.map_err(|error| Failed { blame: None, error })?;
+    let mut links = Vec::with_capacity(chain.len());
+    // The last of a chain is whole; each one before it is a delta against the one after.
+    for copy in chain.iter().rev() {
+        let number = Index::block_number(copy);
+        numbers.pop();
+        let block = state
+            .blocks
+            .settle(number, asked.get(&number))
+            .await
+            .map_err(|error| Failed {
+                blame: state.index.block(copy).map(|block| match error.kind() {
+                    ErrorKind::NotFound => Blame::Pack(block.pack),
+                    _ => Blame::Block(number),
+                }),
+                error,
+            })?;
+        let end = copy.offset as usize + copy.encoded as usize;
+        if end > block.len() {
+            let error = Error::new(ErrorKind::Damaged, "blob outside its block").with("blob", copy.id);
+            return Err(Failed::copy(copy, error));
+        }
+        let encoded = block.slice(copy.offset as usize..end);
+        // A delta is small, and the block around it is not: it goes as soon as nothing else here needs it.
+        let encoded = if copy.is_delta() {
+            Bytes::copy_from_slice(&encoded)
+        } else {
+            encoded
+        };
+        links.push((*copy, encoded));
+        if !numbers.contains(&number) {
+            asked.remove(&number);
+        }
+    }
+    Ok(links)
+}
+
+/// Bytes in which a chain is rebuilt: the block of its whole copy, its deltas, and two buffers that take turns.
+fn rebuilt_in(state: &State, chain: &[Copy]) -> u64 {
+    let Some((whole, deltas)) = chain.split_last().filter(|(_, deltas)| !deltas.is_empty()) else {
+        return 0;
+    };
+    let encoded: u64 = deltas.iter().map(|copy| u64::from(copy.encoded)).sum();
+    let longest = deltas.iter().map(|copy| u64::from(copy.plain)).max();
+    let block = state.index.block(whole).map_or(0, |block| u64::from(block.plain));
+    block + encoded + 2 * longest.unwrap_or(0)
+}
+
 /// Why a chain could not be read, and what to blame.
 struct Failed {
     blame: Option<Blame>,
@@ -482,24 +528,37 @@ fn rebuild_with(
     links: &[(Copy, Bytes)],
     verify_bases: bool,
 ) -> Result<Option<Bytes>, Failed> {
-    let mut plain: Option<Bytes> = None;
-    let mut left = links.len();
-    for (copy, encoded) in links {
-        let bytes = match plain.take() {
-            None => encoded.clone(),
-            Some(base) => apply_delta(encoded, &base, copy.plain)
-                .map_err(|e| Failed::copy(copy, e.into()))?
-                .into(),
+    let verify = |copy: &Copy, plain: &[u8]| {
+        let verified = keyring.verify_blob(copy.kind(), &copy.id, plain);
+        verified.map_err(|e| Failed::copy(copy, Error::from(e).with("blob", copy.id)))
+    };
+    let Some(((whole, plain), deltas)) = links.split_first() else {
+        return Ok(None);
+    };
+    if deltas.is_empty() || verify_bases {
+        verify(whole, plain)?;
+    }
+    // Two buffers that take turns.
+    let (mut base, mut next) = (Vec::new(), Vec::new());
+    let mut left = deltas.len();
+    for (copy, delta) in deltas {
+        let under: &[u8] = if left == deltas.len() {
+            plain
+        } else {
+            base.as_slice()
         };
+        apply_delta(&mut next, delta, under, copy.plain).map_err(|e| Failed::copy(copy, e.into()))?;
         left -= 1;
         if left == 0 || verify_bases {
-            keyring
-                .verify_blob(copy.kind(), &copy.id, &bytes)
-                .map_err(|e| Failed::copy(copy, Error::from(e).with("blob", copy.id)))?;
+            verify(copy, &next)?;
         }
-        plain = Some(bytes);
+        std::mem::swap(&mut base, &mut next);
     }
-    Ok(plain)
+    Ok(Some(if deltas.is_empty() {
+        plain.clone()
+    } else {
+        base.into()
+    }))
 }
 
 /// A missing or damaged copy; an unreachable store is not a reason to call a pack bad.

@@ -384,7 +384,8 @@ async fn verify_delta(
     let keyring = repository.shared_keyring();
     let id = delta.row.id;
     let work = move || -> Result<(), DecodeError> {
-        let plain = apply_delta(&delta.bytes, &base, delta.row.plain)?;
+        let mut plain = Vec::new();
+        apply_delta(&mut plain, &delta.bytes, &base, delta.row.plain)?;
         keyring.verify_blob(delta.row.kind, &delta.row.id, &plain)
     };
     let verified = context.cpu.run(work).await?;
