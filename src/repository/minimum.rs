@@ -26,6 +26,11 @@ pub(crate) struct Minimum {
 }
 
 impl Minimum {
+    /// Whether it keeps anything at all.
+    pub(crate) fn is_any(self) -> bool {
+        self.last > 0 || self.age > 0
+    }
+
     /// The minimum of a repository.
     pub(crate) fn of(config: &ConfigRecord) -> Self {
         Self {

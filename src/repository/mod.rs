@@ -35,7 +35,7 @@ pub(crate) use delta::make_delta;
 pub use health::{PackHealth, PacksKnown};
 pub use keys::KeySlotInfo;
 pub(crate) use minimum::{CLOCKS_APART, Minimum, is_ahead};
-pub use notes::Notes;
+pub use notes::{Notes, SaidAt};
 pub use open::{InitOptions, Initialized};
 pub use read::BlobReader;
 pub use replica::Found;

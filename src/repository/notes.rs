@@ -2,7 +2,7 @@
 
 use super::Repository;
 use super::log::Log;
-use crate::context::Context;
+use crate::context::{Context, Time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::SessionId;
 use crate::format::layout::{ObjectName, Prefix};
@@ -15,10 +15,23 @@ use std::collections::{BTreeMap, HashMap};
 pub struct Notes {
     /// Of every field, what the highest number says that can be read.
     pub said: NoteRecord,
+    /// When that was said.
+    pub said_at: SaidAt,
     /// The lowest note that cannot be read, and why.
     pub damaged: Option<(ObjectName, Error)>,
     /// Whether a note that cannot be read may be the one that protects the snapshot: none above it says whether it is protected.
     pub protection_is_unknown: bool,
+}
+
+/// When the note was put that says a field, by the clock of whoever did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SaidAt {
+    /// Tags.
+    pub tags: Option<Time>,
+    /// Protection.
+    pub protected: Option<Time>,
+    /// The description.
+    pub description: Option<Time>,
 }
 
 impl Repository {
@@ -27,6 +40,19 @@ impl Repository {
     /// # Errors
     /// What the store says; `Conflict` if others take every number first.
     pub async fn put_note(&self, context: &Context, sid: SessionId, note: NoteRecord) -> Result<u32> {
+        self.put_note_of(context, sid, (context.clock.now(), note)).await
+    }
+
+    /// As [`Self::put_note`], of a note that was first put at another time, about the snapshot that this one is a copy of.
+    ///
+    /// # Errors
+    /// As [`Self::put_note`].
+    pub async fn put_note_of(
+        &self,
+        context: &Context,
+        sid: SessionId,
+        (time, note): (Time, NoteRecord),
+    ) -> Result<u32> {
         let taken = self.list(Prefix::NotesOf(sid)).await?;
         let taken = taken
             .iter()
@@ -40,7 +66,7 @@ impl Repository {
             .max();
         let first = taken.map_or(0, |n| n.saturating_add(1));
         for number in first..first.saturating_add(64) {
-            let (time, nonce) = (context.clock.now(), context.random.bytes()?);
+            let nonce = context.random.bytes()?;
             let record = StampedNote {
                 sid,
                 number,
@@ -72,14 +98,14 @@ impl Repository {
             .into_iter()
             .map(|name| async move { (name, self.load::<StampedNote>(name).await) });
         let mut loads = stream::iter(loads).buffered(self.concurrency());
-        let mut all: BTreeMap<(SessionId, u32), Result<NoteRecord>> = BTreeMap::new();
+        let mut all: BTreeMap<(SessionId, u32), Result<StampedNote>> = BTreeMap::new();
         let mut gone = Vec::new();
         while let Some((name, loaded)) = loads.next().await {
             let ObjectName::Note(sid, number) = name else {
                 continue;
             };
             match loaded {
-                Ok(stamped) => drop(all.insert((sid, number), Ok(stamped.note))),
+                Ok(stamped) => drop(all.insert((sid, number), Ok(stamped))),
                 Err(error) if error.kind() == ErrorKind::NotFound => gone.push((name, (sid, number), error)),
                 Err(error) if super::view::is_damage(&error) => {
                     drop(all.insert((sid, number), Err(error)));
@@ -114,12 +140,24 @@ impl Repository {
 }
 
 impl Notes {
+    /// Whether the snapshot is protected, or may be.
+    pub fn may_protect(&self) -> bool {
+        self.protection_is_unknown || self.said.protected == Some(true)
+    }
+
     /// Adds the note of the next higher number.
-    fn overlay(&mut self, name: ObjectName, note: Result<NoteRecord>) {
+    fn overlay(&mut self, name: ObjectName, note: Result<StampedNote>) {
         match note {
-            Ok(note) => {
+            Ok(StampedNote { time, note, .. }) => {
                 if note.protected.is_some() {
                     self.protection_is_unknown = false;
+                    self.said_at.protected = Some(time);
+                }
+                if note.tags.is_some() {
+                    self.said_at.tags = Some(time);
+                }
+                if note.description.is_some() {
+                    self.said_at.description = Some(time);
                 }
                 self.said.overlay(note);
             }

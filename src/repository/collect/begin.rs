@@ -3,6 +3,7 @@
 use super::chains::{keep, pack_of};
 use super::entries::Entries;
 use super::listing::{Listing, commits, unreadable};
+use super::lost::superseded;
 use super::mark::Mark;
 use super::plan::{self, PackUse};
 use super::refs::References;
@@ -65,7 +66,8 @@ impl Round {
             unfinished(repository, context, &log, &listing, options.dry_run).await?;
 
         none_is_gone(&log, &listing)?;
-        let committed = commits(repository, &log, listing.decided.keys().copied()).await?;
+        let (committed, unread) = commits(repository, &log, listing.decided.keys().copied()).await?;
+        let superseded = superseded(repository, &listing, &committed, unread).await?;
         let last = last_round(&log, &listing);
         let forgets = Forgets::read(repository, context, (&listing, last), &committed).await?;
         let is_decided = |sid: &SessionId| listing.decided.contains_key(sid);
@@ -78,7 +80,8 @@ impl Round {
         );
         for (sid, record) in &committed {
             if !forgets.effective.contains(sid) {
-                mark.snapshot(record).await?;
+                let marked = mark.snapshot(record).await;
+                marked.map_err(|error| entries.explain(error))?;
             }
         }
         mark.check_sound()?;
@@ -102,6 +105,7 @@ impl Round {
             log,
             listing,
             committed,
+            superseded,
             forgotten: forgets.effective,
             released: forgets.released,
             unseen: forgets.unseen,
@@ -325,16 +329,21 @@ impl Work {
             .lost
             .and_then(|number| index.all_copies().get(number as usize))
         {
-            return Err(Error::new(
-                ErrorKind::Damaged,
-                "snapshots need a blob of which no copy is left; nothing was deleted",
-            )
-            .because(crate::repository::lost(&lost.id))
-            .hint("`holdall check` names the snapshots; once they are forgotten, they block no collection"));
+            return Err(self.entries.explain(
+                Error::new(
+                    ErrorKind::Damaged,
+                    "snapshots need a blob of which no copy is left; nothing was deleted",
+                )
+                .because(crate::repository::lost(&lost.id))
+                .hint(
+                    "`holdall check` names the snapshots; once they are forgotten, they block no collection",
+                ),
+            ));
         }
         let uses = self.uses(&kept.copies);
         let loose = self.loose_packs().await?;
         self.chosen = plan::choose(&uses, &loose, self.options.max_unused, self.options.max_repack);
+        self.check_left_out()?;
         self.tell();
         Ok(())
     }
@@ -485,6 +494,8 @@ impl Work {
             |sid: &SessionId| now.seconds_since(listing.last_sign(sid)) >= self.options.lease.as_secs_f64();
         let open = listing.sessions.keys();
         let mut open = open.filter(|sid| !self.log.is_void(sid) && !listing.decided.contains_key(sid));
-        packs || takes || passed || session_runs >= RUNS_MANY || open.any(idle)
+        // Until what nobody can read is gone.
+        let unread = !self.superseded.is_empty() || !self.entries.left_out.is_empty();
+        packs || takes || passed || unread || session_runs >= RUNS_MANY || open.any(idle)
     }
 }

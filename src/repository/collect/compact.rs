@@ -46,7 +46,7 @@ pub(super) fn absorption(entries: &Entries, log: &Log, floor: u64, gone: &HashSe
         .rows
         .iter()
         .map(name_of)
-        .filter(|n| !absorbed.contains(n))
+        .filter(|n| !absorbed.contains(n) && !entries.left_out.contains(n))
         .collect();
     rest.sort_by_key(|name| (size(name), *name));
     for name in rest {
@@ -56,14 +56,16 @@ pub(super) fn absorption(entries: &Entries, log: &Log, floor: u64, gone: &HashSe
         total += size(&name);
         absorbed.insert(name);
     }
-    let named = log.rows.iter().filter(|row| !absorbed.contains(&name_of(row)));
+    let is_done = |name: &ObjectName| absorbed.contains(name) || entries.left_out.contains(name);
+    let named = log.rows.iter().filter(|row| !is_done(&name_of(row)));
     Absorption {
         named: named.copied().collect(),
         absorbed,
     }
 }
 
-fn name_of(row: &RunRow) -> ObjectName {
+/// The run that a row of the state names.
+pub(super) fn name_of(row: &RunRow) -> ObjectName {
     ObjectName::CollectorRun(row.round, row.id)
 }
 

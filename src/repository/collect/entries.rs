@@ -1,5 +1,6 @@
 //! The entries of all valid runs, and which run each pack stands in.
 
+use super::compact::name_of;
 use super::listing::unreadable;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
@@ -10,7 +11,7 @@ use crate::repository::index::{Index, IndexBuilder};
 use crate::repository::log::Log;
 use crate::store::ObjectInfo;
 use futures::stream::{self, StreamExt};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 /// The view of a collector.
@@ -23,22 +24,27 @@ pub(super) struct Entries {
     pub(super) open: HashSet<ObjectId>,
     /// The collector run that lists a pack.
     pub(super) run_of: HashMap<ObjectId, ObjectName>,
+    /// Runs that cannot be read, or are gone though the state names them. Whether a round may do without is for [`super::lost`] to say.
+    pub(super) left_out: BTreeSet<ObjectName>,
 }
 
 impl Entries {
-    /// Reads all valid runs of `listed`; `is_decided` tells of a session whether it is finished.
+    /// Reads all valid runs of `listed`; `is_decided` tells of a session whether it is finished. Runs that cannot be read are left out.
     ///
     /// # Errors
-    /// `Damaged` if one cannot be read, or one that the state names is not there: what it lists would look like garbage.
+    /// `Damaged` if the run of a session that may go on cannot be read.
     pub(super) async fn read(
         (repository, context): (&Repository, &Context),
         log: &Log,
         listed: &[ObjectInfo],
         is_decided: &(dyn Fn(&SessionId) -> bool + Sync),
     ) -> Result<Self> {
-        let empty = Self::default();
+        let mut empty = Self::default();
+        let is_listed: HashSet<_> = listed.iter().map(|info| info.name).collect();
+        let named = log.rows.iter().map(name_of);
+        empty.left_out = named.filter(|name| !is_listed.contains(name)).collect();
         empty
-            .extended((repository, context), log, listed, is_decided)
+            .add((repository, context), (log, listed), is_decided, true)
             .await
     }
 
@@ -47,19 +53,28 @@ impl Entries {
     /// # Errors
     /// As [`Self::read`]; `Conflict` if a run is gone that was read: another collector has ended a round.
     pub(super) async fn extended(
-        mut self,
+        self,
         (repository, context): (&Repository, &Context),
         log: &Log,
         listed: &[ObjectInfo],
         is_decided: &(dyn Fn(&SessionId) -> bool + Sync),
     ) -> Result<Self> {
+        self.add((repository, context), (log, listed), is_decided, false)
+            .await
+    }
+
+    async fn add(
+        mut self,
+        (repository, context): (&Repository, &Context),
+        (log, listed): (&Log, &[ObjectInfo]),
+        is_decided: &(dyn Fn(&SessionId) -> bool + Sync),
+        leaves_out: bool,
+    ) -> Result<Self> {
         let valid = listed.iter().filter(|info| log.is_valid(&info.name));
         let valid: BTreeMap<ObjectName, u64> = valid.map(|info| (info.name, info.size)).collect();
-        let named = log
-            .runs
-            .iter()
-            .map(|(round, id)| ObjectName::CollectorRun(*round, *id));
-        if let Some(name) = named.into_iter().find(|name| !valid.contains_key(name)) {
+        let mut named = log.rows.iter().map(name_of);
+        let is_there = |name: &ObjectName| valid.contains_key(name) || self.left_out.contains(name);
+        if let Some(name) = named.find(|name| !is_there(name)) {
             return Err(unreadable(name, Error::new(ErrorKind::Damaged, "it is missing")));
         }
         if let Some(name) = self.runs.keys().find(|name| !valid.contains_key(name)) {
@@ -69,20 +84,29 @@ impl Entries {
             ));
         }
         let mut new = valid;
-        new.retain(|name, _| !self.runs.contains_key(name));
+        new.retain(|name, _| !self.runs.contains_key(name) && !self.left_out.contains(name));
         if new.is_empty() {
             return Ok(self);
         }
         let index = Arc::try_unwrap(self.index).unwrap_or_else(|shared| Index::clone(&shared));
         let mut builder = IndexBuilder::onto(index, log.dead.clone());
-        let loads = new
-            .keys()
-            .map(|name| async move { (*name, repository.load_run(*name).await) });
+        let names: Vec<_> = new.keys().copied().collect();
+        let loads = names.into_iter();
+        let loads = loads.map(|name| async move { (name, repository.load_run(name).await) });
         let loads: Vec<_> = loads.collect();
         let mut loads = stream::iter(loads).buffered(repository.concurrency());
         while let Some((name, run)) = loads.next().await {
             context.check_cancelled()?;
-            let run = run.map_err(|error| unreadable(name, error))?;
+            let may_go_on = matches!(&name, ObjectName::SessionRun(sid, _) if !is_decided(sid));
+            let run = match run {
+                // What a newer program has written is no damage.
+                Err(error) if leaves_out && !may_go_on && error.kind() == ErrorKind::Damaged => {
+                    new.remove(&name);
+                    self.left_out.insert(name);
+                    continue;
+                }
+                run => run.map_err(|error| unreadable(name, error))?,
+            };
             for pack in &run.packs {
                 match &name {
                     ObjectName::SessionRun(sid, _) if !is_decided(sid) => drop(self.open.insert(pack.id)),

@@ -119,33 +119,38 @@ pub(super) async fn times(repository: &Repository, prefix: Prefix) -> Result<BTr
     Ok(times.collect())
 }
 
-/// The commits among decisions, void ones left out.
+/// Decisions that cannot be read, and why.
+pub(super) type Unread = Vec<(SessionId, Error)>;
+
+/// The commits among decisions, void ones left out; and the decisions that cannot be read: what these need is not known.
 ///
 /// # Errors
-/// `Damaged` if one cannot be read: what it needs is not known then.
+/// `Conflict` if one is gone that was listed, or what the store says.
 pub(super) async fn commits(
     repository: &Repository,
     log: &Log,
     decided: impl Iterator<Item = SessionId>,
-) -> Result<Committed> {
+) -> Result<(Committed, Unread)> {
     let sids: Vec<_> = decided.filter(|sid| !log.is_void(sid)).collect();
-    let loads = sids.into_iter().map(|sid| async move {
-        let name = ObjectName::Snapshot(sid);
-        (name, repository.load::<Decision>(name).await)
-    });
+    let loads = sids
+        .into_iter()
+        .map(|sid| async move { (sid, repository.load::<Decision>(ObjectName::Snapshot(sid)).await) });
     let mut loads = stream::iter(loads).buffered(repository.concurrency());
-    let mut commits = Committed::new();
-    while let Some((name, decision)) = loads.next().await {
-        match decision.map_err(|error| unreadable(name, error))? {
-            Decision::Commit(mut record) => {
+    let (mut commits, mut unread) = (Committed::new(), Unread::new());
+    while let Some((sid, decision)) = loads.next().await {
+        match decision {
+            // What a newer program has written is no damage.
+            Err(error) if error.kind() == ErrorKind::Damaged => unread.push((sid, error)),
+            Err(error) => return Err(unreadable(ObjectName::Snapshot(sid), error)),
+            Ok(Decision::Commit(mut record)) => {
                 // Up to a megabyte each, and of no interest here.
                 record.incidents = Vec::new();
                 commits.insert(record.sid, Arc::from(record));
             }
-            Decision::Fence { .. } | Decision::Abort { .. } => {}
+            Ok(Decision::Fence { .. } | Decision::Abort { .. }) => {}
         }
     }
-    Ok(commits)
+    Ok((commits, unread))
 }
 
 /// What a collector says where one copy is damaged: others of the same blobs may be, or may be all that is left.

@@ -19,6 +19,7 @@ mod chains;
 mod compact;
 mod entries;
 mod listing;
+mod lost;
 mod mark;
 mod plan;
 mod refs;

@@ -125,7 +125,10 @@ impl Work {
         let new = decided
             .keys()
             .filter(|sid| !self.listing.decided.contains_key(sid));
-        let new = commits(&repository, &self.log, new.copied()).await?;
+        let (new, unread) = commits(&repository, &self.log, new.copied()).await?;
+        if let Some((sid, error)) = unread.into_iter().next() {
+            return Err(unreadable(ObjectName::Snapshot(sid), error));
+        }
         let blocks = self.entries.index.blocks().len();
         let entries = std::mem::take(&mut self.entries);
         let is_decided = |sid: &SessionId| decided.contains_key(sid);

@@ -122,6 +122,8 @@ pub(super) struct Work {
     pub(super) listing: Listing,
     /// Commits of G1, those that were let go among them.
     pub(super) committed: Committed,
+    /// Sessions whose decisions cannot be read, and that came back as others: they go with the floor.
+    pub(super) superseded: BTreeSet<SessionId>,
     /// Those that were let go with effect, as of G1.
     pub(super) forgotten: BTreeSet<SessionId>,
     /// Those of them that an earlier round may have kept in spite of their keys.
