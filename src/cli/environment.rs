@@ -124,6 +124,15 @@ pub(super) fn cache_directory() -> Option<PathBuf> {
         .map(|home| home.join(".cache/holdall"))
 }
 
+/// Whether two paths lead to one directory, by links, mounts or another spelling. What is not there leads nowhere.
+pub(super) fn is_same_directory(one: &Path, other: &Path) -> bool {
+    let place = |path| rustix::fs::stat(path).map(|found| (found.st_dev, found.st_ino));
+    match (place(one), place(other)) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => false,
+    }
+}
+
 /// Bytes that may still be written in a directory, or in the nearest one above it that there is.
 pub(super) fn free_space(directory: &Path) -> Option<u64> {
     let there = directory.ancestors().find(|path| path.is_dir())?;

@@ -222,6 +222,26 @@ pub(super) fn place(location: &Location, names: &Names) -> Result<String> {
     }
 }
 
+/// Whether a location of the second repository leads to the first.
+///
+/// # Errors
+/// As [`location`] and [`place`].
+pub(super) fn is_first(app: &App, second: &Location) -> Result<bool> {
+    let first = location(&app.globals)?;
+    Ok(match (&first, second) {
+        (Location::Local(one), Location::Local(other)) => environment::is_same_directory(one, other),
+        (Location::S3 { .. }, Location::S3 { .. }) => {
+            let endpoint = |names: &Names| {
+                let text = environment::text(names.endpoint)?.unwrap_or_default();
+                // As URLs, so that a slash at the end or the letters of a host make no difference.
+                Ok::<_, Error>(url::Url::parse(&text).map_or(text, String::from))
+            };
+            first == *second && endpoint(&FIRST)? == endpoint(names_of_second())?
+        }
+        _ => false,
+    })
+}
+
 /// The most that is kept of content, in bytes.
 const BASES_MAX: u64 = 20 << 30;
 

@@ -4,6 +4,7 @@ use super::app::App;
 use super::repo::{self, Access};
 use super::secret;
 use crate::error::{Error, ErrorKind, Result};
+use crate::ops;
 use crate::repository::{Found, Repository};
 use crate::store::Location;
 use std::path::PathBuf;
@@ -43,7 +44,7 @@ impl Second {
     /// Opens the repository at `location`; nothing if it is missing and is left so.
     ///
     /// # Errors
-    /// `NoRepository` if there is none, or as [`Repository::open`], [`Repository::open_replica`] and [`Repository::make_replica`].
+    /// `NoRepository` if there is none, `Invalid` if it is the first one, or as [`Repository::open`], [`Repository::open_replica`] and [`Repository::make_replica`].
     pub(super) async fn open(
         &self,
         app: &App,
@@ -51,6 +52,7 @@ impl Second {
         first: &Repository,
         (access, missing): (Access, Missing),
     ) -> Result<Option<Repository>> {
+        apart(app, location)?;
         let names = repo::names_of_second();
         let create = missing == Missing::Make;
         let access = if create { Access::Create } else { access };
@@ -88,6 +90,34 @@ impl Second {
             _ => first.open_replica(store, of_first).await.map(Some),
         }
     }
+}
+
+/// Opens the replica of `first` at `location`, to read it. No password is asked for: a repository with other keys is refused.
+///
+/// # Errors
+/// `NoRepository` if there is none, `Invalid` if it is no replica or the first repository itself, or as [`Repository::open_replica`].
+pub(super) async fn open_replica(app: &App, location: &Location, first: &Repository) -> Result<Repository> {
+    apart(app, location)?;
+    let names = repo::names_of_second();
+    let store = repo::store_at(app, location, names, Access::ReadOnly)?;
+    match Found::at(&store).await? {
+        Found::Nothing => return Err(nothing_there(location)),
+        Found::Repository(id) if id != first.id() => {
+            return Err(ops::no_replica().with("store", location));
+        }
+        _ => {}
+    }
+    let place = repo::place(location, names)?;
+    let cache = || repo::cache(app, Some((first.id(), &place)));
+    first.open_replica(store, cache).await
+}
+
+/// A second repository that is the first one is no second one.
+fn apart(app: &App, second: &Location) -> Result<()> {
+    if repo::is_first(app, second)? {
+        return Err(ops::same_store().with("store", second));
+    }
+    Ok(())
 }
 
 fn nothing_there(location: &Location) -> Error {

@@ -1,8 +1,9 @@
 //! Mending a repository: what its snapshots need is listed again or stored again, from what can be read here and from a replica. Nothing is
 //! deleted, and nothing that is intact is touched (`format-spec/85-sessions.md` section 8).
 
-use super::copy::{self, CopyRequest};
-use super::list::list;
+mod lost;
+
+use super::needs::ask_for;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
@@ -13,10 +14,8 @@ use crate::format::layout::ObjectName;
 use crate::format::node::Totals;
 use crate::format::snapshot::SnapshotRecord;
 use crate::repository::{
-    BlobReader, BlobWriter, Mending, Needs, ReadData, Repository, Salvage, Session, Survey, SurveyReport,
-    There,
+    BlobReader, BlobWriter, Mending, ReadData, Repository, Salvage, Session, Survey, SurveyReport, There,
 };
-use crate::snapshot::SnapshotFilter;
 use crate::snapshot::tree::{Marker, NodeSource, walk, walk_refs};
 use bytes::Bytes;
 use futures::FutureExt;
@@ -24,7 +23,6 @@ use futures::future::BoxFuture;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 /// How often a repair is begun anew because a collector has ended a round meanwhile.
 const TRIES: u32 = 8;
@@ -32,8 +30,6 @@ const TRIES: u32 = 8;
 const NAMED_MAX: usize = 20;
 /// Blobs that are fetched together.
 const GROUP: usize = 32;
-/// A long walk is asked this often whether the session shows a sign of life.
-const TICK: Duration = Duration::from_secs(30);
 
 /// What to mend.
 #[derive(Clone, Debug)]
@@ -76,9 +72,13 @@ pub struct RepairReport {
     pub blobs_from_replica: u64,
     /// Snapshots whose records were unreadable and that came back from the replica.
     pub snapshots_back: Vec<SessionId>,
+    /// Snapshots whose records cannot be read and that came back before, under other ids.
+    pub snapshots_there: Vec<SessionId>,
+    /// Snapshots whose records cannot be read and that somebody had let go: they do not come back.
+    pub snapshots_let_go: Vec<SessionId>,
     /// Snapshots that still do not restore wholly.
     pub hit: Vec<StillHit>,
-    /// Snapshots whose own records cannot be read.
+    /// Snapshots whose own records cannot be read, and of which nothing else is here.
     pub unreadable: Vec<SessionId>,
     /// Whether nothing was written.
     pub dry_run: bool,
@@ -111,10 +111,7 @@ pub async fn repair(
 ) -> Result<RepairReport> {
     let started = context.clock.now();
     if from.is_some_and(|from| !from.is_replica_of(repository)) {
-        let what = "a repository with keys of its own cannot heal this one";
-        return Err(Error::new(ErrorKind::Invalid, what).hint(
-            "give a replica, which has the same keys; `holdall copy` brings snapshots from any other",
-        ));
+        return Err(no_replica());
     }
     context.emit(&Event::PhaseStarted {
         phase: "repair",
@@ -149,11 +146,18 @@ pub async fn repair(
     }
     report.blobs_from_replica = job.from_replica.load(Ordering::Relaxed);
     if let Some(from) = from {
-        bring_back(&job, from, &mut report).await?;
+        lost::bring_back(&job, from, &mut report).await?;
     }
     context.emit(&Event::PhaseEnded { phase: "repair" });
     report.seconds = context.clock.now().seconds_since(started);
     Ok(report)
+}
+
+/// What is said of a repository with other keys that is to heal one.
+pub fn no_replica() -> Error {
+    let what = "a repository with keys of its own cannot heal this one";
+    Error::new(ErrorKind::Invalid, what)
+        .hint("give a replica, which has the same keys; `holdall copy` brings snapshots from any other")
 }
 
 /// What the survey has found, packs apart from the rest.
@@ -241,9 +245,9 @@ impl Job<'_> {
         let snapshots: Vec<_> = salvage.view.snapshots().cloned().collect();
         for record in &snapshots {
             self.context.check_cancelled()?;
-            need(&healer, record, &mut salvage.needs).await?;
+            ask_for(&healer, record, &mut salvage.needs, is_loss).await?;
         }
-        report.unreadable = unreadable(&salvage);
+        lost::sort_out(self.repository, &salvage.view, report).await?;
         let mut there = There::planned(&self.repository.view_of_writer(self.context).await?);
         there.avoid(&self.survey.bad_packs);
         let planned = salvage.plan(&there);
@@ -295,7 +299,7 @@ impl Job<'_> {
     }
 
     /// A session that lists and stores what is missing, and ends without a snapshot: its runs count for all who read, the next
-    /// collection takes them over, and the next snapshot of the same data claims them.
+    /// collection takes them over, and the next snapshot of the same data claims them. Gives nothing if a collector may not have seen them.
     async fn apply(
         &self,
         salvage: &mut Salvage,
@@ -314,8 +318,10 @@ impl Job<'_> {
             .await;
         let applied = applied?;
         flushed?;
-        ended?;
-        Ok(applied)
+        // W8, for want of a commit: a collector that ended the session, or a round, may have marked without these runs. What it killed
+        // is to be mended once more.
+        let counts = ended? && !salvage.needs.is_outdated(self.repository, self.context).await?;
+        Ok(applied.filter(|_| counts))
     }
 
     async fn apply_in(
@@ -355,15 +361,7 @@ impl Job<'_> {
         (kind, id): (BlobKind, &BlobId),
         report: &mut RepairReport,
     ) -> Result<()> {
-        let mut get = Box::pin(healer.get(kind, id));
-        let (bytes, theirs) = loop {
-            tokio::select! {
-                biased;
-                () = self.context.cancel.cancelled() => self.context.check_cancelled()?,
-                got = &mut get => break got?,
-                () = tokio::time::sleep(TICK) => writer.heartbeat().await?,
-            }
-        };
+        let (bytes, theirs) = writer.alive_during(healer.get(kind, id)).await??;
         let held = self.context.budget.reserve(bytes.len() as u64).await;
         let stored = writer.put(kind, *id, &bytes, held).await;
         // Damage found while writing is not a loss of this blob: the session cannot go on.
@@ -374,46 +372,6 @@ impl Job<'_> {
             self.count(bytes.len(), theirs, report);
         }
         Ok(())
-    }
-}
-
-/// Snapshots whose records cannot be read.
-fn unreadable(salvage: &Salvage) -> Vec<SessionId> {
-    let damaged = salvage.view.damaged.iter();
-    let sids = damaged.filter_map(|(name, _)| match name {
-        ObjectName::Snapshot(sid) => Some(*sid),
-        _ => None,
-    });
-    sids.collect()
-}
-
-/// Asks for everything that a snapshot needs. What is below a node that is lost everywhere cannot be asked for.
-async fn need(healer: &Healer, record: &Arc<SnapshotRecord>, needs: &mut Needs) -> Result<()> {
-    walk(healer, &record.root, &mut Asks(needs)).await?;
-    if let Some((level, refs)) = &record.incident_list {
-        walk_refs(healer, (*level, refs), &mut Asks(needs)).await?;
-    }
-    Ok(())
-}
-
-/// Asks for everything, and goes on behind what is lost.
-struct Asks<'a>(&'a mut Needs);
-
-impl Marker for Asks<'_> {
-    fn node(&mut self, id: BlobId, _: u8, _: Totals) -> bool {
-        self.0.ask(BlobKind::Node, &id)
-    }
-
-    fn list(&mut self, list: &BlobRef) -> bool {
-        self.0.ask(BlobKind::List, &list.id)
-    }
-
-    fn data(&mut self, chunk: &BlobRef) {
-        self.0.ask(BlobKind::Data, &chunk.id);
-    }
-
-    fn failed(&mut self, error: Error) -> Result<()> {
-        if is_loss(&error) { Ok(()) } else { Err(error) }
     }
 }
 
@@ -490,37 +448,4 @@ impl Marker for Hits<'_> {
         self.hit.nodes_hit += 1;
         Ok(())
     }
-}
-
-/// Snapshots whose records are lost here come back as copies of what the replica has of them.
-async fn bring_back(job: &Job<'_>, from: &Repository, report: &mut RepairReport) -> Result<()> {
-    if report.unreadable.is_empty() {
-        return Ok(());
-    }
-    let theirs = list(job.context, from, &SnapshotFilter::default()).await?;
-    let id = job.repository.id();
-    let first = |record: &SnapshotRecord| record.original.unwrap_or((from.id(), record.sid));
-    let mut specs = Vec::new();
-    for snapshot in &theirs.snapshots {
-        let (repository, sid) = first(&snapshot.record);
-        if repository == id && report.unreadable.contains(&sid) {
-            specs.push(snapshot.record.sid.name().parse()?);
-            report.snapshots_back.push(sid);
-        }
-    }
-    if specs.is_empty() {
-        return Ok(());
-    }
-    let request = CopyRequest {
-        snapshots: specs,
-        host: job.request.host.clone(),
-        dry_run: job.request.dry_run,
-        ..CopyRequest::default()
-    };
-    let copied = copy::copy(job.context, from, Some(job.repository), &request).await?;
-    let failed = |sid: &SessionId| copied.failed.iter().any(|f| first(&f.record).1 == *sid);
-    report.snapshots_back.retain(|sid| !failed(sid));
-    let back = report.snapshots_back.clone();
-    report.unreadable.retain(|sid| !back.contains(sid));
-    Ok(())
 }

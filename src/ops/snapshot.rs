@@ -19,8 +19,6 @@ use std::time::Duration;
 
 /// How often a run that a collector fenced begins anew.
 const TRIES: u32 = 3;
-/// A silent source is asked this often whether the session shows a sign of life, in seconds.
-const TICK: Duration = Duration::from_secs(30);
 
 /// What to make a snapshot of.
 #[derive(Clone, Debug, Default)]
@@ -360,16 +358,7 @@ async fn read_sources(
         writer.use_chunker(repository.chunker(&source.origin().connector));
         let mut items = source.entries(context, prior.clone());
         loop {
-            let item = tokio::select! {
-                biased;
-                () = context.cancel.cancelled() => return context.check_cancelled().map_err(interrupted),
-                item = items.next() => item,
-                () = tokio::time::sleep(TICK) => {
-                    writer.heartbeat().await?;
-                    continue;
-                }
-            };
-            match item {
+            match writer.alive_during(items.next()).await.map_err(interrupted)? {
                 Some(item) => writer.add(item?).await?,
                 None => break,
             }
@@ -389,6 +378,9 @@ async fn leave_sources(sources: &mut [Box<dyn Source>]) {
 }
 
 fn interrupted(error: Error) -> Error {
+    if error.kind() != ErrorKind::Cancelled {
+        return error;
+    }
     error.hint("nothing was committed; the next run finds what was uploaded")
 }
 

@@ -1,5 +1,6 @@
 //! How old what is kept is: of each project the newest snapshot, and whether one is overdue.
 
+use super::copy::{Lag, lag};
 use super::list::{ListedSnapshot, listed};
 use crate::context::{Context, Time};
 use crate::error::{ErrorKind, Result};
@@ -47,6 +48,18 @@ pub enum Overdue {
     Partial,
     /// It was made by a clock far ahead of this one: nobody can tell.
     Ahead,
+}
+
+/// How a copy of a repository stands.
+#[derive(Clone, Debug)]
+pub struct CopyStatus {
+    /// What it lacks.
+    pub lag: Lag,
+    /// The repository's projects whose newest complete snapshot in the copy is older than was asked for, by name, and why; nothing for those
+    /// of which it has none.
+    pub overdue: Vec<(String, Option<Overdue>)>,
+    /// Objects of the copy that cannot be read.
+    pub damaged: Vec<(String, String)>,
 }
 
 /// A run that has not ended: it is under way, or was interrupted.
@@ -97,6 +110,32 @@ pub async fn status(
 ) -> Result<StatusReport> {
     let view = repository.view(context).await?;
     status_of(context, repository, &view, request).await
+}
+
+/// How far `copy` is behind `repository`, of which `report` was told. A project is overdue there by the rule that holds here.
+///
+/// # Errors
+/// What the stores say.
+pub async fn copy_status(
+    context: &Context,
+    (repository, report): (&Repository, &StatusReport),
+    copy: &Repository,
+    request: &StatusRequest,
+) -> Result<CopyStatus> {
+    let there = status(context, copy, request).await?;
+    let by_name = |name: &str| there.projects.iter().find(|project| project.name == name);
+    let overdue = report.projects.iter().filter_map(|project| {
+        let overdue = match by_name(&project.name) {
+            Some(there) => Some(there.overdue?),
+            None => request.max_age.map(|_| None)?,
+        };
+        Some((project.name.clone(), overdue))
+    });
+    Ok(CopyStatus {
+        overdue: overdue.collect(),
+        lag: lag(context, (repository, copy), &request.filter).await?,
+        damaged: there.damaged,
+    })
 }
 
 /// As [`status`], of a view.

@@ -181,21 +181,27 @@ impl Session {
         }
     }
 
-    /// Ends the session without a snapshot. What was uploaded can be claimed by later sessions.
+    /// Ends the session without a snapshot. What was uploaded can be claimed by later sessions. Gives false if a collector had ended it
+    /// before: what it has listed since then may be gone.
     ///
     /// # Errors
     /// What the store says.
-    pub async fn abort(&self, context: &Context, why: &str) -> Result<()> {
+    pub async fn abort(&self, context: &Context, why: &str) -> Result<bool> {
         Self::abort_sid(&self.repository, context, self.sid, why).await
     }
 
-    async fn abort_sid(repository: &Repository, context: &Context, sid: SessionId, why: &str) -> Result<()> {
+    async fn abort_sid(
+        repository: &Repository,
+        context: &Context,
+        sid: SessionId,
+        why: &str,
+    ) -> Result<bool> {
         let decision = Decision::Abort {
             sid,
             why: why.to_owned(),
             nonce: context.random.bytes()?,
         };
         // A conflict means that a collector has fenced it: it is ended either way.
-        repository.save(context, &decision).await.map(drop)
+        Ok(repository.save(context, &decision).await?.is_mine())
     }
 }

@@ -4,6 +4,7 @@ use crate::store::Fault;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use object_store::path::Path;
 use object_store::{
@@ -152,6 +153,8 @@ impl Plan {
 #[derive(Default)]
 struct State {
     calls: Vec<Call>,
+    /// What happens before a call has an effect, and how many calls pass before that.
+    meanwhile: Option<(u64, BoxFuture<'static, ()>)>,
     plans: Vec<Plan>,
     hidden: HashSet<String>,
     replaced: HashMap<String, Bytes>,
@@ -193,6 +196,16 @@ impl FaultStore {
     /// (`Before`), or has its effect and no answer (`After`).
     pub fn crash(&self, calls: u64, when: When) {
         self.plan(Plan::new(when, Failure::Crash).skip(calls));
+    }
+
+    /// Before the call after the next `calls` has an effect, all of this happens.
+    pub fn meanwhile(&self, calls: u64, work: BoxFuture<'static, ()>) {
+        self.state().meanwhile = Some((calls, work));
+    }
+
+    /// Whether that is still to come.
+    pub fn is_waiting(&self) -> bool {
+        self.state().meanwhile.is_some()
     }
 
     /// Everything works again: forgets plans and the crash, not what was hidden or replaced.
@@ -253,6 +266,19 @@ impl FaultStore {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What happens before this call, if it is the one.
+    fn turn(&self) -> Option<BoxFuture<'static, ()>> {
+        let mut state = self.state();
+        match &mut state.meanwhile {
+            Some((0, _)) => state.meanwhile.take().map(|(_, work)| work),
+            Some((calls, _)) => {
+                *calls -= 1;
+                None
+            }
+            None => None,
+        }
+    }
+
     /// Records a call and decides its fate.
     fn enter(&self, op: Op, name: &str, range: Option<Range<u64>>, bytes: u64) -> (Option<Plan>, Running) {
         let mut state = self.state();
@@ -286,6 +312,9 @@ impl FaultStore {
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         let (plan, _running) = self.enter(op, name, range, bytes);
+        if let Some(work) = self.turn() {
+            work.await;
+        }
         let delay = self.state().delay;
         if let Some(delay) = delay {
             tokio::time::sleep(delay).await;
@@ -463,6 +492,9 @@ impl FaultStore {
         let prefix = prefix.map(ToString::to_string).unwrap_or_default();
         stream::once(async move {
             let (plan, running) = this.enter(Op::List, &prefix, None, 0);
+            if let Some(work) = this.turn() {
+                work.await;
+            }
             let mut found: Vec<_> = inner.collect().await;
             drop(running);
             found.retain(|m| m.as_ref().map_or(true, |m| !this.is_hidden(m.location.as_ref())));

@@ -22,13 +22,17 @@ fn damage(directory: &Path) {
         .iter()
         .max_by_key(|path| path.metadata().unwrap().len())
         .unwrap();
-    let mut bytes = std::fs::read(largest).unwrap();
-    bytes[20_000] ^= 1;
-    let mut permissions = largest.metadata().unwrap().permissions();
+    flip(largest, 20_000);
+}
+
+fn flip(file: &Path, at: usize) {
+    let mut bytes = std::fs::read(file).unwrap();
+    bytes[at] ^= 1;
+    let mut permissions = file.metadata().unwrap().permissions();
     #[expect(clippy::permissions_set_readonly_false, reason = "a file of this test")]
     permissions.set_readonly(false);
-    std::fs::set_permissions(largest, permissions).unwrap();
-    std::fs::write(largest, bytes).unwrap();
+    std::fs::set_permissions(file, permissions).unwrap();
+    std::fs::write(file, bytes).unwrap();
 }
 
 #[test]
@@ -79,7 +83,9 @@ fn what_json_says_of_a_copy_has_its_shape() {
             "already_there",
             "behind",
             "copied",
+            "damaged_objects",
             "damaged_packs",
+            "damaged_there",
             "dry_run",
             "failed",
             "let_go_there",
@@ -91,6 +97,7 @@ fn what_json_says_of_a_copy_has_its_shape() {
             "planned_bytes",
             "planned_packs",
             "same_keys",
+            "stopped",
             "to",
             "total_duration",
         ]
@@ -216,10 +223,103 @@ fn a_damaged_repository_is_copied_as_far_as_it_is_whole_and_repaired_from_its_re
             "packs_listed",
             "snapshots_back",
             "snapshots_hit",
+            "snapshots_let_go",
+            "snapshots_there",
             "snapshots_unreadable",
             "total_duration",
         ]
     );
+}
+
+#[test]
+fn a_copy_of_a_repository_with_an_unreadable_snapshot_says_so() {
+    let sandbox = sandbox();
+    let mut records = files_below(&sandbox.path("repo/snapshots"));
+    records.sort();
+    let record = records.remove(0);
+    flip(&record, 150);
+    // What this machine has in its cache it does not read again.
+    let ran = sandbox.run(&["copy", "--no-cache", "--to", "replica", "--init"]);
+    assert_eq!(ran.code, 13, "{} {}", ran.out, ran.err);
+    assert!(ran.err.contains("cannot be read"), "{}", ran.err);
+    assert!(ran.out.contains("copied 1 snapshot"), "{}", ran.out);
+    let ran = sandbox.run(&["copy", "--no-cache", "--to", "replica", "--json"]);
+    assert_eq!(ran.code, 13);
+    assert_eq!(length(&ran.json()["damaged_objects"]), 1);
+}
+
+#[test]
+fn a_repository_is_not_copied_to_itself_nor_repaired_from_itself() {
+    let sandbox = sandbox();
+    std::os::unix::fs::symlink("repo", sandbox.path("link")).unwrap();
+    for place in ["repo", "./repo/", "data/../repo", "link"] {
+        sandbox
+            .bad(&["copy", "--to", place, "--init"], 2)
+            .has_error("is the first one");
+        sandbox
+            .bad(&["repair", "--from", place], 2)
+            .has_error("is the first one");
+        sandbox
+            .bad(&["status", "--copy-to", place], 2)
+            .has_error("is the first one");
+    }
+}
+
+#[test]
+fn a_repair_from_other_keys_is_refused_before_a_password_is_asked_for() {
+    let sandbox = sandbox();
+    let init = [
+        "init",
+        "--repo",
+        "other",
+        "--generate-key-file",
+        "other.key",
+        "--no-recovery-phrase",
+    ];
+    sandbox.good(&init);
+    let ran = sandbox.bad(&["repair", "--from", "other"], 2);
+    ran.has_error("cannot heal this one");
+    sandbox.bad(&["repair", "--from", "nowhere"], 10);
+}
+
+#[test]
+fn status_tells_how_far_the_copy_is_behind() {
+    let sandbox = sandbox();
+    sandbox.bad(&["status", "--copy-to", "replica"], 10);
+    sandbox.good(&["copy", "latest:shop", "--to", "replica", "--init"]);
+    let ran = sandbox.good(&["status", "--copy-to", "replica"]);
+    assert!(
+        ran.out.contains("copy in replica: the newest there is of")
+            && ran.out.contains("missing there: 1 snapshot"),
+        "{}",
+        ran.out
+    );
+    // What was kept without a project is young here, and not there at all.
+    sandbox.good(&["status", "--max-age", "26h"]);
+    let ran = sandbox.run(&["status", "--max-age", "26h", "--copy-to", "replica"]);
+    assert_eq!(ran.code, 4, "{} {}", ran.out, ran.err);
+    assert!(ran.err.contains("is overdue (absent)"), "{}", ran.err);
+    let of_shop = [
+        "status",
+        "--project",
+        "shop",
+        "--max-age",
+        "26h",
+        "--copy-to",
+        "replica",
+        "--json",
+    ];
+    let copy = sandbox.good(&of_shop).json()["copy"].clone();
+    assert_eq!((length(&copy["missing_there"]), length(&copy["overdue"])), (0, 0));
+    assert_eq!(copy["behind"], 0.0);
+    sandbox.good(&["copy", "--to", "replica"]);
+    sandbox.good(&["status", "--max-age", "26h", "--copy-to", "replica"]);
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
+    let ran = sandbox.run(&["status", "--max-age", "0s", "--copy-to", "replica", "--json"]);
+    assert_eq!(ran.code, 4, "{} {}", ran.out, ran.err);
+    let overdue = ran.json()["copy"]["overdue"].clone();
+    assert_eq!(length(&overdue), 2);
+    assert_eq!(overdue[0]["why"], "old");
 }
 
 impl Sandbox {

@@ -2,12 +2,13 @@
 
 use crate::world::{Things, Turn, World, assert_whole, names, noise, over, seeded, take};
 use holdall::context::{Context, ManualClock, Time};
-use holdall::error::{ErrorKind, Result};
+use holdall::error::{Error, ErrorKind, Result};
 use holdall::format::id::SessionId;
 use holdall::format::layout::Prefix;
 use holdall::format::note::NoteRecord;
 use holdall::ops::{self, CollectOptions, PruneReport, PruneRequest, Unused};
 use holdall::repository::Repository;
+use holdall::repository::collect::Round;
 use holdall::testkit::rounds::Hand;
 use holdall::testkit::{Failure, Op, Plan, When, repo};
 use std::sync::Arc;
@@ -43,6 +44,21 @@ pub(crate) fn all() -> PruneRequest {
         confirmed: true,
         exclusive: false,
     }
+}
+
+/// A round from its begin to its sweep, whether it is worth while or not; sessions that are open are ended, but for one that shows a
+/// sign of life right then.
+pub(crate) async fn whole_round(context: &Context, repository: &Repository) -> Result<()> {
+    let mut options = all().options;
+    options.lease = Duration::ZERO;
+    let mut waiting = Round::begin(repository, context, options)
+        .await?
+        .condemn()
+        .await?;
+    if !waiting.settle().await? {
+        return Err(Error::new(ErrorKind::Busy, "a session is at work"));
+    }
+    waiting.rescue().await?.seal().await?.sweep().await.map(drop)
 }
 
 impl Stage {

@@ -83,11 +83,7 @@ impl Two {
     }
 
     pub(crate) async fn take(&self, things: &Things) -> SessionId {
-        let Time { seconds, nanos } = self.context.clock.now();
-        self.clock.set(Time {
-            seconds: seconds + 10,
-            nanos,
-        });
+        self.later(10);
         let taken = take(&self.context, &self.source, things).await;
         taken.unwrap().snapshot.sid
     }
@@ -98,7 +94,15 @@ impl Two {
             .unwrap()
     }
 
-    async fn whole(&self, expected: &[&Things]) -> usize {
+    pub(crate) fn later(&self, by: i64) {
+        let Time { seconds, nanos } = self.context.clock.now();
+        self.clock.set(Time {
+            seconds: seconds + by,
+            nanos,
+        });
+    }
+
+    pub(crate) async fn whole(&self, expected: &[&Things]) -> usize {
         assert_whole(&self.context, &self.there.store(&self.context), expected).await
     }
 
@@ -107,7 +111,7 @@ impl Two {
         snapshots.iter().map(|s| s.record().clone()).collect()
     }
 
-    fn hand<'a>(&'a self, repository: &'a Repository) -> Hand<'a> {
+    pub(crate) fn hand<'a>(&'a self, repository: &'a Repository) -> Hand<'a> {
         Hand {
             repository,
             context: &self.context,

@@ -1,14 +1,15 @@
 //! Copies between repositories of different kinds: other keys, copies of copies, what is said of them, and what a place may hold.
 
 use crate::copy::{Two, make_replica, packs, request, version};
-use crate::world::{Things, Turn, World, assert_whole, contents, noise, snapshots, take};
+use crate::world::{Things, Turn, World, assert_whole, contents, noise, over, snapshots, take};
 use holdall::context::Time;
 use holdall::error::ErrorKind;
 use holdall::format::note::NoteRecord;
 use holdall::ops;
 use holdall::repository::{Cache, Found, Repository};
 use holdall::snapshot::SnapshotFilter;
-use holdall::testkit::repo;
+use holdall::testkit::{Failure, Op, Plan, When, repo};
+use std::sync::Arc;
 
 #[tokio::test]
 async fn a_repository_with_other_keys_holds_the_same_under_other_ids() {
@@ -175,4 +176,140 @@ async fn a_place_with_something_else_is_told_from_an_empty_and_an_unfinished_one
         .unwrap();
     assert_eq!(Found::at(&store).await.unwrap(), Found::Repository(id));
     repo::open(&store).await.unwrap();
+}
+
+#[tokio::test]
+async fn tags_that_change_after_a_copy_are_carried_unless_the_copy_was_changed_after_that() {
+    let two = Two::replica().await;
+    let sid = two.take(&version(0)).await;
+    two.copy(&request()).await;
+    let copy = two.records(&two.target).await[0].sid;
+    let tag = |name: &str| NoteRecord {
+        tags: Some(vec![name.to_owned()]),
+        ..NoteRecord::default()
+    };
+    let tags = || async {
+        two.target.notes().await.unwrap()[&copy]
+            .said
+            .tags
+            .clone()
+            .unwrap()
+    };
+    for name in ["first", "second"] {
+        two.later(10);
+        two.source.put_note(&two.context, sid, tag(name)).await.unwrap();
+        // A copy that comes much later makes an old word no newer.
+        two.later(10);
+        assert_eq!(two.copy(&request()).await.noted, 1);
+        assert_eq!(tags().await, [name]);
+    }
+    two.source
+        .put_note(&two.context, sid, tag("older"))
+        .await
+        .unwrap();
+    two.later(10);
+    two.target
+        .put_note(&two.context, copy, tag("its own"))
+        .await
+        .unwrap();
+    assert_eq!(two.copy(&request()).await.noted, 0);
+    assert_eq!(tags().await, ["its own"]);
+    two.later(10);
+    two.source
+        .put_note(&two.context, sid, tag("newest"))
+        .await
+        .unwrap();
+    assert_eq!(two.copy(&request()).await.noted, 1);
+    assert_eq!(tags().await, ["newest"]);
+    assert_eq!(two.copy(&request()).await.noted, 0);
+}
+
+#[tokio::test]
+async fn protection_is_carried_later_too_and_never_taken_away() {
+    let two = Two::replica().await;
+    let sid = two.take(&version(0)).await;
+    two.copy(&request()).await;
+    let copy = two.records(&two.target).await[0].sid;
+    let protect = |protected| NoteRecord {
+        protected: Some(protected),
+        ..NoteRecord::default()
+    };
+    let is_protected = async || {
+        let notes = two.target.notes().await.unwrap();
+        notes.get(&copy).and_then(|notes| notes.said.protected)
+    };
+    two.later(10);
+    two.source
+        .put_note(&two.context, sid, protect(true))
+        .await
+        .unwrap();
+    let report = two.copy(&request()).await;
+    assert!(report.failed.is_empty());
+    assert_eq!(is_protected().await, Some(true));
+    two.later(10);
+    two.source
+        .put_note(&two.context, sid, protect(false))
+        .await
+        .unwrap();
+    assert_eq!(two.copy(&request()).await.noted, 0);
+    assert_eq!(is_protected().await, Some(true));
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_of_the_source_is_told_and_the_rest_is_copied() {
+    let two = Two::replica().await;
+    let hit = two.take(&version(0)).await;
+    two.take(&version(1)).await;
+    let name = format!("snapshots/{hit}");
+    let mut bytes = two.here.get(&name).await.unwrap().to_vec();
+    bytes[150] ^= 1;
+    two.here.set(&name, bytes.into()).await;
+    // Without what this process remembers.
+    let source = repo::open(&two.here.store(&two.context)).await.unwrap();
+    let report = ops::copy(&two.context, &source, Some(&two.target), &request()).await;
+    let report = report.unwrap();
+    assert_eq!((report.copied.len(), report.failed.len()), (1, 0));
+    assert_eq!(report.damaged.len(), 1);
+    assert_eq!(report.damaged[0].0, name);
+    assert!(report.is_damaged());
+}
+
+#[tokio::test]
+async fn damage_is_told_even_if_something_else_ends_the_copy() {
+    let two = Two::replica().await;
+    two.take(&version(0)).await;
+    let pack = packs(&two.here.objects().await).into_keys().next().unwrap();
+    two.here.remove(&pack).await;
+    two.take(&Things::new([("b", noise(50_000, 90))])).await;
+    let faults = two.there.faults();
+    // The second snapshot finds the target's disk full.
+    faults.plan(
+        Plan::new(When::Before, Failure::System(28))
+            .op(Op::Put)
+            .name("packs/")
+            .forever(),
+    );
+    let target = repo::open(&over(Arc::new(faults), &two.context)).await.unwrap();
+    let report = ops::copy(&two.context, &two.source, Some(&target), &request())
+        .await
+        .unwrap();
+    assert_eq!((report.copied.len(), report.failed.len()), (0, 1));
+    assert_eq!(report.stopped.as_ref().unwrap().kind(), ErrorKind::StoreFull);
+    assert!(report.is_damaged());
+}
+
+#[tokio::test]
+async fn a_repository_is_no_copy_of_itself() {
+    let two = Two::replica().await;
+    two.take(&version(0)).await;
+    let itself = repo::open(&two.here.store(&two.context)).await.unwrap();
+    let refused = ops::copy(&two.context, &two.source, Some(&itself), &request()).await;
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Invalid);
+    // What another program has made of all its objects is a place of its own.
+    let clone = World::of(&two.here.objects().await).await;
+    let clone = repo::open(&clone.store(&two.context)).await.unwrap();
+    let report = ops::copy(&two.context, &two.source, Some(&clone), &request())
+        .await
+        .unwrap();
+    assert_eq!((report.copied.len(), report.there), (0, 1));
 }

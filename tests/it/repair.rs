@@ -1,10 +1,11 @@
 //! Repairs as those see them whose store has lost something: what can be read comes back, what cannot is named, and nothing is deleted.
 
-use crate::collect::{Stage, all, stage};
+use crate::collect::{Stage, all, stage, whole_round};
 use crate::copy::{make_replica, request as copy_request, version};
 use crate::world::{
     Objects, START, Things, World, assert_whole, contents, noise, over, seeded, snapshots, take,
 };
+use futures::FutureExt;
 use holdall::context::{Context, Time};
 use holdall::error::ErrorKind;
 use holdall::ops::{self, RepairReport, RepairRequest};
@@ -125,6 +126,9 @@ async fn a_lost_index_run_is_made_anew_from_the_packs() {
         let second = repair(&stage, None).await;
         assert!(!second.has_work());
         assert_eq!(restores(&stage, &[&version(0), &version(1)]).await, 3);
+        let versions = [&version(0), &version(1)];
+        assert_eq!(whole_after_collections(&stage, &versions).await, 3);
+        assert!(stage.world.get(&run).await.is_none());
     }
 }
 
@@ -139,12 +143,26 @@ async fn where_packs_were_collected_a_lost_index_is_made_anew_by_copying() {
         stage.prune(&all()).await.unwrap();
     }
     let run = largest(&stage.world.objects().await, "index/g/");
-    stage.world.remove(&run).await;
-    let before = stage.world.objects().await;
-    let report = repair(&stage, None).await;
-    assert!(report.blobs_stored > 0 && !report.is_damaged(), "{report:?}");
-    only_added(&stage, &before).await;
-    assert_eq!(restores(&stage, &[&version(1), &version(2)]).await, 2);
+    let objects = stage.world.objects().await;
+    for cut in [false, true] {
+        let stage = Stage {
+            world: World::of(&objects).await,
+            ..stage_of(&stage)
+        };
+        if cut {
+            damage(&stage.world, &run, 200).await;
+        } else {
+            stage.world.remove(&run).await;
+        }
+        let before = stage.world.objects().await;
+        let report = repair(&stage, None).await;
+        assert!(report.blobs_stored > 0 && !report.is_damaged(), "{report:?}");
+        only_added(&stage, &before).await;
+        let versions = [&version(1), &version(2)];
+        assert_eq!(restores(&stage, &versions).await, 2);
+        assert_eq!(whole_after_collections(&stage, &versions).await, 2);
+        assert!(stage.world.get(&run).await.is_none());
+    }
 }
 
 #[tokio::test]
@@ -253,6 +271,87 @@ async fn a_snapshot_whose_record_is_lost_comes_back_from_a_replica() {
     assert_eq!(report.snapshots_back, [sid]);
     assert!(report.unreadable.is_empty());
     assert_eq!(restores(&stage, &[&version(0), &version(1)]).await, 2);
+    let again = repair(&stage, Some(&from)).await;
+    assert_eq!((again.snapshots_back, again.snapshots_there), (vec![], vec![sid]));
+    assert!(again.unreadable.is_empty());
+    let versions = [&version(0), &version(1)];
+    assert_eq!(whole_after_collections(&stage, &versions).await, 2);
+    assert!(stage.world.get(&name).await.is_none());
+}
+
+#[tokio::test]
+async fn a_snapshot_that_was_let_go_does_not_come_back_when_its_record_is_lost() {
+    let stage = stage().await;
+    let sid = stage.take(&version(0)).await;
+    stage.take(&version(1)).await;
+    let (_world, from) = replica(&stage).await;
+    stage.hand().forget(sid).await;
+    damage(&stage.world, &format!("snapshots/{sid}"), 150).await;
+    let report = repair(&stage, Some(&from)).await;
+    assert_eq!(
+        (report.snapshots_back, report.snapshots_let_go),
+        (vec![], vec![sid])
+    );
+    assert!(report.unreadable.is_empty());
+    assert_eq!(restores(&stage, &[&version(1)]).await, 1);
+}
+
+#[tokio::test]
+async fn a_repair_that_collectors_overtake_is_done_once_more() {
+    let stage = stage().await;
+    stage.take(&version(0)).await;
+    stage.take(&version(1)).await;
+    let (theirs, _from) = replica(&stage).await;
+    damage(
+        &stage.world,
+        &largest(&stage.world.objects().await, "packs/"),
+        5_000,
+    )
+    .await;
+    let base = stage.world.objects().await;
+    let expected = [&version(0), &version(1)];
+    let open = |store| async move { Repository::open(store, &repo::key(), |_| Cache::in_memory()).await };
+    let mut rounds = 0;
+    for n in 0.. {
+        let at = format!("call {n}");
+        let world = World::of(&base).await;
+        let faults = world.faults();
+        let (mending, collecting) = (context(2), context(4));
+        let from = open(theirs.store(&mending)).await.unwrap();
+        let repository = open(over(Arc::new(faults.clone()), &mending)).await.unwrap();
+        let collector = open(world.store(&collecting)).await.unwrap();
+        // Two rounds: what a session of the first epoch lists after them does not count.
+        faults.meanwhile(
+            n,
+            async move {
+                for _ in 0..2 {
+                    let _ = whole_round(&collecting, &collector).await;
+                }
+            }
+            .boxed(),
+        );
+        let report = ops::repair(&mending, &repository, Some(&from), &request()).await;
+        if faults.is_waiting() {
+            break;
+        }
+        let report = report.unwrap();
+        assert!(!report.is_damaged(), "{at}: {report:?}");
+        let context = context(3);
+        let store = world.store(&context);
+        let repository = open(store.clone()).await.unwrap();
+        let seal = format!("gc/{:016x}/seal", 2);
+        rounds += usize::from(world.get(&seal).await.is_some());
+        for snapshot in snapshots(&context, &repository).await.unwrap() {
+            let found = contents(&snapshot).await;
+            let found = found.unwrap_or_else(|error| panic!("{at}: {error}"));
+            assert!(expected.iter().any(|things| things.contents == found), "{at}");
+        }
+        for _ in 0..3 {
+            ops::prune(&context, &repository, &all()).await.unwrap();
+        }
+        assert_eq!(assert_whole(&context, &store, &expected).await, 2, "{at}");
+    }
+    assert!(rounds > 10, "{rounds}");
 }
 
 #[tokio::test]
@@ -263,6 +362,15 @@ async fn a_repository_with_other_keys_heals_nothing() {
     let other = crate::copy::init_other(&other.store(&stage.context), &stage.context).await;
     let refused = ops::repair(&stage.context, &stage.repository, Some(&other), &request()).await;
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::Invalid);
+}
+
+fn stage_of(stage: &Stage) -> Stage {
+    Stage {
+        world: stage.world.clone(),
+        context: stage.context.clone(),
+        clock: stage.clock.clone(),
+        repository: stage.repository.clone(),
+    }
 }
 
 fn context(seed: u64) -> Context {

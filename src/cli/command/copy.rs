@@ -10,7 +10,7 @@ use crate::context::Time;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::SessionId;
 use crate::format::snapshot::SnapshotRecord;
-use crate::ops::{self, CopyReport, CopyRequest};
+use crate::ops::{self, CopyReport, CopyRequest, Lag};
 use crate::repository::Repository;
 use crate::snapshot::SnapshotSpec;
 use crate::store::Location;
@@ -30,11 +30,13 @@ const NAMED_MAX: usize = 10;
     Any repository that was made with `holdall init` can be copied into too; it has keys of its own, and everything is encrypted again. \
     Run it as often as you like: what is there is not copied again, and what an interrupted copy left is used. Nothing is ever deleted \
     by a copy, here or there; what was let go there stays so as long as it can be seen there (until prune), so let each repository forget \
-    by rules of its own, and choose what is copied. Tags, protection and age go with the snapshots. The first repository is only read.\n\n\
+    by rules of its own, and choose what is copied. Tags, protection, descriptions and age go with the \
+    snapshots, later changes too unless it was changed there after that; protection is only added. The first repository is only read.\n\n\
     The second repository is reached with the same S3 variables as the first, unless one of HOLDALL_COPY_S3_ENDPOINT, \
     HOLDALL_COPY_ACCESS_KEY_ID, HOLDALL_COPY_SECRET_ACCESS_KEY, HOLDALL_COPY_SESSION_TOKEN (each key also with _FILE) and \
-    HOLDALL_COPY_REGION is set: then only these count. Exit code 13 means that the first repository is damaged: the snapshots that need \
-    what is lost were not copied, all others were.")]
+    HOLDALL_COPY_REGION is set: then only these count. Exit code 13 means that the first repository is damaged, or the second: the snapshots \
+    that need what is lost were not copied, all others were. It stands for whatever else went wrong. `holdall status --copy-to` tells how far \
+    the second is behind.")]
 pub(in crate::cli) struct Args {
     /// Which snapshots [default: all]
     #[arg(value_name = "SNAPSHOT", value_parser = parse::snapshot())]
@@ -142,26 +144,33 @@ fn end(app: &App, kind: &str, report: &CopyReport, to: &Location) -> Ended {
     for (pack, why) in &report.bad_packs {
         app.warning(&format!("of the first repository {pack} is damaged: {why}"));
     }
-    for failed in &report.failed {
-        let mut why = failed.why.to_string();
-        for cause in failed.why.causes() {
-            let _ = write!(why, ": {cause}");
-        }
+    for (object, why) in &report.damaged {
         app.warning(&format!(
-            "snapshot {} was not copied: {why}",
-            failed.record.sid.short()
+            "of the first repository {object} cannot be read, and a snapshot, or what is said of one, may be missing here: {why}"
         ));
     }
-    let is_damage = |kind| {
-        matches!(
-            kind,
-            ErrorKind::Damaged | ErrorKind::NotFound | ErrorKind::WrongKey
-        )
-    };
-    let mut failed = report.failed.iter().map(|failed| failed.why.kind());
+    for (object, why) in &report.damaged_there {
+        app.warning(&format!(
+            "of the second repository {object} cannot be read; `holdall check` there tells what it means: {why}"
+        ));
+    }
+    for failed in &report.failed {
+        app.warning(&format!(
+            "snapshot {} was not copied: {}",
+            failed.record.sid.short(),
+            with_causes(&failed.why)
+        ));
+    }
+    if let Some(error) = &report.stopped {
+        app.warning(&format!(
+            "the copy ended before every snapshot was tried: {}",
+            with_causes(error)
+        ));
+    }
+    // Damage is the worst that can be told, wherever it stands: whoever only looks at the code must learn of it.
     let code = match report.failed.len() {
+        _ if report.is_damaged() => DAMAGED,
         0 => DONE,
-        _ if failed.any(is_damage) => DAMAGED,
         _ => INCOMPLETE,
     };
     let told = if app.json() {
@@ -170,6 +179,14 @@ fn end(app: &App, kind: &str, report: &CopyReport, to: &Location) -> Ended {
         render::print(&text(report, to))
     };
     reported(code, told)
+}
+
+fn with_causes(error: &Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.causes() {
+        let _ = write!(text, ": {cause}");
+    }
+    text
 }
 
 /// For people.
@@ -219,12 +236,12 @@ fn text(report: &CopyReport, to: &Location) -> String {
             render::count(report.noted, "snapshot")
         );
     }
-    text.push_str(&lag(report));
+    text.push_str(&lag(&report.lag));
     text
 }
 
-fn lag(report: &CopyReport) -> String {
-    let lag = &report.lag;
+/// How far the second repository is behind, for people.
+pub(super) fn lag(lag: &Lag) -> String {
     let mut text = match lag.newest_there {
         None => "no snapshot is there\n".to_owned(),
         Some(time) => format!("the newest there is of {}", render::local_time(time)),
@@ -267,10 +284,7 @@ fn value(kind: &str, report: &CopyReport, to: &Location) -> Value {
         .failed
         .iter()
         .map(|failed| json!({"id": failed.record.sid.name(), "why": failed.why.to_string()}));
-    let bad = report
-        .bad_packs
-        .iter()
-        .map(|(object, why)| json!({"object": object, "why": why}));
+    let object = |(object, why): &(String, String)| json!({"object": object, "why": why});
     let missing = report.lag.missing.iter().map(SessionId::name);
     json!({
         "message_type": kind,
@@ -282,7 +296,10 @@ fn value(kind: &str, report: &CopyReport, to: &Location) -> Value {
         "let_go_there": report.let_go,
         "notes_added": report.noted,
         "failed": failed.collect::<Vec<_>>(),
-        "damaged_packs": bad.collect::<Vec<_>>(),
+        "damaged_packs": report.bad_packs.iter().map(object).collect::<Vec<_>>(),
+        "damaged_objects": report.damaged.iter().map(object).collect::<Vec<_>>(),
+        "damaged_there": report.damaged_there.iter().map(object).collect::<Vec<_>>(),
+        "stopped": report.stopped.as_ref().map(ToString::to_string),
         "planned_packs": report.planned.map(|(packs, _)| packs),
         "planned_bytes": report.planned.map(|(_, bytes)| bytes),
         "missing_there": missing.collect::<Vec<_>>(),

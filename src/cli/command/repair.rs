@@ -4,7 +4,7 @@ use crate::cli::app::App;
 use crate::cli::exit::{DAMAGED, DONE, Ended, reported};
 use crate::cli::render;
 use crate::cli::repo::{self, Access};
-use crate::cli::second::{Missing, Second};
+use crate::cli::second;
 use crate::format::id::SessionId;
 use crate::ops::{self, RepairReport, RepairRequest};
 use crate::repository::ReadData;
@@ -44,10 +44,7 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
     };
     let repository = repo::open(app, access).await?;
     let from = match &from {
-        Some(from) => {
-            let how = (Access::ReadOnly, Missing::Refuse);
-            Second::default().open(app, from, &repository, how).await?
-        }
+        Some(from) => Some(second::open_replica(app, from, &repository).await?),
         None => None,
     };
     let request = RepairRequest {
@@ -102,6 +99,20 @@ fn text(report: &RepairReport, (with_replica, known_only): (bool, bool)) -> Stri
     if !report.snapshots_back.is_empty() {
         let snapshots = render::count(report.snapshots_back.len() as u64, "snapshot");
         let _ = writeln!(text, "{snapshots} {would}brought back from the replica");
+    }
+    if !report.snapshots_there.is_empty() {
+        let snapshots = render::count(report.snapshots_there.len() as u64, "snapshot");
+        let _ = writeln!(
+            text,
+            "{snapshots} with an unreadable record came back before, under other ids; the next prune removes the records"
+        );
+    }
+    if !report.snapshots_let_go.is_empty() {
+        let snapshots = render::count(report.snapshots_let_go.len() as u64, "snapshot");
+        let _ = writeln!(
+            text,
+            "{snapshots} with an unreadable record had been let go, and stay so"
+        );
     }
     if !report.has_work() && !report.is_damaged() {
         text.push_str(if known_only {
@@ -163,6 +174,8 @@ fn value(report: &RepairReport) -> Value {
         "bytes_stored": report.bytes_stored,
         "blobs_from_replica": report.blobs_from_replica,
         "snapshots_back": names(&report.snapshots_back),
+        "snapshots_there": names(&report.snapshots_there),
+        "snapshots_let_go": names(&report.snapshots_let_go),
         "snapshots_hit": hit.collect::<Vec<_>>(),
         "snapshots_unreadable": names(&report.unreadable),
         "total_duration": report.seconds,

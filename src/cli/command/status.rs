@@ -6,9 +6,12 @@ use crate::cli::exit::{DAMAGED, DONE, Ended, OVERDUE, reported};
 use crate::cli::parse;
 use crate::cli::render::{self, Table};
 use crate::cli::repo::{self, Access};
+use crate::cli::second::{Missing, Second};
 use crate::context::Time;
 use crate::error::escape;
-use crate::ops::{self, OpenRun, Overdue, ProjectStatus, StatusReport, StatusRequest};
+use crate::format::id::SessionId;
+use crate::ops::{self, CopyStatus, OpenRun, Overdue, ProjectStatus, StatusReport, StatusRequest};
+use crate::store::Location;
 use serde_json::{Value, json};
 
 /// Arguments of `status`.
@@ -16,16 +19,24 @@ use serde_json::{Value, json};
 #[command(after_long_help = "Examples:\n  \
     holdall status\n  \
     holdall status --max-age 26h                  (for a monitor of nightly snapshots: exit code 4 when one is overdue)\n  \
-    holdall status --project shop --max-age 8d\n\n\
+    holdall status --project shop --max-age 8d\n  \
+    holdall status --max-age 26h --copy-to s3://offsite/shop\n\n\
     One line for each project; what was kept without --project is told by host and sources. With --max-age, a project is overdue if its \
-    newest complete snapshot is older, or if there is none. Exit code 13 means damage that is known: objects that cannot be read, and packs \
-    that a check has set aside and that hold what is stored nowhere else.")]
+    newest complete snapshot is older, or if there is none. With --copy-to, what that repository lacks is told too, and a project is also \
+    overdue if its newest complete snapshot there is older; it is reached as `holdall copy` reaches it, with HOLDALL_COPY_… variables. \
+    Exit code 13 means damage that is known: objects that cannot be read, and packs that a check has set aside and that hold what is \
+    stored nowhere else.")]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     filter: Filter,
     /// A project without a complete snapshot for so long is overdue (26h, 8d)
     #[arg(long, value_name = "AGE", value_parser = parse::seconds)]
     max_age: Option<u64>,
+    /// Tell too how far this repository is behind, which `holdall copy` copies into
+    #[arg(long, value_name = "LOCATION")]
+    copy_to: Option<String>,
+    #[command(flatten)]
+    second: Second,
 }
 
 pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
@@ -33,11 +44,27 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
         filter: args.filter.to_filter(),
         max_age: args.max_age,
     };
+    let to = args.copy_to.as_deref().map(Location::parse).transpose()?;
     let repository = repo::open(app, Access::ReadOnly).await?;
     let report = ops::status(&app.context, &repository, &request).await?;
+    let copy = match &to {
+        Some(to) => {
+            let how = (Access::ReadOnly, Missing::Refuse);
+            let there = args.second.open(app, to, &repository, how).await?;
+            let of = (&repository, &report);
+            match &there {
+                Some(there) => Some((to, ops::copy_status(&app.context, of, there, &request).await?)),
+                None => None,
+            }
+        }
+        None => None,
+    };
     app.progress.end();
-    let is_overdue = report.is_overdue(&request);
-    let code = match (report.is_damaged(), is_overdue) {
+    let copy = copy.as_ref().map(|(to, copy)| (*to, copy));
+    let is_behind = copy.is_some_and(|(_, copy)| !copy.overdue.is_empty());
+    let is_overdue = report.is_overdue(&request) || is_behind;
+    let is_damaged = report.is_damaged() || copy.is_some_and(|(_, copy)| !copy.damaged.is_empty());
+    let code = match (is_damaged, is_overdue) {
         (true, _) => DAMAGED,
         (false, true) => OVERDUE,
         (false, false) => DONE,
@@ -52,17 +79,50 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
             "{name} cannot be read: packs may have been found damaged that nobody knows of now ({why}); `holdall check --read-data` replaces it"
         ));
     }
+    if let Some((_, copy)) = copy {
+        for (object, why) in &copy.damaged {
+            app.warning(&format!("of the copy {object} cannot be read: {why}"));
+        }
+    }
     let told = if app.json() {
-        render::line(&value(&report, is_overdue))
+        render::line(&value(&report, is_overdue, copy))
     } else {
-        let told = render::print(&text(&report));
+        let told = render::print(&text(&report, copy));
         remarks(app, &report, &request);
+        if let Some((to, copy)) = copy {
+            for (name, overdue) in &copy.overdue {
+                app.warning(&format!(
+                    "{name}: its copy in {to} is overdue ({})",
+                    of_copy(*overdue)
+                ));
+            }
+        }
         told
     };
     reported(code, told)
 }
 
-fn value(report: &StatusReport, is_overdue: bool) -> Value {
+fn of_copy(overdue: Option<Overdue>) -> &'static str {
+    overdue.map_or("absent", why)
+}
+
+fn value_of_copy((to, copy): (&Location, &CopyStatus)) -> Value {
+    let object = |(object, why): &(String, String)| json!({"object": object, "why": why});
+    json!({
+        "to": to.to_string(),
+        "missing_there": copy.lag.missing.iter().map(SessionId::name).collect::<Vec<_>>(),
+        "newest_there": copy.lag.newest_there.map(Time::to_rfc3339),
+        "newest_there_age": copy.lag.age,
+        "behind": copy.lag.behind,
+        "overdue": copy.overdue.iter().map(|(name, overdue)| json!({
+            "name": name,
+            "why": of_copy(*overdue),
+        })).collect::<Vec<_>>(),
+        "damaged_objects": copy.damaged.iter().map(object).collect::<Vec<_>>(),
+    })
+}
+
+fn value(report: &StatusReport, is_overdue: bool, copy: Option<(&Location, &CopyStatus)>) -> Value {
     json!({
         "overdue": is_overdue,
         "projects": report.projects.iter().map(|project| {
@@ -96,6 +156,7 @@ fn value(report: &StatusReport, is_overdue: bool) -> Value {
         "packs_at_risk": report.packs.at_risk,
         "ledger_damaged": !report.packs.damaged_ledger.is_empty(),
         "damaged": report.is_damaged(),
+        "copy": copy.map(value_of_copy),
     })
 }
 
@@ -115,7 +176,7 @@ fn why(overdue: Overdue) -> &'static str {
     }
 }
 
-fn text(report: &StatusReport) -> String {
+fn text(report: &StatusReport, copy: Option<(&Location, &CopyStatus)>) -> String {
     let mut table = Table::new(
         &["PROJECT", "NEWEST", "AGE", "SIZE", "KEPT", "STATUS"],
         &[2, 3, 4],
@@ -145,6 +206,9 @@ fn text(report: &StatusReport) -> String {
             render::count(report.packs.packs, "pack"),
             verified(report),
         ));
+    }
+    if let Some((to, copy)) = copy {
+        text.push_str(&format!("copy in {to}: {}", super::copy::lag(&copy.lag)));
     }
     text
 }

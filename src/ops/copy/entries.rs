@@ -16,10 +16,6 @@ use crate::snapshot::{DeltaPolicy, ParentPrior, SnapshotReader, SnapshotWriter, 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use std::sync::Arc;
-use std::time::Duration;
-
-/// A silent source is asked this often whether the session shows a sign of life.
-const TICK: Duration = Duration::from_secs(30);
 
 /// An earlier snapshot of the source, and its copy.
 struct Base {
@@ -78,16 +74,9 @@ async fn write(
     let mut items = items(reader, base);
     let mut connector = None;
     loop {
-        let item = tokio::select! {
-            biased;
-            () = job.context.cancel.cancelled() => return job.context.check_cancelled().map(|()| None),
-            item = items.next() => item,
-            () = tokio::time::sleep(TICK) => {
-                writer.heartbeat().await?;
-                continue;
-            }
+        let Some(item) = writer.alive_during(items.next()).await? else {
+            break;
         };
-        let Some(item) = item else { break };
         let item = item?;
         if let Item::Entry(entry) = &item {
             let of_entry = connector_of(&entry.head.key);

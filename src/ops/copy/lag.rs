@@ -1,10 +1,12 @@
 //! How far a copy is behind.
 
-use super::{CopyReport, Known, made, origin_of};
+use super::{Known, made, origin_of};
 use crate::context::{Context, Time};
+use crate::error::Result;
 use crate::format::id::SessionId;
-use crate::ops::list::ListedSnapshot;
+use crate::ops::list::{ListedSnapshot, list};
 use crate::repository::Repository;
+use crate::snapshot::SnapshotFilter;
 use std::collections::BTreeSet;
 
 /// How far the target is behind the source, whatever was asked for.
@@ -20,14 +22,34 @@ pub struct Lag {
     pub behind: Option<f64>,
 }
 
+/// How far `target` is behind `source` in the snapshots that pass the filter; both are only read.
+///
+/// # Errors
+/// What the stores say.
+pub async fn lag(
+    context: &Context,
+    (source, target): (&Repository, &Repository),
+    filter: &SnapshotFilter,
+) -> Result<Lag> {
+    let all = list(context, source, filter).await?;
+    let known = Known::of(target, &target.view(context).await?);
+    if super::apart::looks_alike(&all.snapshots, &known) {
+        super::apart::cannot_tell(context);
+    }
+    Ok(Lag::of(
+        (context, source),
+        &all.snapshots,
+        (&known, &BTreeSet::new()),
+    ))
+}
+
 impl Lag {
+    /// `copied` are snapshots of the source that were copied since the target was looked at.
     pub(super) fn of(
         (context, source): (&Context, &Repository),
         all: &[ListedSnapshot],
-        (known, report): (&Known, &CopyReport),
+        (known, copied): (&Known, &BTreeSet<SessionId>),
     ) -> Self {
-        let copied = report.copied.iter().filter(|copied| copied.sid.is_some());
-        let copied: BTreeSet<SessionId> = copied.map(|copied| copied.record.sid).collect();
         let (mut missing, mut newest_there) = (Vec::new(), None);
         for snapshot in all {
             let origin = origin_of(source, &snapshot.record);

@@ -1,6 +1,7 @@
 //! Copying snapshots into another repository: whole packs into a replica with the same keys, entries into one with keys of its own
 //! (`format-spec/85-sessions.md` section 7).
 
+mod apart;
 mod entries;
 mod lag;
 mod notes;
@@ -11,10 +12,12 @@ use crate::context::{Context, Time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Outcome};
 use crate::format::id::{RepositoryId, SessionId};
+use crate::format::layout::ObjectName;
 use crate::format::snapshot::SnapshotRecord;
 use crate::repository::{Commit, Durable, Needs, Repository, Session, View};
 use crate::snapshot::{SnapshotFilter, SnapshotSpec, age_key};
-pub use lag::Lag;
+pub use apart::same_store;
+pub use lag::{Lag, lag};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -63,12 +66,18 @@ pub struct CopyReport {
     pub there: u64,
     /// How many of those asked for were let go there, and are not copied again.
     pub let_go: u64,
-    /// Copies that were there and were given notes that they lacked.
+    /// Copies that were there and were given notes that they lacked, or newer ones.
     pub noted: u64,
     /// Snapshots that could not be copied.
     pub failed: Vec<NotCopied>,
     /// Packs that the source has lost or that are damaged there, and why.
     pub bad_packs: Vec<(String, String)>,
+    /// Other objects of the source that cannot be read, and why: a snapshot may be missing from what was to be copied, or what is said of one.
+    pub damaged: Vec<(String, String)>,
+    /// Objects of the target that cannot be read, and why: nothing that was copied rests on them.
+    pub damaged_there: Vec<(String, String)>,
+    /// What ended the copy before every snapshot was tried, after damage was found; without damage it is the error of the copy.
+    pub stopped: Option<Error>,
     /// Whether source and target have the same keys.
     pub same_keys: bool,
     /// Of a dry run with the same keys: packs that would be copied, and their bytes.
@@ -79,6 +88,19 @@ pub struct CopyReport {
     pub dry_run: bool,
     /// Seconds.
     pub seconds: f64,
+}
+
+impl CopyReport {
+    /// Whether damage was found, on either side.
+    pub fn is_damaged(&self) -> bool {
+        let is_damage = |failed: &NotCopied| {
+            matches!(
+                failed.why.kind(),
+                ErrorKind::Damaged | ErrorKind::NotFound | ErrorKind::WrongKey
+            )
+        };
+        !self.damaged.is_empty() || !self.damaged_there.is_empty() || self.failed.iter().any(is_damage)
+    }
 }
 
 /// What all parts of one copy share.
@@ -92,8 +114,8 @@ struct Job<'a> {
 /// What became of one snapshot.
 enum Ended {
     Copied(CopiedSnapshot),
-    /// Another copy was faster.
-    There,
+    /// Another copy was faster: this is its record in the target.
+    There(Arc<SnapshotRecord>),
     Failed(Error),
 }
 
@@ -116,7 +138,7 @@ fn origin_of(repository: &Repository, record: &SnapshotRecord) -> Origin {
 ///
 /// # Errors
 /// `NotFound` or `Invalid` for a snapshot that is not there, `Cancelled`, or what the stores say. Snapshots that cannot be copied are in the
-/// report.
+/// report, and so is an error that ended the copy after damage was found. `Invalid` if source and target are one store.
 pub async fn copy(
     context: &Context,
     source: &Repository,
@@ -129,12 +151,20 @@ pub async fn copy(
     let mut report = CopyReport {
         same_keys: target.is_none_or(|target| target.is_replica_of(source)),
         dry_run: request.dry_run,
+        damaged: all.damaged,
         ..CopyReport::default()
     };
+    report.damaged.extend(all.damaged_notes);
     let mut known = match target {
-        Some(target) => Known::read(context, target).await?,
+        Some(target) => {
+            let view = target.view(context).await?;
+            let told = |(name, error): &(ObjectName, Error)| (name.to_string(), error.to_string());
+            report.damaged_there = view.damaged.iter().map(told).collect();
+            Known::of(target, &view)
+        }
         None => Known::default(),
     };
+    let looks_alike = apart::looks_alike(&all.snapshots, &known);
     let mut missing = Vec::new();
     for snapshot in &chosen {
         let origin = origin_of(source, &snapshot.record);
@@ -154,10 +184,15 @@ pub async fn copy(
                 target,
                 host: &request.host,
             };
-            job.run(&missing, &mut known, &mut report).await?;
-            report.noted = notes::complete(&job, &chosen, &known).await?;
+            if looks_alike {
+                job.must_be_apart().await?;
+            }
+            job.bring(&chosen, &missing, (&mut known, &mut report)).await?;
         }
         _ => {
+            if looks_alike {
+                apart::cannot_tell(context);
+            }
             if report.same_keys {
                 let planned = replica::plan(context, source, target, &missing).await?;
                 report.planned = Some(planned);
@@ -165,7 +200,9 @@ pub async fn copy(
             report.copied = missing.iter().map(|s| planned(s)).collect();
         }
     }
-    report.lag = Lag::of((context, source), &all.snapshots, (&known, &report));
+    let copied = report.copied.iter().filter(|copied| copied.sid.is_some());
+    let copied = copied.map(|copied| copied.record.sid).collect();
+    report.lag = Lag::of((context, source), &all.snapshots, (&known, &copied));
     report.seconds = context.clock.now().seconds_since(started);
     Ok(report)
 }
@@ -201,21 +238,12 @@ struct Known {
     there: HashMap<Origin, Arc<SnapshotRecord>>,
     /// What was let go there and can still be seen.
     let_go: BTreeSet<Origin>,
+    /// Their names there.
+    sids: BTreeSet<SessionId>,
 }
 
 impl Known {
-    async fn read(context: &Context, target: &Repository) -> Result<Self> {
-        let view = target.view(context).await?;
-        // A snapshot that cannot be read may be any of them: it would be copied once more.
-        if let Some((name, error)) = view.damaged.first() {
-            let text = format!(
-                "in the target {name} is damaged: {error}; `holdall check` there tells what it means"
-            );
-            context.emit(&Event::Note { text });
-        }
-        Ok(Self::of(target, &view))
-    }
-
+    /// A snapshot that cannot be read may be any of them: it is copied once more.
     fn of(target: &Repository, view: &View) -> Self {
         let there = view.snapshots();
         let there = there.map(|record| (origin_of(target, record), record.clone()));
@@ -223,6 +251,7 @@ impl Known {
         Self {
             there: there.collect(),
             let_go: let_go.collect(),
+            sids: view.snapshots().map(|record| record.sid).collect(),
         }
     }
 }
@@ -236,6 +265,27 @@ impl Source {
 }
 
 impl Job<'_> {
+    /// The snapshots that are missing, then what is said of those that were there. Of two things that went wrong damage is told: what ends
+    /// the copy after it was found is in the report.
+    async fn bring(
+        &self,
+        chosen: &[&ListedSnapshot],
+        missing: &[&ListedSnapshot],
+        (known, report): (&mut Known, &mut CopyReport),
+    ) -> Result<()> {
+        let mut brought = self.run(missing, known, report).await;
+        if brought.is_ok() {
+            brought = notes::complete(self, chosen, (known, report)).await;
+        }
+        match brought {
+            Err(error) if error.kind() != ErrorKind::Cancelled && report.is_damaged() => {
+                report.stopped = Some(error);
+                Ok(())
+            }
+            brought => brought,
+        }
+    }
+
     async fn run(
         &self,
         missing: &[&ListedSnapshot],
@@ -256,7 +306,7 @@ impl Job<'_> {
             let ended = self.copy_one(&mut source, snapshot, report).await?;
             let outcome = match &ended {
                 Ended::Failed(_) => Outcome::Failed,
-                Ended::There => Outcome::Skipped,
+                Ended::There(_) => Outcome::Skipped,
                 Ended::Copied(_) => Outcome::New,
             };
             self.context.emit(&Event::EntryDone {
@@ -266,9 +316,9 @@ impl Job<'_> {
             });
             match ended {
                 Ended::Copied(copied) => report.copied.push(copied),
-                Ended::There => {
+                Ended::There(copy) => {
                     let origin = origin_of(self.source, &snapshot.record);
-                    known.there.insert(origin, snapshot.record.clone());
+                    known.there.insert(origin, copy);
                     report.there += 1;
                 }
                 Ended::Failed(why) => report.failed.push(NotCopied {
@@ -321,14 +371,12 @@ impl Job<'_> {
     ) -> Result<Option<Ended>> {
         let session = Session::begin(self.target, self.context, self.host, None).await?;
         let known = Known::of(self.target, session.view());
-        if known
-            .there
-            .contains_key(&origin_of(self.source, &snapshot.record))
-        {
+        let there = known.there.get(&origin_of(self.source, &snapshot.record));
+        if let Some(copy) = there.cloned() {
             session
                 .abort(self.context, "another copy of the snapshot was faster")
                 .await?;
-            return Ok(Some(Ended::There));
+            return Ok(Some(Ended::There(copy)));
         }
         let brought = if report.same_keys {
             replica::bring(self, source, &session, (snapshot, report)).await

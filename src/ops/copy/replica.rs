@@ -6,25 +6,22 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::format::entry::BlobRef;
 use crate::format::id::BlobId;
-use crate::format::index::BlobKind;
 use crate::format::layout::ObjectName;
 use crate::format::node::Totals;
 use crate::format::snapshot::SnapshotRecord;
 use crate::ops::list::ListedSnapshot;
+use crate::ops::needs::ask_for;
 use crate::repository::{
     BlobReader, BlobWriter, Naming, Needs, PackSource, Repository, Session, There, Transfer,
 };
-use crate::snapshot::tree::{Marker, walk, walk_refs};
+use crate::snapshot::tree::{Marker, walk};
 use crate::snapshot::{SnapshotReader, choose_parent};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Rounds of packs that turn out to be bad, before what is left is copied blob by blob.
 const ROUNDS: u32 = 8;
 /// Blobs that are fetched together where no pack can be copied.
 const GROUP: usize = 32;
-/// A long walk is asked this often whether the session shows a sign of life.
-const TICK: Duration = Duration::from_secs(30);
 
 /// Brings all that a snapshot needs and the target lacks. The inner error is about this snapshot only.
 pub(super) async fn bring(
@@ -65,7 +62,7 @@ pub(super) async fn plan(
     for snapshot in snapshots {
         context.check_cancelled()?;
         let blobs = source.reader_of(context, &view, snapshot.record.sid);
-        match need(context, &blobs, &snapshot.record, &mut needs).await {
+        match ask_for(&blobs, &snapshot.record, &mut needs, |_| false).await {
             // A run will say so of this snapshot, and copy the others.
             Err(error) if is_about_snapshot(&error) => {}
             needed => needed?,
@@ -91,16 +88,8 @@ async fn find(
         know(job, session, record, &mut source.needs).await?;
     }
     let blobs = job.source.reader_of(job.context, &source.view, record.sid);
-    let mut walking = Box::pin(need(job.context, &blobs, record, &mut source.needs));
-    let needed = loop {
-        tokio::select! {
-            biased;
-            () = job.context.cancel.cancelled() => break job.context.check_cancelled(),
-            needed = &mut walking => break needed,
-            () = tokio::time::sleep(TICK) => writer.heartbeat().await?,
-        }
-    };
-    match needed {
+    let walk = ask_for(&blobs, record, &mut source.needs, |_| false);
+    match writer.alive_during(walk).await? {
         Err(error) if is_about_snapshot(&error) => Ok(Err(error)),
         needed => needed.map(Ok),
     }
@@ -122,20 +111,6 @@ async fn know(job: &Job<'_>, session: &Session, record: &SnapshotRecord, needs: 
         Err(error) if is_about_snapshot(&error) => Ok(()),
         walked => walked,
     }
-}
-
-async fn need(
-    context: &Context,
-    blobs: &BlobReader,
-    record: &Arc<SnapshotRecord>,
-    needs: &mut Needs,
-) -> Result<()> {
-    let reader = SnapshotReader::new(record.clone(), blobs.clone(), context.budget.total());
-    walk(reader.tree().source().as_ref(), &record.root, &mut Asks(needs)).await?;
-    if let Some((level, refs)) = &record.incident_list {
-        walk_refs(reader.tree().source().as_ref(), (*level, refs), &mut Asks(needs)).await?;
-    }
-    Ok(())
 }
 
 /// Copies packs until nothing is missing; those that are bad are left out, and what only they hold is read blob by blob.
@@ -210,23 +185,6 @@ async fn put_singles(
         .because(first)
         .hint("run `holdall check --read-data` on the source to see what is hit")),
     })
-}
-
-/// Asks for everything.
-struct Asks<'a>(&'a mut Needs);
-
-impl Marker for Asks<'_> {
-    fn node(&mut self, id: BlobId, _: u8, _: Totals) -> bool {
-        self.0.ask(BlobKind::Node, &id)
-    }
-
-    fn list(&mut self, list: &BlobRef) -> bool {
-        self.0.ask(BlobKind::List, &list.id)
-    }
-
-    fn data(&mut self, chunk: &BlobRef) {
-        self.0.ask(BlobKind::Data, &chunk.id);
-    }
 }
 
 /// Notes which nodes there are, and reads none of the leaves.

@@ -25,9 +25,11 @@ use crate::format::layout::ObjectName;
 pub use bases::Bases;
 use lane::Lane;
 pub use rest::Rest;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 use tokio::task::JoinSet;
 pub use whole::PackSource;
 
@@ -40,6 +42,8 @@ pub(super) const NODE_PACK_MAX: usize = 8 << 20;
 pub(super) const SHARED_PACK_MAX: usize = 1 << 20;
 /// A live writer puts an index run at least so often, in seconds: only a dead one looks idle.
 const HEARTBEAT_SECONDS: f64 = 300.0;
+/// While something takes long, the session is asked this often whether it shows a sign of life.
+const TICK: Duration = Duration::from_secs(30);
 /// An index run is put after so many packs, so that an interrupted run loses little.
 const PACKS_PER_RUN: usize = 8;
 /// An index run is put before it has more rows than this.
@@ -387,6 +391,23 @@ impl BlobWriter {
         let put = self.put_run().await;
         self.broken |= put.is_err();
         put
+    }
+
+    /// Waits for something that may take long: an interrupt is heard, and the session shows signs of life meanwhile.
+    ///
+    /// # Errors
+    /// `Cancelled`, or what the store says.
+    pub async fn alive_during<T>(&mut self, work: impl Future<Output = T>) -> Result<T> {
+        let mut work = pin!(work);
+        let cancel = self.context.cancel.clone();
+        loop {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => self.context.check_cancelled()?,
+                done = &mut work => return Ok(done),
+                () = tokio::time::sleep(TICK) => self.heartbeat().await?,
+            }
+        }
     }
 
     /// Puts everything that is pending as packs and index runs, so that a later session can claim it. The writer can go on.

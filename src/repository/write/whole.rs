@@ -1,6 +1,6 @@
 //! Whole packs of a repository with the same keys (`format-spec/85-sessions.md` section 7).
 
-use super::{BlobWriter, Uploaded, cache_blocks};
+use super::{BlobWriter, TICK, Uploaded, cache_blocks};
 use crate::context::Context;
 use crate::crypto::{Sealed, Sealer};
 use crate::error::{Error, ErrorKind, Result};
@@ -20,15 +20,12 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::task::JoinSet;
 
 /// Packs whose rows are held in memory at once.
 const PART: usize = 64;
 /// Packs are on their way twice, as they are and sealed anew: so many bytes of the budget for each of them.
 const PACK_SHARE: u64 = 64 << 20;
-/// A slow line is asked this often whether the session shows a sign of life.
-const TICK: Duration = Duration::from_secs(30);
 
 /// Where packs come from.
 pub struct PackSource<'a> {

@@ -104,9 +104,7 @@ impl SnapshotWriter {
             self.send_batch();
             if self.pending.is_empty() {
                 let budget = self.context.budget.clone();
-                return self
-                    .wait(async move { budget.reserve(bytes as u64).await }.boxed())
-                    .await;
+                return self.alive_during(budget.reserve(bytes as u64)).await;
             }
             self.settle_first().await?;
         }

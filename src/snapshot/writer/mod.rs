@@ -27,10 +27,6 @@ use incidents::IncidentLog;
 use parent::{ParentCursor, same};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// A silent content is asked this often whether the session shows a sign of life.
-const TICK: Duration = Duration::from_secs(30);
 
 /// Takes the entries of one snapshot.
 pub struct SnapshotWriter {
@@ -199,7 +195,7 @@ impl SnapshotWriter {
                     head,
                     content,
                     before,
-                } in self.wait(job).await??
+                } in self.alive_during(job).await??
                 {
                     self.statistics.bytes_read += content.len;
                     self.context.emit(&Event::Progress { bytes: content.len });
@@ -207,18 +203,6 @@ impl SnapshotWriter {
                     self.settle(&record, before).await?;
                 }
                 Ok(())
-            }
-        }
-    }
-
-    /// Waits for work that may have to read from the store; an interrupt is heard, and the session shows signs of life meanwhile.
-    async fn wait<T>(&mut self, mut work: BoxFuture<'_, T>) -> Result<T> {
-        loop {
-            tokio::select! {
-                biased;
-                () = self.context.cancel.cancelled() => self.context.check_cancelled()?,
-                done = &mut work => return Ok(done),
-                () = tokio::time::sleep(TICK) => self.tree.sink_mut().blobs.heartbeat().await?,
             }
         }
     }
@@ -295,12 +279,13 @@ impl SnapshotWriter {
         });
     }
 
-    /// A sign of life while a source is silent.
+    /// Waits for something that may take long, as a source that is silent: an interrupt is heard, and the session shows signs of life
+    /// meanwhile.
     ///
     /// # Errors
-    /// What the repository says.
-    pub async fn heartbeat(&mut self) -> Result<()> {
-        self.tree.sink_mut().blobs.heartbeat().await
+    /// `Cancelled`, or what the repository says.
+    pub async fn alive_during<T>(&mut self, work: impl Future<Output = T>) -> Result<T> {
+        self.tree.sink_mut().blobs.alive_during(work).await
     }
 
     /// Waits until everything that was taken is read: its incidents are known then.

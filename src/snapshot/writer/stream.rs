@@ -10,7 +10,7 @@ use crate::snapshot::content::{Named, cut_windows};
 use crate::snapshot::deltas as delta;
 use crate::snapshot::entry::{Content, EntryHead, Incident, Key, Piece};
 use crate::snapshot::tree::ContentWriter;
-use futures::{FutureExt, StreamExt};
+use futures::StreamExt;
 
 /// What is gathered of a long content.
 struct Gathered {
@@ -47,7 +47,7 @@ impl SnapshotWriter {
         let mut cutter = cut_windows(self.chunker.clone(), self.namer.clone(), self.context.clone());
         let mut len = 0u64;
         loop {
-            let piece = match self.wait(pieces.next().boxed()).await? {
+            let piece = match self.alive_during(pieces.next()).await? {
                 None => break,
                 Some(Ok(piece)) => piece,
                 Some(Err(error)) => {
@@ -106,7 +106,7 @@ impl SnapshotWriter {
                 let compared = deltas.compare(wanted, true).await;
                 deltas.search(compared, similar, key).await
             };
-            for made in self.wait(make.boxed()).await? {
+            for made in self.alive_during(make).await? {
                 before.take_note(&made);
                 if let Some(chunk) = chunks.get_mut(made.chunk.1) {
                     chunk.delta = made.delta;

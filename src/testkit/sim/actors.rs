@@ -260,7 +260,7 @@ impl Life {
         };
         let session = Session::begin(&self.repository, &self.context, "host", None).await?;
         match adopt(&self.repository, &self.context, &session, &record).await? {
-            None => session.abort(&self.context, "something is gone").await,
+            None => session.abort(&self.context, "something is gone").await.map(drop),
             Some(durable) => {
                 let mut record = (*record).clone();
                 record.sid = session.sid();

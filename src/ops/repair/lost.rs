@@ -1,0 +1,99 @@
+//! Snapshots whose own records cannot be read: some came back before, some were let go, and of the rest a replica may have copies.
+
+use super::{Job, RepairReport};
+use crate::error::Result;
+use crate::format::id::SessionId;
+use crate::format::layout::ObjectName;
+use crate::format::snapshot::SnapshotRecord;
+use crate::ops::copy::{self, CopyRequest};
+use crate::ops::list::list;
+use crate::repository::{Notes, Repository, View};
+use crate::snapshot::SnapshotFilter;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Tells which snapshots are lost, and which of the unreadable ones nobody misses.
+pub(super) async fn sort_out(repository: &Repository, view: &View, report: &mut RepairReport) -> Result<()> {
+    report.unreadable.clear();
+    report.snapshots_there.clear();
+    report.snapshots_let_go.clear();
+    let unreadable: Vec<_> = view.damaged.iter().filter_map(|(name, _)| sid_of(name)).collect();
+    if unreadable.is_empty() {
+        return Ok(());
+    }
+    let there = originals(repository, view.snapshots());
+    let let_go = originals(repository, view.let_go());
+    let notes = repository.notes().await?;
+    for sid in unreadable {
+        // A forget of a protected snapshot has no effect. Whether a retention minimum stands against it, its record alone could tell.
+        let is_kept = notes.get(&sid).is_some_and(Notes::may_protect);
+        if there.contains(&sid) {
+            report.snapshots_there.push(sid);
+        } else if let_go.contains(&sid) || (view.has_forget(&sid) && !is_kept) {
+            report.snapshots_let_go.push(sid);
+        } else {
+            report.unreadable.push(sid);
+        }
+    }
+    Ok(())
+}
+
+fn sid_of(name: &ObjectName) -> Option<SessionId> {
+    match name {
+        ObjectName::Snapshot(sid) => Some(*sid),
+        _ => None,
+    }
+}
+
+/// The snapshots of this repository that these are copies of.
+fn originals<'a>(
+    repository: &Repository,
+    records: impl Iterator<Item = &'a Arc<SnapshotRecord>>,
+) -> BTreeSet<SessionId> {
+    let originals = records.filter_map(|record| record.original);
+    let ours = originals.filter(|(of, _)| *of == repository.id());
+    ours.map(|(_, sid)| sid).collect()
+}
+
+/// Snapshots whose records are lost here come back as copies of what the replica has of them.
+pub(super) async fn bring_back(job: &Job<'_>, from: &Repository, report: &mut RepairReport) -> Result<()> {
+    if report.unreadable.is_empty() {
+        return Ok(());
+    }
+    let theirs = list(job.context, from, &SnapshotFilter::default()).await?;
+    let id = job.repository.id();
+    let first = |record: &SnapshotRecord| record.original.unwrap_or((from.id(), record.sid));
+    let mut snapshots = Vec::new();
+    for snapshot in &theirs.snapshots {
+        let (repository, sid) = first(&snapshot.record);
+        if repository == id && report.unreadable.contains(&sid) {
+            snapshots.push(snapshot.record.sid.name().parse()?);
+        }
+    }
+    if snapshots.is_empty() {
+        return Ok(());
+    }
+    let request = CopyRequest {
+        snapshots,
+        host: job.request.host.clone(),
+        dry_run: job.request.dry_run,
+        ..CopyRequest::default()
+    };
+    let copied = copy::copy(job.context, from, Some(job.repository), &request).await?;
+    if let Some(error) = copied.stopped {
+        return Err(error);
+    }
+    let back: BTreeSet<SessionId> = copied
+        .copied
+        .iter()
+        .map(|copied| first(&copied.record).1)
+        .collect();
+    report.snapshots_back = back.iter().copied().collect();
+    report.unreadable.retain(|sid| !back.contains(sid));
+    if !report.dry_run && !report.unreadable.is_empty() {
+        // Another repair, or somebody's forget, may have been faster.
+        sort_out(job.repository, &job.repository.view(job.context).await?, report).await?;
+        report.snapshots_there.retain(|sid| !back.contains(sid));
+    }
+    Ok(())
+}
