@@ -20,6 +20,7 @@ mod collect_races;
 mod copy;
 mod copy_crash;
 mod copy_kinds;
+mod copy_races;
 mod crash;
 mod damage;
 mod deltas;

@@ -25,7 +25,7 @@ use crate::format::layout::ObjectName;
 pub use bases::Bases;
 use lane::Lane;
 pub use rest::Rest;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
