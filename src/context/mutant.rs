@@ -107,6 +107,14 @@ mod switch {
         UndeleteRemoves,
         /// The collector keeps a delta of a blob where there is one, and no whole copy.
         DeltasOnly,
+        /// A copy does not bring what its deltas rest on.
+        CopyIgnoresBases,
+        /// Packs that are copied keep their names wherever they go.
+        CopyKeepsNames,
+        /// A copy is committed before its packs are there.
+        CopyUnput,
+        /// A copy rests on what uncommitted sessions list, without a claim.
+        CopyClaimsNothing,
     }
 
     thread_local! {

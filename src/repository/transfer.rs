@@ -6,6 +6,7 @@ use super::index::{Copy, Index, PackNumber};
 use super::view::View;
 use super::{Repository, ledger};
 use crate::context::Context;
+use crate::context::mutant::mutated;
 use crate::error::Result;
 use crate::format::id::{BlobId, ObjectId};
 use crate::format::index::BlobKind;
@@ -86,7 +87,7 @@ impl Naming {
     }
 
     pub(super) fn keeps(&self, pack: &ObjectId) -> bool {
-        self.own && !self.taken.contains(pack)
+        (self.own && !self.taken.contains(pack)) || mutated!(CopyKeepsNames)
     }
 }
 
@@ -231,7 +232,12 @@ impl Needs {
             (deltas + chain.len() <= CHAIN_MAX + 1).then_some(chain)
         };
         // A delta is copied as it is; its chain may go on with what is there.
-        for (deltas, copy) in chain.iter().enumerate() {
+        let looked_at = if mutated!(CopyIgnoresBases) {
+            1
+        } else {
+            chain.len()
+        };
+        for (deltas, copy) in chain.iter().enumerate().take(looked_at) {
             if let Some(found) = ends_there(deltas, &copy.id) {
                 let of_block = |copy: &Copy| there.index.block(copy).map(|block| block.pack);
                 transfer.claims.extend(found.into_iter().filter_map(of_block));

@@ -2,6 +2,7 @@
 
 use super::{BlobWriter, TICK, Uploaded, cache_blocks};
 use crate::context::Context;
+use crate::context::mutant::mutated;
 use crate::crypto::{Sealed, Sealer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
@@ -101,7 +102,7 @@ impl BlobWriter {
             view: self.view.clone(),
             packs: transfer.claims.clone(),
         };
-        if !self.claim_all(rest).await? {
+        if !mutated!(CopyClaimsNothing) && !self.claim_all(rest).await? {
             let what = "what an interrupted run left here is gone";
             return Err(Error::new(ErrorKind::Conflict, what));
         }
@@ -227,24 +228,27 @@ impl Carrier {
         if self.naming.keeps(&id) {
             let name = ObjectName::Pack(id);
             // A conflict: what has its name there is cut off, or damaged.
-            if self.to.store().put_new(&name, own.bytes.clone()).await? != Put::Conflict {
+            if self.put(name, own.bytes.clone()).await? != Put::Conflict {
                 return self.uploaded(own, tables).await;
             }
         }
         let (sealed, tables) = self.seal_anew(own.bytes, id).await?;
         let name = ObjectName::Pack(sealed.id);
-        if !self
-            .to
-            .store()
-            .put_new(&name, sealed.bytes.clone())
-            .await?
-            .is_mine()
-        {
+        if !self.put(name, sealed.bytes.clone()).await?.is_mine() {
             return Err(
                 Error::new(ErrorKind::Damaged, "a pack's name is taken by other bytes").with("object", name),
             );
         }
         self.uploaded(sealed, tables).await
+    }
+
+    async fn put(&self, name: ObjectName, bytes: Bytes) -> Result<Put> {
+        let store = self.to.store().clone();
+        if mutated!(CopyUnput) {
+            tokio::spawn(async move { store.put_new(&name, bytes).await });
+            return Ok(Put::Created);
+        }
+        store.put_new(&name, bytes).await
     }
 
     async fn seal_anew(&self, bytes: Bytes, id: ObjectId) -> Result<(Sealed, Tables)> {

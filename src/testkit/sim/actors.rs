@@ -2,24 +2,25 @@
 
 use super::dice::Dice;
 use super::oracle::Oracle;
+use super::seen::Seen;
 use super::source::{Files, Project, Reading, read_all};
-use super::store::{BEGIN, lock};
+use super::store::{At, BEGIN, Both, lock};
 use crate::connector::Source;
 use crate::context::mutant::mutated;
 use crate::context::{Clock, Context, Time};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::format::id::SessionId;
 use crate::format::layout::ObjectName;
 use crate::format::session::ForgetRecord;
 use crate::format::snapshot::SnapshotRecord;
-use crate::ops::{self, CheckRequest, PruneRequest, SnapshotRequest};
+use crate::ops::{self, CheckRequest, CopyRequest, PruneRequest, SnapshotRequest};
 use crate::repository::collect::{CollectOptions, Unused};
 use crate::repository::{Cache, Commit, ReadData, Repository, Session};
 use crate::snapshot::{DeltaPolicy, SnapshotReader, adopt};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -66,23 +67,35 @@ pub enum Role {
     Restorer,
     /// Checks the whole repository.
     Checker,
+    /// Copies all snapshots into the other store.
+    Copier,
+}
+
+/// Somebody's place in a world.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Post {
+    pub(super) role: Role,
+    pub(super) at: At,
+    pub(super) operations: u32,
 }
 
 /// What survives the death of an actor's process: its machine.
 pub(super) struct Machine {
     pub(super) role: Role,
+    /// The store that it works on.
+    pub(super) at: At,
     pub(super) number: usize,
     /// Operations that are left.
     pub(super) left: u32,
     pub(super) dice: Dice,
-    pub(super) cache: Arc<Cache>,
+    pub(super) caches: Both<Arc<Cache>>,
     /// Milliseconds that its clock is ahead.
     pub(super) skew: i64,
 }
 
 /// What all actors of a world share.
 pub(super) struct Shared {
-    pub(super) oracle: Mutex<Oracle>,
+    pub(super) oracles: Both<Mutex<Oracle>>,
     /// What each project holds now.
     pub(super) projects: Mutex<Vec<Project>>,
     /// Records of acknowledged snapshots, and who made them.
@@ -95,10 +108,26 @@ pub(super) struct Shared {
     pub(super) is_staged: bool,
 }
 
+impl Shared {
+    pub(super) fn oracle(&self, at: At) -> MutexGuard<'_, Oracle> {
+        lock(self.oracles.of(at))
+    }
+
+    /// What happened in both stores.
+    pub(super) fn seen(&self) -> Seen {
+        let mut seen = self.oracle(At::Home).seen;
+        seen.add(&self.oracle(At::Replica).seen);
+        seen
+    }
+}
+
 /// One life of an actor.
 pub(super) struct Life {
     pub(super) machine: Arc<Mutex<Machine>>,
     pub(super) context: Context,
+    pub(super) at: At,
+    pub(super) repositories: Both<Repository>,
+    /// The one that it works on.
     pub(super) repository: Repository,
     pub(super) shared: Arc<Shared>,
 }
@@ -106,6 +135,11 @@ pub(super) struct Life {
 impl Life {
     fn roll<T>(&self, roll: impl FnOnce(&mut Dice) -> T) -> T {
         roll(&mut lock(&self.machine).dice)
+    }
+
+    /// What is known of the store that it works on.
+    fn oracle(&self) -> MutexGuard<'_, Oracle> {
+        self.shared.oracle(self.at)
     }
 
     /// Works until nothing is left.
@@ -131,10 +165,11 @@ impl Life {
                 Role::Forgetter => self.forget().await,
                 Role::Restorer => self.restore().await,
                 Role::Checker => self.check().await,
+                Role::Copier => self.copy().await,
             };
             if let Err(error) = done {
                 let who = format!("{role:?} {number}");
-                lock(&self.shared.oracle).judge(&who, &error);
+                self.oracle().judge(&who, &error);
             }
         }
         if !self.context.budget.is_free() {
@@ -142,7 +177,8 @@ impl Life {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         if !self.context.budget.is_free() {
-            lock(&self.shared.oracle).accuse(format!("{role:?} {number} ends and holds memory"));
+            self.oracle()
+                .accuse(format!("{role:?} {number} ends and holds memory"));
         }
     }
 
@@ -186,7 +222,7 @@ impl Life {
     }
 
     fn acknowledge(&self, record: Arc<SnapshotRecord>, files: Arc<Files>) {
-        lock(&self.shared.oracle).acknowledge(record.sid, files);
+        self.oracle().acknowledge(record.sid, files);
         let number = lock(&self.machine).number;
         lock(&self.shared.records).insert(record.sid, (number, record));
     }
@@ -221,11 +257,11 @@ impl Life {
 
     async fn forget(&self) -> Result<()> {
         let (kept, gone) = {
-            let oracle = lock(&self.shared.oracle);
+            let oracle = self.oracle();
             (oracle.kept(), oracle.let_go())
         };
         if self.roll(|dice| dice.permille(250))
-            && let Some((sid, files)) = self.roll(|dice| dice.pick(&gone))
+            && let Some((sid, Some(files))) = self.roll(|dice| dice.pick(&gone))
         {
             return self.undelete(sid, files).await;
         }
@@ -250,7 +286,7 @@ impl Life {
             let view = self.repository.view(&self.context).await?;
             if view.has_forget(&sid) && !view.log.is_void(&sid) {
                 self.repository.store().delete(&name).await?;
-                lock(&self.shared.oracle).remember(&sid);
+                self.oracle().remember(&sid);
             }
             return Ok(());
         }
@@ -274,24 +310,25 @@ impl Life {
     }
 
     async fn restore(&self) -> Result<()> {
-        let kept = lock(&self.shared.oracle).kept();
+        let kept = self.oracle().kept();
         let Some((sid, files)) = self.roll(|dice| dice.pick(&kept)) else {
             return Ok(());
         };
         let pause = self.roll(|dice| dice.below(4 * self.shared.pause + 1));
         let found = restore(&self.context, &self.repository, sid, pause).await;
-        let is_forgotten = lock(&self.shared.oracle).is_forgotten(&sid);
+        let is_forgotten = self.oracle().is_forgotten(&sid);
         match found {
             Ok(Some(found)) => {
-                let mut oracle = lock(&self.shared.oracle);
+                let mut oracle = self.oracle();
                 oracle.seen.restores += 1;
-                if found != *files {
+                if files.is_some_and(|files| found != *files) {
                     oracle.accuse(format!("snapshot {} is restored as something else", sid.short()));
                 }
                 Ok(())
             }
             Ok(None) if !is_forgotten => {
-                lock(&self.shared.oracle).accuse(format!("snapshot {} is not listed", sid.short()));
+                self.oracle()
+                    .accuse(format!("snapshot {} is not listed", sid.short()));
                 Ok(())
             }
             Ok(None) => Ok(()),
@@ -304,14 +341,46 @@ impl Life {
             read_data: ReadData::All,
             ..CheckRequest::default()
         };
-        let before = lock(&self.shared.oracle).newest();
+        let before = self.oracle().newest();
         let report = ops::check(&self.context, &self.repository, request).await?;
-        if before != lock(&self.shared.oracle).newest() {
+        if before != self.oracle().newest() {
             return Ok(());
         }
         if let Some(finding) = report.findings.iter().find(|finding| finding.is_error) {
             let what = format!("the check says that {} {}", finding.object, finding.what);
-            lock(&self.shared.oracle).accuse(what);
+            self.oracle().accuse(what);
+        }
+        Ok(())
+    }
+
+    /// Copies everything into the other store. Nothing is lost here, so nothing may be said to be.
+    async fn copy(&self) -> Result<()> {
+        let to = match self.at {
+            At::Home => At::Replica,
+            At::Replica => At::Home,
+        };
+        let request = CopyRequest {
+            host: "host".into(),
+            ..CopyRequest::default()
+        };
+        let target = self.repositories.of(to);
+        let report = ops::copy(&self.context, &self.repository, Some(target), &request).await?;
+        for copied in &report.copied {
+            let original = self.oracle().original(&copied.record.sid);
+            if let Some(sid) = copied.sid {
+                self.shared.oracle(to).acknowledge_copy(sid, &original);
+            }
+        }
+        let mut oracle = self.oracle();
+        for failed in &report.failed {
+            let (sid, why) = (failed.record.sid, &failed.why);
+            if why.kind() != ErrorKind::Conflict && !oracle.is_forgotten(&sid) {
+                oracle.accuse(format!(
+                    "a copy of {} says: {why} {:?}",
+                    sid.short(),
+                    why.causes()
+                ));
+            }
         }
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! A deterministic simulator: writers, collectors, readers, checkers and those who let snapshots go, all at once over one store.
+//! A deterministic simulator: writers, collectors, readers, checkers, copiers and those who let snapshots go, all at once over one store
+//! and its replica.
 //!
 //! Everything runs on one thread and on a clock that only the simulator moves. Each request to the store is one step: a seed decides who
 //! goes on, and what goes wrong (lost answers, errors, puts that land days later, processes that die or sleep for days at a request,
@@ -6,17 +7,21 @@
 //! says whether a snapshot has lost anything (`format-spec/86-simulator.md`).
 
 mod actors;
+mod content;
 mod dice;
 mod ending;
+mod founding;
 mod oracle;
 mod plan;
 mod script;
+mod seen;
 mod source;
 mod store;
 mod world;
 
 pub use actors::Role;
-pub use oracle::Seen;
 pub use plan::Family;
-pub use script::{Beat, act};
+pub use script::{Beat, act, act_at};
+pub use seen::Seen;
+pub use store::At;
 pub use world::{Ended, run};

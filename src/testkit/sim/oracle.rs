@@ -3,25 +3,22 @@
 //! Nothing here asks the code under test anything but to decode bytes: which sessions count, which blobs can be read and what may be
 //! deleted is worked out anew from `format-spec/85-sessions.md` and `90-collection.md`.
 
+use super::content::Content;
+use super::seen::Seen;
 use super::source::Files;
+use super::store::lock;
 use crate::crypto::{Keyring, open_pack, open_record, open_run};
 use crate::error::{Error, ErrorKind};
 use crate::format::collect::{SealRecord, StateRecord};
-use crate::format::entry::{BlobRef, ContentRecord, decode_list};
 use crate::format::frame::decode_frame;
 use crate::format::id::{BlobId, ObjectId, SessionId};
 use crate::format::index::{BlobKind, Codec};
 use crate::format::layout::ObjectName;
 use crate::format::limits::CHAIN_MAX;
-use crate::format::node::Node;
 use crate::format::snapshot::Decision;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::ops::Range;
-use std::sync::Arc;
-
-/// Where the salt of a sealed object lies in its header.
-const SALT: Range<usize> = 40..72;
+use std::sync::{Arc, Mutex};
 
 /// One copy of a blob, as a run lists it.
 #[derive(Clone, Copy)]
@@ -56,69 +53,11 @@ impl Sealed {
     }
 }
 
-/// What happened in a world, for those who ask whether anything did.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Seen {
-    /// Requests that were answered.
-    pub steps: u64,
-    /// Snapshots that were acknowledged.
-    pub snapshots: u64,
-    /// Rounds that were sealed as swept.
-    pub rounds: u64,
-    /// Sessions that a collector ended.
-    pub fences: u64,
-    /// Packs that were deleted.
-    pub packs_deleted: u64,
-    /// Copies that were stored as deltas.
-    pub deltas: u64,
-    /// Processes that were killed.
-    pub kills: u64,
-    /// Puts that were applied when nobody waited for them any more.
-    pub late: u64,
-    /// Restores that were compared.
-    pub restores: u64,
-    /// Sessions that were begun.
-    pub sessions: u64,
-    /// Packs that were put.
-    pub packs: u64,
-    /// Operations that ended with an error that may be.
-    pub errors: u64,
-}
-
-impl Seen {
-    /// Adds what happened in another world.
-    pub fn add(&mut self, other: &Self) {
-        let Self {
-            steps,
-            snapshots,
-            rounds,
-            fences,
-            packs_deleted,
-            deltas,
-            kills,
-            late,
-            restores,
-            sessions,
-            packs,
-            errors,
-        } = self;
-        for (mine, theirs) in [
-            (steps, other.steps),
-            (snapshots, other.snapshots),
-            (rounds, other.rounds),
-            (fences, other.fences),
-            (packs_deleted, other.packs_deleted),
-            (deltas, other.deltas),
-            (kills, other.kills),
-            (late, other.late),
-            (restores, other.restores),
-            (sessions, other.sessions),
-            (packs, other.packs),
-            (errors, other.errors),
-        ] {
-            *mine += theirs;
-        }
-    }
+/// A snapshot that was copied.
+pub(super) struct Original {
+    root: Option<BlobId>,
+    /// Not known if whoever made it was never told that it is safe.
+    files: Option<Arc<Files>>,
 }
 
 /// Watches a store.
@@ -131,19 +70,19 @@ pub(super) struct Oracle {
     packs: BTreeSet<ObjectId>,
     /// Commits that are in the store, and their roots.
     commits: BTreeMap<SessionId, BlobId>,
-    /// Nodes and lists that were ever stored.
-    texts: HashMap<BlobId, Bytes>,
-    trees: HashMap<BlobId, Arc<BTreeSet<BlobId>>>,
+    /// Commits that ever were, and their roots.
+    roots: HashMap<SessionId, BlobId>,
+    /// What was ever stored, here or in another store.
+    content: Arc<Mutex<Content>>,
     /// Snapshots that somebody let go, by a key that was in the store at some time.
     forgotten: BTreeSet<SessionId>,
-    acknowledged: BTreeMap<SessionId, Arc<Files>>,
-    salts: HashMap<(u8, Vec<u8>), [u8; 32]>,
+    acknowledged: BTreeMap<SessionId, Option<Arc<Files>>>,
     wrong: Option<String>,
     pub(super) seen: Seen,
 }
 
 impl Oracle {
-    pub(super) fn new(keyring: Arc<Keyring>) -> Self {
+    pub(super) fn new(keyring: Arc<Keyring>, content: Arc<Mutex<Content>>) -> Self {
         Self {
             keyring,
             sealed: Sealed::default(),
@@ -152,11 +91,10 @@ impl Oracle {
             runs: BTreeMap::new(),
             packs: BTreeSet::new(),
             commits: BTreeMap::new(),
-            texts: HashMap::new(),
-            trees: HashMap::new(),
+            roots: HashMap::new(),
+            content,
             forgotten: BTreeSet::new(),
             acknowledged: BTreeMap::new(),
-            salts: HashMap::new(),
             wrong: None,
             seen: Seen::default(),
         }
@@ -178,16 +116,9 @@ impl Oracle {
 
     /// Somebody sends an object, whether it arrives or not.
     pub(super) fn sent(&mut self, name: &str, bytes: &Bytes) {
-        let is_sealed = bytes.starts_with(b"holdall");
-        let (Some(kind), Some(salt), true) = (bytes.get(7), bytes.get(SALT), is_sealed) else {
-            return;
-        };
-        let hash = *blake3::hash(bytes).as_bytes();
-        let before = self.salts.insert((*kind, salt.to_vec()), hash);
-        if before.is_some_and(|before| before != hash) {
-            self.accuse(format!(
-                "{name}: the key and nonces of another object are used again"
-            ));
+        let wrong = lock(&self.content).sent(name, bytes);
+        if let Some(wrong) = wrong {
+            self.accuse(wrong);
         }
     }
 
@@ -233,7 +164,10 @@ impl Oracle {
             ObjectName::Session(_) => self.seen.sessions += 1,
             ObjectName::Snapshot(sid) => {
                 match open_record::<Decision>(&keyring, &name, bytes)? {
-                    Decision::Commit(record) => drop(self.commits.insert(sid, record.root.id)),
+                    Decision::Commit(record) => {
+                        self.commits.insert(sid, record.root.id);
+                        self.roots.insert(sid, record.root.id);
+                    }
                     Decision::Fence { .. } => self.seen.fences += 1,
                     Decision::Abort { .. } => {}
                 }
@@ -276,16 +210,20 @@ impl Oracle {
             let encoded = block.slice(start..end);
             if entry.delta {
                 self.seen.deltas += 1;
-                let base = bases.next().and_then(|(_, base)| self.texts.get(base).cloned());
+                let content = lock(&self.content);
+                let base = bases
+                    .next()
+                    .and_then(|(_, base)| content.texts.get(base).cloned());
+                drop(content);
                 // Of data only bases and places matter here: restores compare the bytes.
                 if let (Some(base), true) = (base, entry.kind != BlobKind::Data) {
                     let plain = decode_frame(&encoded, entry.plain, Some(&base))?;
-                    self.texts.insert(entry.id, plain.into());
+                    lock(&self.content).texts.insert(entry.id, plain.into());
                 }
             } else {
                 keyring.verify_blob(entry.kind, &entry.id, &encoded)?;
                 if entry.kind != BlobKind::Data {
-                    self.texts.insert(entry.id, encoded);
+                    lock(&self.content).texts.insert(entry.id, encoded);
                 }
             }
         }
@@ -394,7 +332,8 @@ impl Oracle {
                 continue;
             }
             let acknowledged = self.acknowledged.contains_key(&sid);
-            match self.tree(root) {
+            let tree = lock(&self.content).tree(root);
+            match tree {
                 Err(why) => self.accuse(format!("snapshot {}: {why}", sid.short())),
                 Ok(tree) => {
                     if let Some(lost) = tree.iter().find(|blob| !usable.contains(*blob)) {
@@ -422,66 +361,40 @@ impl Oracle {
         }
     }
 
-    /// All blobs of a tree.
-    fn tree(&mut self, root: BlobId) -> Result<Arc<BTreeSet<BlobId>>, String> {
-        if let Some(tree) = self.trees.get(&root) {
-            return Ok(tree.clone());
-        }
-        let mut tree = BTreeSet::new();
-        let mut open = vec![root];
-        while let Some(id) = open.pop() {
-            if !tree.insert(id) {
-                continue;
-            }
-            let text = self
-                .texts
-                .get(&id)
-                .ok_or_else(|| format!("node {id} was never stored"))?;
-            match Node::decode(text).map_err(|why| format!("node {id}: {why}"))? {
-                Node::Inner { children, .. } => open.extend(children.iter().map(|child| child.id)),
-                Node::Leaf(entries) => {
-                    for entry in &entries {
-                        if let ContentRecord::Refs { level, refs } = &entry.content {
-                            self.contents(*level, refs, &mut tree)?;
-                        }
-                    }
-                }
-            }
-        }
-        let tree = Arc::new(tree);
-        self.trees.insert(root, tree.clone());
-        Ok(tree)
-    }
-
-    fn contents(&self, level: u8, refs: &[BlobRef], tree: &mut BTreeSet<BlobId>) -> Result<(), String> {
-        for reference in refs.iter().filter(|reference| !reference.is_hole()) {
-            tree.insert(reference.id);
-            if let Some(below) = level.checked_sub(1) {
-                let list = self.texts.get(&reference.id);
-                let list = list.ok_or_else(|| format!("list {} was never stored", reference.id))?;
-                let refs = decode_list(list, below).map_err(|why| format!("list: {why}"))?;
-                self.contents(below, &refs, tree)?;
-            }
-        }
-        Ok(())
-    }
-
     /// A writer was told that its snapshot is safe.
     pub(super) fn acknowledge(&mut self, sid: SessionId, files: Arc<Files>) {
         self.seen.snapshots += 1;
-        self.acknowledged.insert(sid, files);
+        self.acknowledged.insert(sid, Some(files));
         self.check();
     }
 
-    /// What acknowledged snapshots hold that nobody has let go.
-    pub(super) fn kept(&self) -> Vec<(SessionId, Arc<Files>)> {
+    /// A copier was told that its copy is safe.
+    pub(super) fn acknowledge_copy(&mut self, sid: SessionId, original: &Original) {
+        self.seen.copies += 1;
+        if self.roots.get(&sid) != original.root.as_ref() {
+            self.accuse(format!("copy {} is one of something else", sid.short()));
+        }
+        self.acknowledged.insert(sid, original.files.clone());
+        self.check();
+    }
+
+    /// What is known of a snapshot that was copied.
+    pub(super) fn original(&self, sid: &SessionId) -> Original {
+        Original {
+            root: self.roots.get(sid).copied(),
+            files: self.acknowledged.get(sid).cloned().flatten(),
+        }
+    }
+
+    /// Acknowledged snapshots that nobody has let go, and what they hold, where that is known.
+    pub(super) fn kept(&self) -> Vec<(SessionId, Option<Arc<Files>>)> {
         let kept = self.acknowledged.iter();
         let kept = kept.filter(|(sid, _)| !self.forgotten.contains(sid));
         kept.map(|(sid, files)| (*sid, files.clone())).collect()
     }
 
     /// Acknowledged snapshots that somebody has let go, and their roots as long as they are there.
-    pub(super) fn let_go(&self) -> Vec<(SessionId, Arc<Files>)> {
+    pub(super) fn let_go(&self) -> Vec<(SessionId, Option<Arc<Files>>)> {
         let gone = self.acknowledged.iter();
         let gone = gone.filter(|(sid, _)| self.forgotten.contains(sid));
         gone.map(|(sid, files)| (*sid, files.clone())).collect()
@@ -522,7 +435,7 @@ impl Oracle {
         let mut needed: BTreeSet<BlobId> = BTreeSet::new();
         for (sid, root) in self.commits.clone() {
             if !self.sealed.is_void(&sid) && !self.forgotten.contains(&sid) {
-                needed.extend(self.tree(root).ok()?.iter());
+                needed.extend(lock(&self.content).tree(root).ok()?.iter());
             }
         }
         let valid = self.runs.iter().filter(|(name, _)| self.sealed.is_valid(name));

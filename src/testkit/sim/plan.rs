@@ -1,7 +1,8 @@
 //! What a seed makes of a world: who works in it, how long things take, and what goes wrong.
 
-use super::actors::Role;
+use super::actors::{Post, Role};
 use super::dice::Dice;
+use super::store::At;
 use std::fmt;
 use std::time::Duration;
 
@@ -20,17 +21,20 @@ pub enum Family {
     ManyPacks,
     /// Lists of many pages, each a request.
     Pages,
+    /// A replica that snapshots are copied into, and that is written and collected too.
+    Copies,
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Mixed,
         Self::TwoByTwo,
         Self::ThreeWriters,
         Self::ManyDeltas,
         Self::ManyPacks,
         Self::Pages,
+        Self::Copies,
     ];
 
     /// The family of a name, as it is printed.
@@ -48,6 +52,7 @@ impl fmt::Display for Family {
             Self::ManyDeltas => "many-deltas",
             Self::ManyPacks => "many-packs",
             Self::Pages => "pages",
+            Self::Copies => "copies",
         })
     }
 }
@@ -66,8 +71,8 @@ pub(super) enum Style {
 /// A world.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
-    /// Roles with the number of their operations.
-    pub(super) actors: Vec<(Role, u32)>,
+    pub(super) actors: Vec<Post>,
+    pub(super) has_replica: bool,
     pub(super) projects: u64,
     pub(super) files: u64,
     /// The least bytes of a file.
@@ -104,36 +109,42 @@ impl Plan {
         let (writers, collectors) = match family {
             Family::Mixed | Family::Pages => (3, 2),
             Family::TwoByTwo | Family::ManyPacks => (2, 2),
+            Family::Copies => (2, 1),
             Family::ThreeWriters => (3, 1),
             Family::ManyDeltas => (2, 1),
         };
         let projects = match family {
-            Family::Mixed | Family::Pages | Family::ManyPacks => 1 + dice.below(2),
+            Family::Mixed | Family::Pages | Family::ManyPacks | Family::Copies => 1 + dice.below(2),
             Family::TwoByTwo | Family::ThreeWriters | Family::ManyDeltas => 1,
         };
         let snapshots = if family == Family::ManyDeltas { 5 } else { 2 };
         let mut actors = Vec::new();
+        let mut post = |role, at, operations| {
+            actors.push(Post { role, at, operations });
+        };
         for _ in 0..writers {
             let project = dice.index(usize::try_from(projects).unwrap_or(1));
-            actors.push((
-                Role::Writer { project },
-                snapshots + u32::from(dice.permille(500)),
-            ));
+            let operations = snapshots + u32::from(dice.permille(500));
+            post(Role::Writer { project }, At::Home, operations);
         }
         for _ in 0..collectors {
-            actors.push((Role::Collector, 2 + u32::from(dice.permille(500))));
+            post(Role::Collector, At::Home, 2 + u32::from(dice.permille(500)));
         }
-        actors.push((Role::Forgetter, 5));
+        post(Role::Forgetter, At::Home, 5);
         if matches!(family, Family::Mixed | Family::Pages) || dice.permille(300) {
-            actors.push((Role::Restorer, 2));
+            post(Role::Restorer, At::Home, 2);
         }
         if matches!(family, Family::Mixed | Family::Pages) || dice.permille(150) {
-            actors.push((Role::Checker, 1));
+            post(Role::Checker, At::Home, 1);
+        }
+        if family == Family::Copies {
+            Self::at_replica(dice, &mut post);
         }
         let pace = dice.pick(&[2, 1_000, MINUTE, 10 * MINUTE]).unwrap_or(2);
         let lease = dice.pick(&[0, 30 * MINUTE, 6 * HOUR, DAY]).unwrap_or(DAY);
         Self {
             actors,
+            has_replica: family == Family::Copies,
             projects,
             files: if family == Family::ManyDeltas {
                 2
@@ -169,10 +180,35 @@ impl Plan {
         }
     }
 
+    /// Who copies, and who works on the replica meanwhile.
+    fn at_replica(dice: &mut Dice, post: &mut impl FnMut(Role, At, u32)) {
+        post(Role::Copier, At::Home, 3);
+        post(Role::Collector, At::Replica, 2 + u32::from(dice.permille(500)));
+        post(Role::Forgetter, At::Replica, 2);
+        if dice.permille(400) {
+            post(Role::Writer { project: 0 }, At::Replica, 2);
+        }
+        if dice.permille(400) {
+            let at = dice.pick(&[At::Home, At::Replica]).unwrap_or(At::Home);
+            post(Role::Copier, at, 2);
+        }
+        if dice.permille(200) {
+            post(Role::Collector, At::Replica, 1);
+        }
+        if dice.permille(300) {
+            post(Role::Restorer, At::Replica, 2);
+        }
+        if dice.permille(150) {
+            post(Role::Checker, At::Replica, 1);
+        }
+    }
+
     /// Nothing goes wrong, and a script says who goes on.
-    pub(super) fn staged(actors: &[Role]) -> Self {
+    pub(super) fn staged(actors: Vec<Post>) -> Self {
+        let at_both = |post: &Post| post.at == At::Replica || post.role == Role::Copier;
         Self {
-            actors: actors.iter().map(|role| (*role, 1)).collect(),
+            has_replica: actors.iter().any(at_both),
+            actors,
             projects: 2,
             files: 3,
             len: 800,

@@ -1,9 +1,9 @@
 //! Worlds in which a script says who goes on: the cases that everybody asks about.
 
-use super::actors::Role;
+use super::actors::{Post, Role};
 use super::dice::Dice;
 use super::plan::{DAY, Plan};
-use super::store::{Request, lock};
+use super::store::{At, Request, lock};
 use super::world::{Ended, Verdict, World, in_world};
 use crate::format::session::ForgetRecord;
 use std::time::Duration;
@@ -34,7 +34,22 @@ pub enum Beat {
 /// # Errors
 /// What was found to be wrong, in words.
 pub fn act(actors: &[Role], script: &[Beat], verbose: bool) -> Verdict<Ended> {
-    in_world(Plan::staged(actors), Dice::new(1), verbose, async |world| {
+    let actors: Vec<_> = actors.iter().map(|role| (*role, At::Home)).collect();
+    act_at(&actors, script, verbose)
+}
+
+/// As [`act`], with actors at both stores. Copiers copy from where they are into the other one.
+///
+/// # Errors
+/// As [`act`].
+pub fn act_at(actors: &[(Role, At)], script: &[Beat], verbose: bool) -> Verdict<Ended> {
+    let posts = actors.iter().map(|(role, at)| Post {
+        role: *role,
+        at: *at,
+        operations: 1,
+    });
+    let plan = Plan::staged(posts.collect());
+    in_world(plan, Dice::new(1), verbose, async |world| {
         for beat in script {
             world.beat(*beat).await?;
         }
@@ -72,9 +87,9 @@ impl World {
                 Ok(())
             }
             Beat::Again(start) => {
-                let gone = lock(&self.core).gone.clone().into_iter();
+                let gone = lock(&self.core).stores.home.gone.clone().into_iter();
                 for (name, bytes) in gone.filter(|(name, _)| name.starts_with(start)) {
-                    drop(self.apply(&Request::Put(name, bytes)));
+                    drop(self.apply(At::Home, &Request::Put(name, bytes)));
                 }
                 self.verdict()
             }
@@ -116,18 +131,19 @@ impl World {
             };
             left -= 1;
             self.tell(&format!(
-                "{actor} {} {}",
+                "{actor}{} {} {}",
+                next.mark(),
                 next.request.verb(),
                 next.request.name()
             ));
-            lock(&self.shared.oracle).seen.steps += 1;
+            self.shared.oracle(At::Home).seen.steps += 1;
             self.answer(next, false);
         }
         self.verdict()
     }
 
     async fn forget_those_of(&mut self, writer: usize) -> Verdict<()> {
-        let (context, repository) = self.beside().map_err(|error| error.to_string())?;
+        let (context, repository) = self.beside(At::Home)?;
         let made: Vec<_> = {
             let records = lock(&self.shared.records);
             let made = records.iter().filter(|(_, (who, _))| *who == writer);

@@ -63,15 +63,58 @@ pub(super) enum Answer {
     Page(Vec<ObjectMeta>, bool),
 }
 
+/// Which of the stores of a world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// Where projects are written.
+    Home,
+    /// The replica of it.
+    Replica,
+}
+
+/// One of something for each store.
+#[derive(Clone, Default)]
+pub(super) struct Both<T> {
+    pub(super) home: T,
+    pub(super) replica: T,
+}
+
+impl<T> Both<T> {
+    pub(super) fn of(&self, at: At) -> &T {
+        match at {
+            At::Home => &self.home,
+            At::Replica => &self.replica,
+        }
+    }
+
+    pub(super) fn of_mut(&mut self, at: At) -> &mut T {
+        match at {
+            At::Home => &mut self.home,
+            At::Replica => &mut self.replica,
+        }
+    }
+}
+
 /// A request that waits for its turn.
 pub(super) struct Waiting {
     pub(super) actor: usize,
+    pub(super) at: At,
     pub(super) request: Request,
     /// Not before this moment, in milliseconds of the world: whoever asked sleeps, or the line is slow.
     pub(super) not_before: u64,
     /// Whether the simulator has seen it.
     pub(super) is_seen: bool,
     pub(super) reply: oneshot::Sender<Result<Answer>>,
+}
+
+impl Waiting {
+    /// What tells requests to the replica from others.
+    pub(super) fn mark(&self) -> &'static str {
+        match self.at {
+            At::Home => "",
+            At::Replica => "'",
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -81,63 +124,73 @@ pub(super) struct Object {
     pub(super) modified: u64,
 }
 
+/// What one store holds.
+#[derive(Default)]
+pub(super) struct Objects {
+    pub(super) there: BTreeMap<String, Object>,
+    /// What was deleted.
+    pub(super) gone: BTreeMap<String, Bytes>,
+}
+
 /// The objects and who waits for them.
 #[derive(Default)]
 pub(super) struct Core {
-    pub(super) objects: BTreeMap<String, Object>,
+    pub(super) stores: Both<Objects>,
     pub(super) waiting: Vec<Waiting>,
     /// Names on one page of a list.
     pub(super) page: usize,
     /// Milliseconds since the world began.
     pub(super) now: u64,
-    /// What was deleted.
-    pub(super) gone: BTreeMap<String, Bytes>,
 }
 
 /// When the world begins, in seconds.
 pub(super) const BEGIN: u64 = 1_767_225_600;
 
-impl Core {
-    fn meta(name: &str, object: &Object) -> ObjectMeta {
-        let at = Duration::from_secs(BEGIN) + Duration::from_millis(object.modified);
-        let at: SystemTime = UNIX_EPOCH + at;
-        ObjectMeta {
-            location: Path::from(name),
-            last_modified: at.into(),
-            size: object.bytes.len() as u64,
-            e_tag: None,
-            version: None,
-        }
+fn meta(name: &str, object: &Object) -> ObjectMeta {
+    let at = Duration::from_secs(BEGIN) + Duration::from_millis(object.modified);
+    let at: SystemTime = UNIX_EPOCH + at;
+    ObjectMeta {
+        location: Path::from(name),
+        last_modified: at.into(),
+        size: object.bytes.len() as u64,
+        e_tag: None,
+        version: None,
     }
+}
 
+impl Core {
     /// Does what is asked, now. Gives whether something changed.
-    pub(super) fn apply(&mut self, request: &Request) -> (Result<Answer>, bool) {
+    pub(super) fn apply(&mut self, at: At, request: &Request) -> (Result<Answer>, bool) {
+        let (now, page) = (self.now, self.page);
+        let store = self.stores.of_mut(at);
         match request {
             Request::Put(name, bytes) => {
-                if self.objects.contains_key(name) {
+                if store.there.contains_key(name) {
                     let error = Error::AlreadyExists {
                         path: name.clone(),
                         source: "taken".into(),
                     };
                     return (Err(error), false);
                 }
-                let (bytes, modified) = (bytes.clone(), self.now);
-                self.objects.insert(name.clone(), Object { bytes, modified });
+                let (bytes, modified) = (bytes.clone(), now);
+                store.there.insert(name.clone(), Object { bytes, modified });
                 (Ok(Answer::Done), true)
             }
-            Request::Get(name, wanted) => (self.get(name, wanted), false),
-            Request::Page(prefix, after) => (Ok(self.page_of(prefix, after)), false),
+            Request::Get(name, wanted) => (store.get(name, wanted), false),
+            Request::Page(prefix, after) => (Ok(store.page_of((prefix, after), page)), false),
             Request::Delete(name) => {
-                let gone = self.objects.remove(name);
+                let gone = store.there.remove(name);
                 let is_gone = gone.is_some();
-                self.gone.extend(gone.map(|object| (name.clone(), object.bytes)));
+                store.gone.extend(gone.map(|object| (name.clone(), object.bytes)));
                 (Ok(Answer::Done), is_gone)
             }
         }
     }
+}
 
+impl Objects {
     fn get(&self, name: &str, wanted: &Wanted) -> Result<Answer> {
-        let Some(object) = self.objects.get(name) else {
+        let Some(object) = self.there.get(name) else {
             return Err(Error::NotFound {
                 path: name.to_owned(),
                 source: "nothing there".into(),
@@ -151,10 +204,10 @@ impl Core {
         };
         let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
         let part = object.bytes.slice(place(range.start)..place(range.end));
-        Ok(Answer::Got(Self::meta(name, object), range, part))
+        Ok(Answer::Got(meta(name, object), range, part))
     }
 
-    fn page_of(&self, prefix: &str, after: &str) -> Answer {
+    fn page_of(&self, (prefix, after): (&str, &str), len: usize) -> Answer {
         let start = if prefix.is_empty() {
             String::new()
         } else {
@@ -162,12 +215,12 @@ impl Core {
         };
         let from: &str = if after > start.as_str() { after } else { &start };
         let from = (Bound::Included(from), Bound::Unbounded);
-        let names = self.objects.range::<str, _>(from);
+        let names = self.there.range::<str, _>(from);
         let mut names = names
             .filter(|(name, _)| name.as_str() > after)
             .take_while(|(name, _)| name.starts_with(&start));
-        let page = names.by_ref().take(self.page.max(1));
-        let page: Vec<_> = page.map(|(name, object)| Self::meta(name, object)).collect();
+        let page = names.by_ref().take(len.max(1));
+        let page: Vec<_> = page.map(|(name, object)| meta(name, object)).collect();
         let is_last = names.next().is_none();
         Answer::Page(page, is_last)
     }
@@ -199,6 +252,7 @@ fn generic(source: impl std::error::Error + Send + Sync + 'static) -> Error {
 pub(super) struct SimStore {
     pub(super) core: Arc<Mutex<Core>>,
     pub(super) arrived: Arc<Notify>,
+    pub(super) at: At,
     pub(super) who: Who,
 }
 
@@ -212,10 +266,10 @@ pub(super) enum Who {
 }
 
 /// Does what is asked, and has the oracle look at what has changed.
-pub(super) fn apply(core: &Mutex<Core>, shared: &Shared, request: &Request) -> Result<Answer> {
-    let (answer, changed) = lock(core).apply(request);
+pub(super) fn apply(core: &Mutex<Core>, shared: &Shared, at: At, request: &Request) -> Result<Answer> {
+    let (answer, changed) = lock(core).apply(at, request);
     if changed {
-        let mut oracle = lock(&shared.oracle);
+        let mut oracle = shared.oracle(at);
         match request {
             Request::Put(name, bytes) => oracle.landed(name, bytes),
             Request::Delete(name) => oracle.gone(name),
@@ -233,12 +287,13 @@ impl SimStore {
     async fn ask(&self, request: Request) -> Result<Answer> {
         let actor = match &self.who {
             Who::Actor(actor) => *actor,
-            Who::Beside(None) => return lock(&self.core).apply(&request).0,
-            Who::Beside(Some(shared)) => return apply(&self.core, shared, &request),
+            Who::Beside(None) => return lock(&self.core).apply(self.at, &request).0,
+            Who::Beside(Some(shared)) => return apply(&self.core, shared, self.at, &request),
         };
         let (reply, answer) = oneshot::channel();
         lock(&self.core).waiting.push(Waiting {
             actor,
+            at: self.at,
             request,
             not_before: 0,
             is_seen: false,

@@ -1,21 +1,16 @@
 //! A world and its course: who goes on at each request, and what becomes of it.
 #![expect(clippy::print_stdout, reason = "a replay is told step by step")]
 
-use super::actors::{Life, Machine, Role, Shared, SimClock};
+use super::actors::{Life, Machine, Shared, SimClock};
 use super::dice::Dice;
-use super::oracle::{Oracle, Seen};
 use super::plan::{DAY, Family, Plan, Style};
-use super::source::Project;
-use super::store::{Answer, Core, Object, Request, SimStore, Waiting, Who, apply, lock, reset, trouble};
-use crate::chunk::ChunkParams;
+use super::seen::Seen;
+use super::store::{Answer, At, Both, Core, Request, SimStore, Waiting, Who, apply, lock, reset, trouble};
 use crate::context::{Budget, Context};
 use crate::error::Result;
-use crate::format::repo_config::ChunkProfile;
-use crate::repository::{Cache, InitOptions, Repository};
+use crate::repository::Repository;
 use crate::store::{Access, Retry, Store, StoreOptions};
-use crate::testkit::repo;
 use bytes::Bytes;
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
@@ -33,11 +28,11 @@ pub(super) struct Actor {
     pub(super) life: Option<JoinHandle<()>>,
     /// When it is started again, in milliseconds.
     pub(super) again: Option<u64>,
-    rank: u64,
+    pub(super) rank: u64,
 }
 
 /// An answer that is on its way.
-struct Held {
+pub(super) struct Held {
     /// When it arrives, in milliseconds.
     at: u64,
     actor: usize,
@@ -47,7 +42,7 @@ struct Held {
 
 /// A world under way.
 pub(super) struct World {
-    plan: Plan,
+    pub(super) plan: Plan,
     pub(super) dice: Dice,
     pub(super) begin: Instant,
     pub(super) core: Arc<Mutex<Core>>,
@@ -56,13 +51,13 @@ pub(super) struct World {
     pub(super) template: Repository,
     pub(super) actors: Vec<Actor>,
     /// Puts that are on their way though nobody waits for them.
-    pub(super) late: Vec<(String, Bytes)>,
+    pub(super) late: Vec<(At, String, Bytes)>,
     /// Answers that are on their way.
-    answers: Vec<Held>,
-    last: usize,
-    restores: Vec<u64>,
-    trace: blake3::Hasher,
-    verbose: bool,
+    pub(super) answers: Vec<Held>,
+    pub(super) last: usize,
+    pub(super) restores: Vec<u64>,
+    pub(super) trace: blake3::Hasher,
+    pub(super) verbose: bool,
 }
 
 pub(super) type Verdict<T> = std::result::Result<T, String>;
@@ -115,7 +110,7 @@ pub(super) fn in_world(
             }
         }
         ended.map(|()| Ended {
-            seen: lock(&world.shared.oracle).seen,
+            seen: world.shared.seen(),
             trace: world.trace.finalize().to_hex().to_string(),
         })
     })
@@ -135,104 +130,7 @@ pub(super) fn options(uploads: usize) -> StoreOptions {
     }
 }
 
-async fn first(dice: &mut Dice, core: &Arc<Mutex<Core>>, arrived: &Arc<Notify>) -> Result<Repository> {
-    let context = Context::deterministic(dice.roll())?;
-    let store = SimStore {
-        core: core.clone(),
-        arrived: arrived.clone(),
-        who: Who::Beside(None),
-    };
-    let store = Store::over(Arc::new(store), "memory:", &options(2), &context)?;
-    let params = ChunkParams::new(512, 1024, 4096)?;
-    let profile = ChunkProfile {
-        name: "default".into(),
-        params,
-    };
-    let options = InitOptions {
-        profiles: vec![profile],
-        padme: false,
-        retain_last: 0,
-        ..repo::init_options()
-    };
-    let cache = Arc::new(Cache::in_memory()?);
-    Ok(Repository::init(store, &context, options, cache)
-        .await?
-        .repository)
-}
-
 impl World {
-    async fn new(plan: Plan, mut dice: Dice, verbose: bool) -> Result<Self> {
-        let core = Arc::new(Mutex::new(Core {
-            page: plan.page,
-            ..Core::default()
-        }));
-        let arrived = Arc::new(Notify::new());
-        let template = first(&mut dice, &core, &arrived).await?;
-        let mut oracle = Oracle::new(template.shared_keyring());
-        let objects: Vec<(String, Object)> = lock(&core).objects.clone().into_iter().collect();
-        for (name, object) in &objects {
-            oracle.landed(name, &object.bytes);
-        }
-        let projects = (0..plan.projects)
-            .map(|n| Project::new(n, plan.files, plan.len))
-            .collect();
-        let shared = Arc::new(Shared {
-            oracle: Mutex::new(oracle),
-            projects: Mutex::new(projects),
-            records: Mutex::new(HashMap::new()),
-            lease: plan.lease,
-            pause: plan.pause,
-            no_deltas: plan.no_deltas,
-            is_staged: plan.is_staged,
-        });
-        let mut actors = Vec::new();
-        // All writers of a script work on one machine: what one has put, another one finds in its cache.
-        let one_cache = Arc::new(Cache::in_memory()?);
-        for (number, (role, left)) in plan.actors.iter().enumerate() {
-            let two_days = 2 * DAY;
-            let skew = dice.below(2 * two_days).cast_signed() - two_days.cast_signed();
-            let machine = Machine {
-                role: *role,
-                number,
-                left: *left,
-                dice: Dice::new(dice.roll()),
-                cache: if plan.is_staged && matches!(role, Role::Writer { .. }) {
-                    one_cache.clone()
-                } else {
-                    Arc::new(Cache::in_memory()?)
-                },
-                skew: if dice.permille(500) && !plan.is_staged {
-                    skew
-                } else {
-                    0
-                },
-            };
-            actors.push(Actor {
-                machine: Arc::new(Mutex::new(machine)),
-                life: None,
-                again: (!plan.is_staged).then_some(0),
-                rank: dice.roll(),
-            });
-        }
-        let restores = (0..5).map(|_| dice.below(800)).collect();
-        Ok(Self {
-            plan,
-            begin: Instant::now(),
-            core,
-            arrived,
-            shared,
-            template,
-            actors,
-            late: Vec::new(),
-            answers: Vec::new(),
-            last: 0,
-            restores,
-            trace: blake3::Hasher::new(),
-            verbose,
-            dice,
-        })
-    }
-
     pub(super) fn now(&self) -> u64 {
         u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
@@ -253,7 +151,7 @@ impl World {
                 break;
             }
             self.verdict()?;
-            let steps = lock(&self.shared.oracle).seen.steps;
+            let steps = self.shared.oracle(At::Home).seen.steps;
             if self.restores.contains(&steps) {
                 self.restores.retain(|at| *at != steps);
                 self.restore_all().await?;
@@ -266,8 +164,11 @@ impl World {
     }
 
     pub(super) fn verdict(&self) -> Verdict<()> {
-        match lock(&self.shared.oracle).wrong() {
-            Some(wrong) => Err(wrong.to_owned()),
+        if let Some(wrong) = self.shared.oracle(At::Home).wrong() {
+            return Err(wrong.to_owned());
+        }
+        match self.shared.oracle(At::Replica).wrong() {
+            Some(wrong) => Err(format!("the replica: {wrong}")),
             None => Ok(()),
         }
     }
@@ -323,23 +224,36 @@ impl World {
             stretch: self.plan.stretch,
         });
         context.budget = Budget::tiny(self.plan.budget);
-        let store = SimStore {
-            core: self.core.clone(),
-            arrived: self.arrived.clone(),
-            who: Who::Actor(at),
+        let (caches, place) = {
+            let machine = lock(&machine);
+            (machine.caches.clone(), machine.at)
         };
-        let store = Store::over(Arc::new(store), "memory:", &options(self.plan.uploads), &context)?;
-        let cache = lock(&machine).cache.clone();
+        let repository = |place: At| -> Result<Repository> {
+            let store = SimStore {
+                core: self.core.clone(),
+                arrived: self.arrived.clone(),
+                at: place,
+                who: Who::Actor(at),
+            };
+            let store = Store::over(Arc::new(store), "memory:", &options(self.plan.uploads), &context)?;
+            Ok(self.template.elsewhere(store, caches.of(place).clone()))
+        };
+        let repositories = Both {
+            home: repository(At::Home)?,
+            replica: repository(At::Replica)?,
+        };
         Ok(Life {
             machine,
             context,
-            repository: self.template.elsewhere(store, cache),
+            at: place,
+            repository: repositories.of(place).clone(),
+            repositories,
             shared: self.shared.clone(),
         })
     }
 
     fn in_trouble(&self) -> bool {
-        lock(&self.shared.oracle).seen.steps < TROUBLE_MAX
+        self.shared.oracle(At::Home).seen.steps < TROUBLE_MAX
     }
 
     /// Looks at what has arrived, and at what has come too late.
@@ -358,14 +272,14 @@ impl World {
                     && trouble
                     && self.dice.permille(500)
                 {
-                    self.late.push((name, bytes));
+                    self.late.push((one.at, name, bytes));
                 }
                 continue;
             }
             if !one.is_seen {
                 one.is_seen = true;
                 if let Request::Put(name, bytes) = &one.request {
-                    lock(&self.shared.oracle).sent(name, bytes);
+                    self.shared.oracle(one.at).sent(name, bytes);
                 }
                 if trouble && self.dice.permille(self.plan.sleeps) {
                     one.not_before = now + self.sleep();
@@ -397,18 +311,24 @@ impl World {
     fn step(&mut self) -> bool {
         let trouble = self.in_trouble();
         if !self.late.is_empty() && self.dice.permille(if trouble { 20 } else { 500 }) {
-            let (name, bytes) = self.late.swap_remove(self.dice.index(self.late.len()));
+            let (at, name, bytes) = self.late.swap_remove(self.dice.index(self.late.len()));
             self.tell(&format!("late put {name}"));
-            drop(self.apply(&Request::Put(name, bytes)));
-            lock(&self.shared.oracle).seen.late += 1;
+            drop(self.apply(at, &Request::Put(name, bytes)));
+            self.shared.oracle(At::Home).seen.late += 1;
             return true;
         }
         let Some(one) = self.choose() else {
             return false;
         };
-        let line = format!("{} {} {}", one.actor, one.request.verb(), one.request.name());
+        let line = format!(
+            "{}{} {} {}",
+            one.actor,
+            one.mark(),
+            one.request.verb(),
+            one.request.name()
+        );
         self.tell(&line);
-        lock(&self.shared.oracle).seen.steps += 1;
+        self.shared.oracle(At::Home).seen.steps += 1;
         if trouble && self.dice.permille(self.plan.kills) {
             self.kill(&one);
             return true;
@@ -455,8 +375,8 @@ impl World {
     /// The process dies, before its request arrives or after.
     fn kill(&mut self, one: &Waiting) {
         match (self.dice.below(3), &one.request) {
-            (0, Request::Put(name, bytes)) => self.late.push((name.clone(), bytes.clone())),
-            (1, request) => drop(self.apply(&request.clone())),
+            (0, Request::Put(name, bytes)) => self.late.push((one.at, name.clone(), bytes.clone())),
+            (1, request) => drop(self.apply(one.at, request)),
             _ => {}
         }
         self.tell(&format!("{} dies", one.actor));
@@ -468,7 +388,7 @@ impl World {
             actor.again = Some(again);
         }
         self.answers.retain(|held| held.actor != one.actor);
-        lock(&self.shared.oracle).seen.kills += 1;
+        self.shared.oracle(At::Home).seen.kills += 1;
     }
 
     pub(super) fn answer(&mut self, one: Waiting, in_trouble: bool) {
@@ -478,7 +398,7 @@ impl World {
         let repeats = in_trouble && dice.permille(self.plan.late);
         if let (Request::Put(name, bytes), true) = (&one.request, repeats) {
             // It was sent twice on its way, or is still under way when the error is told.
-            self.late.push((name.clone(), bytes.clone()));
+            self.late.push((one.at, name.clone(), bytes.clone()));
         }
         let answer = if fails {
             Err(if self.dice.permille(500) {
@@ -487,7 +407,7 @@ impl World {
                 reset()
             })
         } else {
-            let answer = self.apply(&one.request);
+            let answer = self.apply(one.at, &one.request);
             if is_lost { Err(reset()) } else { answer }
         };
         if in_trouble && self.dice.permille(self.plan.sleeps) {
@@ -503,8 +423,8 @@ impl World {
         }
     }
 
-    pub(super) fn apply(&mut self, request: &Request) -> object_store::Result<Answer> {
-        apply(&self.core, &self.shared, request)
+    pub(super) fn apply(&mut self, at: At, request: &Request) -> object_store::Result<Answer> {
+        apply(&self.core, &self.shared, at, request)
     }
 
     /// Waits until somebody can go on. False: everybody is done.
