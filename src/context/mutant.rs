@@ -115,6 +115,14 @@ mod switch {
         CopyUnput,
         /// A copy rests on what uncommitted sessions list, without a claim.
         CopyClaimsNothing,
+        /// Writers rest on packs that the ledger names.
+        QuarantineReused,
+        /// Collectors take packs that the ledger names for good copies.
+        QuarantineKept,
+        /// Forgets keys of protected snapshots have an effect.
+        ProtectionIgnored,
+        /// Forgets keys of what the repository retains have an effect.
+        MinimumIgnored,
     }
 
     thread_local! {

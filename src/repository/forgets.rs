@@ -5,6 +5,7 @@ use super::log::Listing;
 use super::minimum::Minimum;
 use super::notes::Notes;
 use super::view::Purpose;
+use crate::context::mutant::mutated;
 use crate::context::{Context, Time};
 use crate::error::Result;
 use crate::format::id::SessionId;
@@ -77,10 +78,10 @@ pub(crate) fn without_effect(
         let notes = notes.get(sid);
         let why = if notes.is_some_and(|notes| notes.protection_is_unknown) {
             Some("a note about it cannot be read, and it may be protected".to_owned())
-        } else if notes.and_then(|notes| notes.said.protected) == Some(true) {
+        } else if notes.and_then(|notes| notes.said.protected) == Some(true) && !mutated!(ProtectionIgnored) {
             Some("it is protected".to_owned())
         } else {
-            retained.remove(sid)
+            retained.remove(sid).filter(|_| !mutated!(MinimumIgnored))
         };
         out.extend(why.map(|why| (*sid, why)));
     }

@@ -70,7 +70,9 @@ impl View {
         let mut excluded = retired_packs(&log, purpose);
         if purpose == Purpose::Write {
             let ledger = Ledger::read(repository).await?;
-            excluded.extend(ledger.quarantined);
+            if !mutated!(QuarantineReused) {
+                excluded.extend(ledger.quarantined);
+            }
             damaged.extend(ledger.damaged);
         }
         let (index, damaged_runs) =

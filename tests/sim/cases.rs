@@ -1,7 +1,7 @@
 //! Cases with a script: who sleeps where, and who works meanwhile.
 
 use holdall::context::mutant::{Mutant, switch};
-use holdall::testkit::sim::{Beat, Ended, Role, Seen, act};
+use holdall::testkit::sim::{At, Beat, Ended, Role, Seen, act, act_at};
 
 const WRITER: Role = Role::Writer { project: 0 };
 const OTHER: Role = Role::Writer { project: 1 };
@@ -162,6 +162,42 @@ fn a_restore_that_is_slow_goes_on_across_two_collections() {
     let meanwhile = [Done(4), Done(5), Done(6)];
     let seen = asleep_at_every_request(&actors, &before, 3, &meanwhile);
     assert!(seen.iter().all(|seen| seen.packs_deleted > 0 && seen.errors == 0));
+}
+
+#[test]
+fn a_copier_that_sleeps_for_days_at_any_request_leaves_both_stores_whole() {
+    use Beat::{Days, Done, Forget, Requests, Version};
+    let home = |role| (role, At::Home);
+    let actors = [
+        home(WRITER),
+        home(WRITER),
+        home(Role::Copier),
+        home(Role::Copier),
+        home(Role::Collector),
+        (Role::Collector, At::Replica),
+        (Role::Collector, At::Replica),
+    ];
+    for asleep_at in 0..60 {
+        let script = [
+            Version(0, 1, 1),
+            Done(0),
+            Done(2),
+            Version(0, 1, 2),
+            Done(1),
+            Forget(0),
+            Requests(3, asleep_at),
+            Days(2),
+            Done(4),
+            Done(5),
+            Days(1),
+            Done(6),
+        ];
+        let ended = act_at(&actors, &script, false);
+        let seen = ended
+            .unwrap_or_else(|why| panic!("asleep at request {asleep_at}: {why}"))
+            .seen;
+        assert_eq!(seen.copies, 2, "asleep at request {asleep_at}: {seen:?}");
+    }
 }
 
 /// A rule is kept in a case that is made for it, and missed once it is switched off.

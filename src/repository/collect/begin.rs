@@ -10,6 +10,7 @@ use super::refs::References;
 use super::reserve::Pen;
 use super::round::{CollectOptions, CollectPlan, Round, Work, aborted};
 use super::sweep::{Swept, delete, may_go};
+use crate::context::mutant::mutated;
 use crate::context::{Context, Time};
 use crate::crypto::peek_origin;
 use crate::error::{Error, ErrorKind, Result};
@@ -96,6 +97,9 @@ impl Round {
         };
         let absent = absent_packs(repository, &entries, &listing).await?;
         let mut quarantined = Ledger::read(repository).await?.whole()?;
+        if mutated!(QuarantineKept) {
+            quarantined.clear();
+        }
         quarantined.extend(cut_off(&entries, &listing));
         let mut work = Box::new(Work {
             repository: repository.clone(),

@@ -78,7 +78,9 @@ impl Waiting {
         }
         // What was found damaged since G1 is a last resort now.
         let quarantined = Ledger::read(&work.repository).await?.whole()?;
-        work.quarantined.extend(quarantined);
+        if !mutated!(QuarantineKept) {
+            work.quarantined.extend(quarantined);
+        }
         let kept = work.mark_new(&decided, &runs).await?;
         let index = work.entries.index.clone();
         let saved = work.saved(&index, &condemned)?;

@@ -1,10 +1,11 @@
-//! Who works in a world: writers, collectors, those who let go and take back, readers, checkers. Each runs the real code.
+//! Who works in a world: writers, collectors, those who let go and take back, readers, checkers, copiers and others. Each runs the real
+//! code.
 
 use super::dice::Dice;
 use super::oracle::Oracle;
 use super::seen::Seen;
 use super::source::{Files, Project, Reading, read_all};
-use super::store::{At, BEGIN, Both, lock};
+use super::store::{At, BEGIN, Both, Core, lock};
 use crate::connector::Source;
 use crate::context::mutant::mutated;
 use crate::context::{Clock, Context, Time};
@@ -13,10 +14,10 @@ use crate::format::id::SessionId;
 use crate::format::layout::ObjectName;
 use crate::format::session::ForgetRecord;
 use crate::format::snapshot::SnapshotRecord;
-use crate::ops::{self, CheckRequest, CopyRequest, PruneRequest, SnapshotRequest};
+use crate::ops::{self, CheckRequest, CopyRequest, PruneRequest, RepairRequest, SnapshotRequest};
 use crate::repository::collect::{CollectOptions, Unused};
 use crate::repository::{Cache, Commit, ReadData, Repository, Session};
-use crate::snapshot::{DeltaPolicy, SnapshotReader, adopt};
+use crate::snapshot::{DeltaPolicy, SnapshotReader, SnapshotSpec, adopt};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::collections::HashMap;
@@ -69,6 +70,10 @@ pub enum Role {
     Checker,
     /// Copies all snapshots into the other store.
     Copier,
+    /// Protects snapshots, or no longer.
+    Protector,
+    /// Mends what is damaged, from the other store if that is a replica.
+    Repairer,
 }
 
 /// Somebody's place in a world.
@@ -106,6 +111,8 @@ pub(super) struct Shared {
     pub(super) no_deltas: bool,
     /// Whether a script says what projects hold.
     pub(super) is_staged: bool,
+    pub(super) has_replica: bool,
+    pub(super) core: Arc<Mutex<Core>>,
 }
 
 impl Shared {
@@ -139,7 +146,15 @@ impl Life {
 
     /// What is known of the store that it works on.
     fn oracle(&self) -> MutexGuard<'_, Oracle> {
-        self.shared.oracle(self.at)
+        let mut oracle = self.shared.oracle(self.at);
+        if self.clock_is_right() {
+            oracle.tick(self.context.clock.now().seconds);
+        }
+        oracle
+    }
+
+    fn clock_is_right(&self) -> bool {
+        lock(&self.machine).skew == 0
     }
 
     /// Works until nothing is left.
@@ -166,10 +181,13 @@ impl Life {
                 Role::Restorer => self.restore().await,
                 Role::Checker => self.check().await,
                 Role::Copier => self.copy().await,
+                Role::Protector => self.protect().await,
+                Role::Repairer => self.repair().await,
             };
             if let Err(error) = done {
                 let who = format!("{role:?} {number}");
-                self.oracle().judge(&who, &error);
+                let has_reserve = lock(&self.shared.core).stores.of(self.at).has_reserve();
+                self.oracle().judge(&who, &error, has_reserve);
             }
         }
         if !self.context.budget.is_free() {
@@ -332,6 +350,7 @@ impl Life {
                 Ok(())
             }
             Ok(None) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::Damaged && self.oracle().was_hit(&sid) => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -343,7 +362,8 @@ impl Life {
         };
         let before = self.oracle().newest();
         let report = ops::check(&self.context, &self.repository, request).await?;
-        if before != self.oracle().newest() {
+        let is_overtaken = before != self.oracle().newest();
+        if is_overtaken || self.oracle().is_damaged() {
             return Ok(());
         }
         if let Some(finding) = report.findings.iter().find(|finding| finding.is_error) {
@@ -353,7 +373,7 @@ impl Life {
         Ok(())
     }
 
-    /// Copies everything into the other store. Nothing is lost here, so nothing may be said to be.
+    /// Copies everything into the other store. Only of what was hit may anything be said to be lost.
     async fn copy(&self) -> Result<()> {
         let to = match self.at {
             At::Home => At::Replica,
@@ -374,12 +394,71 @@ impl Life {
         let mut oracle = self.oracle();
         for failed in &report.failed {
             let (sid, why) = (failed.record.sid, &failed.why);
-            if why.kind() != ErrorKind::Conflict && !oracle.is_forgotten(&sid) {
+            let may_be = why.kind() == ErrorKind::Conflict || oracle.was_hit(&sid);
+            if !may_be && !oracle.is_forgotten(&sid) {
                 oracle.accuse(format!(
                     "a copy of {} says: {why} {:?}",
                     sid.short(),
                     why.causes()
                 ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes a snapshot of a project, which is read in full.
+pub(super) async fn snapshot_of(
+    context: &Context,
+    repository: &Repository,
+    project: usize,
+    files: Arc<Files>,
+) -> Result<SessionId> {
+    let request = SnapshotRequest {
+        host: "host".into(),
+        project: Some(format!("project {project}")),
+        force_read: true,
+        ..SnapshotRequest::default()
+    };
+    let reading = || Reading {
+        files: files.clone(),
+        what: "things".into(),
+        pause: 0,
+    };
+    let mut open = || -> Result<Option<Vec<Box<dyn Source>>>> { Ok(Some(vec![Box::new(reading())])) };
+    let report = ops::snapshot(context, repository, &request, &mut open).await?;
+    Ok(report.snapshot.sid)
+}
+
+impl Life {
+    /// A snapshot becomes protected, or no longer. One that was let go meanwhile is told to be.
+    async fn protect(&self) -> Result<()> {
+        let kept = self.oracle().kept();
+        let Some((sid, _)) = self.roll(|dice| dice.pick(&kept)) else {
+            return Ok(());
+        };
+        let protected = self.roll(|dice| dice.permille(600));
+        let specs: [SnapshotSpec; 1] = [sid.name().parse()?];
+        let noted = ops::protect(&self.context, &self.repository, &specs, protected).await;
+        match noted {
+            Ok(_) => Ok(()),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Refused) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn repair(&self) -> Result<()> {
+        let request = RepairRequest {
+            host: "host".into(),
+            read_data: ReadData::All,
+            dry_run: false,
+        };
+        let from = self.shared.has_replica.then_some(&self.repositories.replica);
+        let report = ops::repair(&self.context, &self.repository, from, &request).await?;
+        let mut oracle = self.oracle();
+        for hit in &report.hit {
+            if !oracle.was_hit(&hit.sid) && !oracle.is_forgotten(&hit.sid) {
+                oracle.accuse(format!("a repair says that {} is hit", hit.sid.short()));
             }
         }
         Ok(())

@@ -1,12 +1,13 @@
 //! What must be true when a world stands still: every snapshot is what its writer read, and what nobody needs is gone.
 
-use super::actors::{SimClock, restore};
+use super::actors::{SimClock, restore, snapshot_of};
 use super::plan::DAY;
 use super::store::{At, Request, SimStore, Who, lock};
 use super::world::{Verdict, World, options};
 use crate::context::Context;
-use crate::error::{Error, Result};
-use crate::ops::{self, CheckRequest, CopyRequest, PruneRequest};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::session::ForgetRecord;
+use crate::ops::{self, CheckRequest, CopyRequest, PruneRequest, RepairRequest};
 use crate::repository::collect::{CollectOptions, Unused};
 use crate::repository::{Cache, ReadData, Repository};
 use crate::store::Store;
@@ -16,6 +17,19 @@ use std::time::Duration;
 /// What somebody says who should have nothing to say.
 fn says(who: &str, error: &Error) -> String {
     format!("{who} says: {error} {:?}", error.causes())
+}
+
+fn request(max_unused: Unused) -> PruneRequest {
+    PruneRequest {
+        options: CollectOptions {
+            max_unused,
+            lease: Duration::from_secs(3600),
+            take_over: Duration::ZERO,
+            ..CollectOptions::default()
+        },
+        confirmed: true,
+        exclusive: false,
+    }
 }
 
 impl World {
@@ -61,7 +75,11 @@ impl World {
 
     async fn restore_all_at(&mut self, at: At) -> Verdict<()> {
         let (context, repository) = self.beside(at)?;
-        let kept = self.shared.oracle(at).kept();
+        let (kept, hit) = {
+            let mut oracle = self.shared.oracle(at);
+            oracle.tick(context.clock.now().seconds);
+            (oracle.kept(), oracle.hit())
+        };
         for (sid, files) in kept {
             let found = restore(&context, &repository, sid, 0).await;
             match found {
@@ -69,6 +87,8 @@ impl World {
                     return Err(format!("snapshot {} is restored as something else", sid.short()));
                 }
                 Ok(Some(_)) => {}
+                Err(error)
+                    if error.kind() == ErrorKind::Damaged && hit.iter().any(|(one, _)| *one == sid) => {}
                 Ok(None) => return Err(format!("snapshot {} is not listed", sid.short())),
                 Err(error) => return Err(says(&format!("a restore of {}", sid.short()), &error)),
             }
@@ -89,6 +109,10 @@ impl World {
             core.now = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
             core.page = 1000;
         }
+        if self.shared.oracle(At::Home).is_damaged() {
+            self.mend().await?;
+        }
+        self.relax().await?;
         self.collect_all(At::Home).await?;
         if self.plan.has_replica {
             self.copy_all().await?;
@@ -101,19 +125,91 @@ impl World {
         Ok(())
     }
 
+    /// A repair mends what the replica has; what is lost for good is let go, and the next snapshots are whole.
+    async fn mend(&mut self) -> Verdict<()> {
+        let (context, repository) = self.beside(At::Home)?;
+        let (_, replica) = self.beside(At::Replica)?;
+        let request = RepairRequest {
+            host: "host".into(),
+            read_data: ReadData::All,
+            dry_run: false,
+        };
+        let from = self.plan.has_replica.then_some(&replica);
+        let report = ops::repair(&context, &repository, from, &request).await;
+        self.verdict()?;
+        let report = report.map_err(|error| says("the last repair", &error))?;
+        let hit = self.shared.oracle(At::Home).hit();
+        for (sid, root) in &hit {
+            let short = sid.short();
+            if !report.hit.iter().any(|one| one.sid == *sid) {
+                return Err(format!("the last repair does not say that {short} is hit"));
+            }
+            if self.plan.has_replica && self.shared.oracle(At::Replica).holds(root) {
+                return Err(format!("a repair does not heal {short} from its copy"));
+            }
+        }
+        if let Some(one) = report
+            .hit
+            .iter()
+            .find(|one| !hit.iter().any(|(sid, _)| *sid == one.sid))
+        {
+            return Err(format!("the last repair says that {} is hit", one.sid.short()));
+        }
+        let projects = lock(&self.shared.projects).clone();
+        for (number, project) in projects.iter().enumerate() {
+            let files = Arc::new(project.files());
+            let made = snapshot_of(&context, &repository, number, files.clone()).await;
+            let made = made.map_err(|error| says("the last snapshot", &error))?;
+            self.shared.oracle(At::Home).acknowledge(made, files);
+            self.verdict()?;
+        }
+        let hit = self.shared.oracle(At::Home).hit();
+        for (sid, _) in hit {
+            let record = ForgetRecord {
+                sid,
+                who: "the end".into(),
+                why: "lost".into(),
+                time: context.clock.now(),
+                nonce: context.random.bytes().map_err(|error| error.to_string())?,
+            };
+            let put = repository.save(&context, &record).await;
+            let _put = put.map_err(|error| error.to_string())?;
+        }
+        self.verdict()
+    }
+
+    /// A collection gets on where nothing can be deleted, and where there is no room but its reserve. Then the limits are lifted.
+    async fn relax(&mut self) -> Verdict<()> {
+        let (lock_time, has_reserve, used) = {
+            let core = lock(&self.core);
+            let store = &core.stores.home;
+            (
+                store.lock,
+                store.room.is_some() && store.has_reserve(),
+                store.len(),
+            )
+        };
+        if lock_time > 0 || has_reserve {
+            if let Some(room) = &mut lock(&self.core).stores.home.room {
+                *room = used;
+            }
+            let (context, repository) = self.beside(At::Home)?;
+            let report = ops::prune(&context, &repository, &request(Unused::Unlimited)).await;
+            self.verdict()?;
+            report.map_err(|error| says("a collection under limits", &error))?;
+        }
+        let mut core = lock(&self.core);
+        let store = &mut core.stores.home;
+        store.lock = 0;
+        // Enough for all but a new reserve.
+        store.room = store.room.map(|_| store.len() + (8 << 20));
+        Ok(())
+    }
+
     /// One collector runs until it finds nothing to do.
     async fn collect_all(&mut self, at: At) -> Verdict<()> {
         let (context, repository) = self.beside(at)?;
-        let request = PruneRequest {
-            options: CollectOptions {
-                max_unused: Unused::Bytes(0),
-                lease: Duration::from_secs(3600),
-                take_over: Duration::ZERO,
-                ..CollectOptions::default()
-            },
-            confirmed: true,
-            exclusive: false,
-        };
+        let request = request(Unused::Bytes(0));
         for round in 0..12 {
             let report = ops::prune(&context, &repository, &request).await;
             self.verdict()?;

@@ -3,6 +3,7 @@
 use super::actors::{Machine, Role, Shared};
 use super::content::Content;
 use super::dice::Dice;
+use super::keeping::Keeping;
 use super::oracle::Oracle;
 use super::plan::{DAY, Plan};
 use super::source::Project;
@@ -11,6 +12,8 @@ use super::world::{Actor, World, options};
 use crate::chunk::ChunkParams;
 use crate::context::Context;
 use crate::error::Result;
+use crate::format::header::append_trailer;
+use crate::format::layout::ObjectName;
 use crate::format::repo_config::ChunkProfile;
 use crate::repository::{Cache, InitOptions, Repository};
 use crate::store::Store;
@@ -44,7 +47,8 @@ async fn found(dice: &mut Dice, stores: &Stores, plan: &Plan) -> Result<Reposito
     let options = InitOptions {
         profiles: vec![profile],
         padme: false,
-        retain_last: 0,
+        retain_last: plan.special.retain_last,
+        retain_age: plan.special.retain_age,
         ..repo::init_options()
     };
     let cache = Arc::new(Cache::in_memory()?);
@@ -59,10 +63,39 @@ async fn found(dice: &mut Dice, stores: &Stores, plan: &Plan) -> Result<Reposito
     Ok(repository)
 }
 
-fn watch(template: &Repository, core: &Mutex<Core>) -> Both<Mutex<Oracle>> {
+/// Bytes of each object that is reserved for collections in a store with little room.
+const RESERVE: usize = 16 << 10;
+
+/// Gives the store its limits.
+fn confine(core: &Mutex<Core>, plan: &Plan, dice: &mut Dice) {
+    let mut core = lock(core);
+    let store = &mut core.stores.home;
+    store.lock = plan.special.lock;
+    if let Some(room) = plan.special.room {
+        for number in 0..4 {
+            let mut bytes: Vec<u8> = Vec::with_capacity(RESERVE);
+            while bytes.len() < RESERVE {
+                bytes.extend(dice.roll().to_le_bytes());
+            }
+            append_trailer(&mut bytes);
+            let object = Object {
+                bytes: bytes.into(),
+                modified: 0,
+            };
+            store
+                .there
+                .insert(ObjectName::Reserve(number).to_string(), object);
+        }
+        store.room = Some(store.len() + room);
+    }
+}
+
+fn watch(template: &Repository, core: &Mutex<Core>, plan: &Plan) -> Both<Mutex<Oracle>> {
     let content = Arc::new(Mutex::new(Content::default()));
     let watch = |at| {
-        let mut oracle = Oracle::new(template.shared_keyring(), content.clone());
+        let keeping = Keeping::new(plan.special.retain_last, plan.special.retain_age);
+        let mut oracle = Oracle::new(template.shared_keyring(), content.clone(), keeping);
+        oracle.is_small = plan.special.room.is_some();
         let there = lock(core).stores.of(at).there.clone();
         let objects: Vec<(String, Object)> = there.into_iter().collect();
         for (name, object) in &objects {
@@ -99,7 +132,7 @@ fn actors(dice: &mut Dice, plan: &Plan) -> Result<Vec<Actor>> {
             left: post.operations,
             dice: machine_dice,
             caches,
-            skew: if dice.permille(500) && !plan.is_staged {
+            skew: if dice.permille(500) && !plan.is_staged && !plan.special.no_skew {
                 skew
             } else {
                 0
@@ -124,17 +157,20 @@ impl World {
         let stores: Stores = (Arc::new(Mutex::new(core)), Arc::new(Notify::new()));
         let template = found(&mut dice, &stores, &plan).await?;
         let (core, arrived) = stores;
+        confine(&core, &plan, &mut dice);
         let projects = (0..plan.projects)
             .map(|n| Project::new(n, plan.files, plan.len))
             .collect();
         let shared = Arc::new(Shared {
-            oracles: watch(&template, &core),
+            oracles: watch(&template, &core, &plan),
             projects: Mutex::new(projects),
             records: Mutex::new(HashMap::new()),
             lease: plan.lease,
             pause: plan.pause,
             no_deltas: plan.no_deltas,
             is_staged: plan.is_staged,
+            has_replica: plan.has_replica,
+            core: core.clone(),
         });
         let actors = actors(&mut dice, &plan)?;
         let restores = (0..5).map(|_| dice.below(800)).collect();

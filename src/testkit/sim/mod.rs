@@ -8,9 +8,11 @@
 
 mod actors;
 mod content;
+mod damage;
 mod dice;
 mod ending;
 mod founding;
+mod keeping;
 mod oracle;
 mod plan;
 mod script;

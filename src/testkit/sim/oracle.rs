@@ -4,17 +4,20 @@
 //! deleted is worked out anew from `format-spec/85-sessions.md` and `90-collection.md`.
 
 use super::content::Content;
+use super::damage::Damage;
+use super::keeping::Keeping;
 use super::seen::Seen;
 use super::source::Files;
 use super::store::lock;
 use crate::crypto::{Keyring, open_pack, open_record, open_run};
 use crate::error::{Error, ErrorKind};
-use crate::format::collect::{SealRecord, StateRecord};
+use crate::format::collect::{LedgerRecord, SealRecord, StateRecord};
 use crate::format::frame::decode_frame;
 use crate::format::id::{BlobId, ObjectId, SessionId};
 use crate::format::index::{BlobKind, Codec};
 use crate::format::layout::ObjectName;
 use crate::format::limits::CHAIN_MAX;
+use crate::format::note::StampedNote;
 use crate::format::snapshot::Decision;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -74,15 +77,17 @@ pub(super) struct Oracle {
     roots: HashMap<SessionId, BlobId>,
     /// What was ever stored, here or in another store.
     content: Arc<Mutex<Content>>,
-    /// Snapshots that somebody let go, by a key that was in the store at some time.
-    forgotten: BTreeSet<SessionId>,
+    keeping: Keeping,
+    damage: Damage,
     acknowledged: BTreeMap<SessionId, Option<Arc<Files>>>,
+    /// Whether the store has little room.
+    pub(super) is_small: bool,
     wrong: Option<String>,
     pub(super) seen: Seen,
 }
 
 impl Oracle {
-    pub(super) fn new(keyring: Arc<Keyring>, content: Arc<Mutex<Content>>) -> Self {
+    pub(super) fn new(keyring: Arc<Keyring>, content: Arc<Mutex<Content>>, keeping: Keeping) -> Self {
         Self {
             keyring,
             sealed: Sealed::default(),
@@ -93,8 +98,10 @@ impl Oracle {
             commits: BTreeMap::new(),
             roots: HashMap::new(),
             content,
-            forgotten: BTreeSet::new(),
+            keeping,
+            damage: Damage::default(),
             acknowledged: BTreeMap::new(),
+            is_small: false,
             wrong: None,
             seen: Seen::default(),
         }
@@ -108,6 +115,13 @@ impl Oracle {
     /// The newest round.
     pub(super) fn newest(&self) -> u64 {
         self.sealed.newest
+    }
+
+    /// Time goes by: seconds since 1970.
+    pub(super) fn tick(&mut self, now: i64) {
+        self.keeping.tick(now);
+        let sealed = &self.sealed;
+        self.keeping.settle(|sid| !sealed.is_void(sid));
     }
 
     pub(super) fn accuse(&mut self, what: impl Into<String>) {
@@ -140,40 +154,49 @@ impl Oracle {
             ObjectName::Pack(id) => {
                 self.seen.packs += 1;
                 self.packs.insert(id);
+                self.damage.forget(&id);
                 self.read_pack(&id, bytes)?;
             }
             ObjectName::SessionRun(..) | ObjectName::CollectorRun(..) => {
-                let tables = open_run(&keyring, &name, bytes)?;
-                let mut bases = tables.bases.iter();
-                let mut listed = Vec::with_capacity(tables.entries.len());
-                for entry in &tables.entries {
-                    let base = if entry.delta {
-                        bases.next().map(|(_, base)| *base)
-                    } else {
-                        None
-                    };
-                    let block = tables.blocks.get(entry.block as usize);
-                    let pack = block.and_then(|block| tables.packs.get(block.pack as usize));
-                    if let Some(pack) = pack {
-                        let (blob, pack) = (entry.id, pack.id);
-                        listed.push(Listed { blob, pack, base });
-                    }
-                }
+                let listed = self.read_run(&name, bytes)?;
                 self.runs.insert(name, listed);
+                self.spread();
             }
-            ObjectName::Session(_) => self.seen.sessions += 1,
+            ObjectName::Session(sid) => {
+                self.seen.sessions += 1;
+                self.damage.begun(sid);
+            }
+            ObjectName::Ledger(_) => {
+                let record = open_record::<LedgerRecord>(&keyring, &name, bytes)?;
+                let packs = &self.packs;
+                if let Some(pack) = self.damage.told(&record, |pack| packs.contains(pack)) {
+                    self.accuse(format!("{name} calls pack {pack} damaged, which it is not"));
+                }
+            }
+            ObjectName::Note(sid, _) => {
+                let note = open_record::<StampedNote>(&keyring, &name, bytes)?.note;
+                if let Some(protected) = note.protected {
+                    self.keeping.protect(sid, protected);
+                    self.check();
+                }
+            }
             ObjectName::Snapshot(sid) => {
                 match open_record::<Decision>(&keyring, &name, bytes)? {
                     Decision::Commit(record) => {
                         self.commits.insert(sid, record.root.id);
                         self.roots.insert(sid, record.root.id);
+                        self.keeping.committed(sid, &record);
                     }
                     Decision::Fence { .. } => self.seen.fences += 1,
                     Decision::Abort { .. } => {}
                 }
                 self.check();
             }
-            ObjectName::Forget(sid) => drop(self.forgotten.insert(sid)),
+            ObjectName::Forget(sid) => {
+                self.keeping.forget(sid);
+                self.settle();
+                self.seen.withstood += u64::from(self.keeping.withstands(&sid));
+            }
             ObjectName::State(..) => drop(self.states.insert(name, open_record(&keyring, &name, bytes)?)),
             ObjectName::Seal(_) => {
                 let seal = open_record::<SealRecord>(&keyring, &name, bytes)?;
@@ -183,6 +206,30 @@ impl Oracle {
             _ => {}
         }
         Ok(())
+    }
+
+    fn read_run(
+        &self,
+        name: &ObjectName,
+        bytes: &Bytes,
+    ) -> Result<Vec<Listed>, crate::format::error::DecodeError> {
+        let tables = open_run(&self.keyring, name, bytes)?;
+        let mut bases = tables.bases.iter();
+        let mut listed = Vec::with_capacity(tables.entries.len());
+        for entry in &tables.entries {
+            let base = if entry.delta {
+                bases.next().map(|(_, base)| *base)
+            } else {
+                None
+            };
+            let block = tables.blocks.get(entry.block as usize);
+            let pack = block.and_then(|block| tables.packs.get(block.pack as usize));
+            if let Some(pack) = pack {
+                let (blob, pack) = (entry.id, pack.id);
+                listed.push(Listed { blob, pack, base });
+            }
+        }
+        Ok(listed)
     }
 
     fn read_pack(&mut self, id: &ObjectId, bytes: &Bytes) -> Result<(), crate::format::error::DecodeError> {
@@ -270,9 +317,13 @@ impl Oracle {
             ObjectName::Pack(id) => {
                 self.seen.packs_deleted += 1;
                 self.packs.remove(&id);
+                self.damage.forget(&id);
             }
             ObjectName::SessionRun(..) | ObjectName::CollectorRun(..) => drop(self.runs.remove(&name)),
-            ObjectName::Snapshot(sid) => drop(self.commits.remove(&sid)),
+            ObjectName::Snapshot(sid) => {
+                self.commits.remove(&sid);
+                self.keeping.swept(&sid);
+            }
             ObjectName::State(..) if self.sealed.state == Some(name) => {
                 self.accuse(format!("{name} was deleted, and the newest seal names it"));
             }
@@ -304,8 +355,11 @@ impl Oracle {
     fn usable(&self) -> HashSet<BlobId> {
         let valid = self.runs.iter().filter(|(name, _)| self.sealed.is_valid(name));
         let copies = valid.flat_map(|(_, copies)| copies);
-        let alive =
-            |copy: &&Listed| self.packs.contains(&copy.pack) && !self.sealed.dead.contains(&copy.pack);
+        let alive = |copy: &&Listed| {
+            self.packs.contains(&copy.pack)
+                && !self.sealed.dead.contains(&copy.pack)
+                && !self.damage.is_bad(&copy.pack)
+        };
         let (whole, mut deltas): (Vec<&Listed>, Vec<&Listed>) =
             copies.filter(alive).partition(|copy| copy.base.is_none());
         let mut usable: HashSet<BlobId> = whole.into_iter().map(|copy| copy.blob).collect();
@@ -326,9 +380,10 @@ impl Oracle {
         if self.wrong.is_some() {
             return;
         }
+        self.settle();
         let usable = self.usable();
         for (sid, root) in self.commits.clone() {
-            if self.sealed.is_void(&sid) || self.forgotten.contains(&sid) {
+            if self.sealed.is_void(&sid) || self.keeping.is_gone(&sid) {
                 continue;
             }
             let acknowledged = self.acknowledged.contains_key(&sid);
@@ -336,7 +391,14 @@ impl Oracle {
             match tree {
                 Err(why) => self.accuse(format!("snapshot {}: {why}", sid.short())),
                 Ok(tree) => {
-                    if let Some(lost) = tree.iter().find(|blob| !usable.contains(*blob)) {
+                    let mut lost = tree.iter().filter(|blob| !usable.contains(*blob)).peekable();
+                    if lost.peek().is_none() {
+                        self.damage.committed(&sid, &tree);
+                        continue;
+                    }
+                    self.damage.hits(sid);
+                    let lost = lost.find(|blob| !self.damage.excuses(&sid, blob));
+                    if let Some(lost) = lost {
                         self.accuse(format!(
                             "snapshot {} (acknowledged: {acknowledged}) has lost blob {lost}",
                             sid.short()
@@ -345,10 +407,7 @@ impl Oracle {
                 }
             }
         }
-        let kept = self
-            .acknowledged
-            .keys()
-            .filter(|sid| !self.forgotten.contains(sid));
+        let kept = self.acknowledged.keys().filter(|sid| !self.keeping.is_gone(sid));
         let lost = kept
             .filter(|sid| !self.commits.contains_key(sid) || self.sealed.is_void(sid))
             .copied()
@@ -359,6 +418,62 @@ impl Oracle {
                 sid.short()
             ));
         }
+    }
+
+    fn settle(&mut self) {
+        let sealed = &self.sealed;
+        self.keeping.settle(|sid| !sealed.is_void(sid));
+    }
+
+    /// A pack was damaged, or is gone.
+    pub(super) fn strike(&mut self, pack: ObjectId, is_lost: bool) {
+        self.seen.damages += 1;
+        if is_lost {
+            self.packs.remove(&pack);
+        }
+        self.damage.strike(pack);
+        self.spread();
+        self.check();
+    }
+
+    /// Says which blobs may be lost.
+    fn spread(&mut self) {
+        if self.damage.has_happened() {
+            let copies = self.runs.values().flatten();
+            let copies: Vec<_> = copies.map(|copy| (copy.blob, copy.pack, copy.base)).collect();
+            self.damage.spread(&copies);
+        }
+    }
+
+    /// Whether anything was damaged or lost in this store.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.damage.has_happened()
+    }
+
+    /// Whether a snapshot lacked something at some time.
+    pub(super) fn was_hit(&self, sid: &SessionId) -> bool {
+        self.damage.ever_hit(sid)
+    }
+
+    /// Snapshots that count and lack something now, and their roots.
+    pub(super) fn hit(&self) -> Vec<(SessionId, BlobId)> {
+        let usable = self.usable();
+        let counts = |sid: &SessionId| !self.sealed.is_void(sid) && !self.keeping.is_gone(sid);
+        let is_hit = |root: &BlobId| {
+            let tree = lock(&self.content).tree(*root);
+            tree.is_ok_and(|tree| tree.iter().any(|blob| !usable.contains(blob)))
+        };
+        let hit = self.commits.iter();
+        let hit = hit.filter(|(sid, root)| counts(sid) && is_hit(root));
+        hit.map(|(sid, root)| (*sid, *root)).collect()
+    }
+
+    /// Whether there is a whole snapshot with this root.
+    pub(super) fn holds(&self, root: &BlobId) -> bool {
+        let hit = self.hit();
+        let counts = |sid: &SessionId| !self.sealed.is_void(sid) && !self.keeping.is_gone(sid);
+        let mut same = self.commits.iter().filter(|(_, of)| *of == root);
+        same.any(|(sid, _)| counts(sid) && !hit.iter().any(|(one, _)| one == sid))
     }
 
     /// A writer was told that its snapshot is safe.
@@ -389,33 +504,37 @@ impl Oracle {
     /// Acknowledged snapshots that nobody has let go, and what they hold, where that is known.
     pub(super) fn kept(&self) -> Vec<(SessionId, Option<Arc<Files>>)> {
         let kept = self.acknowledged.iter();
-        let kept = kept.filter(|(sid, _)| !self.forgotten.contains(sid));
+        let kept = kept.filter(|(sid, _)| !self.keeping.is_gone(sid));
         kept.map(|(sid, files)| (*sid, files.clone())).collect()
     }
 
     /// Acknowledged snapshots that somebody has let go, and their roots as long as they are there.
     pub(super) fn let_go(&self) -> Vec<(SessionId, Option<Arc<Files>>)> {
         let gone = self.acknowledged.iter();
-        let gone = gone.filter(|(sid, _)| self.forgotten.contains(sid));
+        let gone = gone.filter(|(sid, _)| self.keeping.is_gone(sid));
         gone.map(|(sid, files)| (*sid, files.clone())).collect()
     }
 
     pub(super) fn is_forgotten(&self, sid: &SessionId) -> bool {
-        self.forgotten.contains(sid)
+        self.keeping.is_gone(sid)
     }
 
     /// A forgets key was taken back.
     pub(super) fn remember(&mut self, sid: &SessionId) {
-        self.forgotten.remove(sid);
+        self.keeping.remember(sid);
         self.check();
     }
 
-    /// Judges how an operation failed: nothing here is damaged, so nobody may say so. A collector whose clock is ahead may refuse.
-    pub(super) fn judge(&mut self, who: &str, error: &Error) {
+    /// Judges how an operation failed. Where nothing is damaged nobody may say so; where something is, a collector may not be able to
+    /// tell what a snapshot needs. A collector whose clock is ahead may refuse. On a full store a collector gives its reserve first.
+    pub(super) fn judge(&mut self, who: &str, error: &Error, has_reserve: bool) {
         self.seen.errors += 1;
+        let collects = who.starts_with("Collector") || who.starts_with("Sweeper");
         let may_be = match error.kind() {
             ErrorKind::Unreachable | ErrorKind::Conflict | ErrorKind::Busy | ErrorKind::Cancelled => true,
-            ErrorKind::Refused => who.starts_with("Collector"),
+            ErrorKind::Refused => collects,
+            ErrorKind::Damaged => self.is_damaged() && collects,
+            ErrorKind::StoreFull => self.is_small && !(collects && has_reserve),
             _ => false,
         };
         if !may_be {
@@ -434,7 +553,7 @@ impl Oracle {
         }
         let mut needed: BTreeSet<BlobId> = BTreeSet::new();
         for (sid, root) in self.commits.clone() {
-            if !self.sealed.is_void(&sid) && !self.forgotten.contains(&sid) {
+            if !self.sealed.is_void(&sid) && self.keeping.may_stay(&sid) {
                 needed.extend(lock(&self.content).tree(root).ok()?.iter());
             }
         }

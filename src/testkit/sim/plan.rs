@@ -23,11 +23,19 @@ pub enum Family {
     Pages,
     /// A replica that snapshots are copied into, and that is written and collected too.
     Copies,
+    /// A pack is damaged or lost; checks, repairs and snapshots go on, with a replica or without one.
+    Damage,
+    /// Snapshots that are protected, and a least number and age that the repository keeps.
+    Retention,
+    /// A store that keeps what is deleted for some time.
+    Locked,
+    /// A store with little room.
+    Full,
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 11] = [
         Self::Mixed,
         Self::TwoByTwo,
         Self::ThreeWriters,
@@ -35,6 +43,10 @@ impl Family {
         Self::ManyPacks,
         Self::Pages,
         Self::Copies,
+        Self::Damage,
+        Self::Retention,
+        Self::Locked,
+        Self::Full,
     ];
 
     /// The family of a name, as it is printed.
@@ -53,6 +65,10 @@ impl fmt::Display for Family {
             Self::ManyPacks => "many-packs",
             Self::Pages => "pages",
             Self::Copies => "copies",
+            Self::Damage => "damage",
+            Self::Retention => "retention",
+            Self::Locked => "locked",
+            Self::Full => "full",
         })
     }
 }
@@ -73,6 +89,7 @@ pub(super) enum Style {
 pub(super) struct Plan {
     pub(super) actors: Vec<Post>,
     pub(super) has_replica: bool,
+    pub(super) special: Special,
     pub(super) projects: u64,
     pub(super) files: u64,
     /// The least bytes of a file.
@@ -98,6 +115,45 @@ pub(super) struct Plan {
     pub(super) is_staged: bool,
 }
 
+/// What only some kinds of worlds have.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Special {
+    has_replica: bool,
+    /// The request at which packs are damaged or lost, and how many.
+    pub(super) damage: Option<(u64, usize)>,
+    /// All clocks are right.
+    pub(super) no_skew: bool,
+    pub(super) retain_last: u32,
+    /// Seconds.
+    pub(super) retain_age: u64,
+    /// Milliseconds for which nothing is deleted.
+    pub(super) lock: u64,
+    /// Bytes that there is room for beside what is there in the beginning.
+    pub(super) room: Option<u64>,
+}
+
+impl Special {
+    fn of(self, family: Family, dice: &mut Dice) -> Self {
+        match family {
+            Family::Retention => Self {
+                no_skew: true,
+                retain_last: dice.pick(&[0, 1, 2]).unwrap_or(1),
+                retain_age: dice.pick(&[0, 3600, 5 * DAY / 1000]).unwrap_or(0),
+                ..self
+            },
+            Family::Locked => Self {
+                lock: dice.pick(&[HOUR, DAY, 30 * DAY, 5_000 * DAY]).unwrap_or(DAY),
+                ..self
+            },
+            Family::Full => Self {
+                room: Some(10_000 + dice.below(60_000)),
+                ..self
+            },
+            _ => self,
+        }
+    }
+}
+
 const MINUTE: u64 = 60_000;
 const HOUR: u64 = 60 * MINUTE;
 pub(super) const DAY: u64 = 24 * HOUR;
@@ -106,45 +162,17 @@ impl Plan {
     pub(super) fn of(family: Family, dice: &mut Dice) -> Self {
         let calm = dice.permille(250);
         let trouble = |dice: &mut Dice, most: u64| if calm { 0 } else { dice.below(most + 1) };
-        let (writers, collectors) = match family {
-            Family::Mixed | Family::Pages => (3, 2),
-            Family::TwoByTwo | Family::ManyPacks => (2, 2),
-            Family::Copies => (2, 1),
-            Family::ThreeWriters => (3, 1),
-            Family::ManyDeltas => (2, 1),
-        };
         let projects = match family {
             Family::Mixed | Family::Pages | Family::ManyPacks | Family::Copies => 1 + dice.below(2),
-            Family::TwoByTwo | Family::ThreeWriters | Family::ManyDeltas => 1,
+            _ => 1,
         };
-        let snapshots = if family == Family::ManyDeltas { 5 } else { 2 };
-        let mut actors = Vec::new();
-        let mut post = |role, at, operations| {
-            actors.push(Post { role, at, operations });
-        };
-        for _ in 0..writers {
-            let project = dice.index(usize::try_from(projects).unwrap_or(1));
-            let operations = snapshots + u32::from(dice.permille(500));
-            post(Role::Writer { project }, At::Home, operations);
-        }
-        for _ in 0..collectors {
-            post(Role::Collector, At::Home, 2 + u32::from(dice.permille(500)));
-        }
-        post(Role::Forgetter, At::Home, 5);
-        if matches!(family, Family::Mixed | Family::Pages) || dice.permille(300) {
-            post(Role::Restorer, At::Home, 2);
-        }
-        if matches!(family, Family::Mixed | Family::Pages) || dice.permille(150) {
-            post(Role::Checker, At::Home, 1);
-        }
-        if family == Family::Copies {
-            Self::at_replica(dice, &mut post);
-        }
+        let (actors, special) = Self::posts(family, projects, dice);
         let pace = dice.pick(&[2, 1_000, MINUTE, 10 * MINUTE]).unwrap_or(2);
         let lease = dice.pick(&[0, 30 * MINUTE, 6 * HOUR, DAY]).unwrap_or(DAY);
         Self {
             actors,
-            has_replica: family == Family::Copies,
+            has_replica: family == Family::Copies || special.has_replica,
+            special: special.of(family, dice),
             projects,
             files: if family == Family::ManyDeltas {
                 2
@@ -180,6 +208,48 @@ impl Plan {
         }
     }
 
+    /// Who works there, with what only this kind of world has.
+    fn posts(family: Family, projects: u64, dice: &mut Dice) -> (Vec<Post>, Special) {
+        let (writers, collectors) = match family {
+            Family::Mixed | Family::Pages => (3, 2),
+            Family::TwoByTwo | Family::ManyPacks | Family::Retention | Family::Locked => (2, 2),
+            Family::Copies | Family::Damage | Family::Full => (2, 1),
+            Family::ThreeWriters => (3, 1),
+            Family::ManyDeltas => (2, 1),
+        };
+        let snapshots = if family == Family::ManyDeltas { 5 } else { 2 };
+        let mut actors = Vec::new();
+        let mut post = |role, at, operations| {
+            actors.push(Post { role, at, operations });
+        };
+        for _ in 0..writers {
+            let project = dice.index(usize::try_from(projects).unwrap_or(1));
+            let operations = snapshots + u32::from(dice.permille(500));
+            post(Role::Writer { project }, At::Home, operations);
+        }
+        for _ in 0..collectors {
+            post(Role::Collector, At::Home, 2 + u32::from(dice.permille(500)));
+        }
+        post(Role::Forgetter, At::Home, 5);
+        if matches!(family, Family::Mixed | Family::Pages) || dice.permille(300) {
+            post(Role::Restorer, At::Home, 2);
+        }
+        if matches!(family, Family::Mixed | Family::Pages) || dice.permille(150) {
+            post(Role::Checker, At::Home, 1);
+        }
+        let mut special = Special::default();
+        match family {
+            Family::Copies => Self::at_replica(dice, &mut post),
+            Family::Damage => Self::with_damage(dice, &mut post, &mut special),
+            Family::Retention => {
+                post(Role::Protector, At::Home, 5);
+                post(Role::Forgetter, At::Home, 5);
+            }
+            _ => {}
+        }
+        (actors, special)
+    }
+
     /// Who copies, and who works on the replica meanwhile.
     fn at_replica(dice: &mut Dice, post: &mut impl FnMut(Role, At, u32)) {
         post(Role::Copier, At::Home, 3);
@@ -203,11 +273,25 @@ impl Plan {
         }
     }
 
+    /// What is damaged when, and who finds and mends it.
+    fn with_damage(dice: &mut Dice, post: &mut impl FnMut(Role, At, u32), special: &mut Special) {
+        special.damage = Some((100 + dice.below(700), 1 + dice.index(2)));
+        special.has_replica = dice.permille(400);
+        if special.has_replica {
+            post(Role::Copier, At::Home, 2);
+        }
+        post(Role::Checker, At::Home, 3);
+        post(Role::Repairer, At::Home, 2);
+        post(Role::Restorer, At::Home, 2);
+        post(Role::Writer { project: 0 }, At::Home, 2);
+    }
+
     /// Nothing goes wrong, and a script says who goes on.
     pub(super) fn staged(actors: Vec<Post>) -> Self {
         let at_both = |post: &Post| post.at == At::Replica || post.role == Role::Copier;
         Self {
             has_replica: actors.iter().any(at_both),
+            special: Special::default(),
             actors,
             projects: 2,
             files: 3,

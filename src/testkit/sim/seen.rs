@@ -29,6 +29,14 @@ pub struct Seen {
     pub errors: u64,
     /// Snapshots that were copied into the replica, or back.
     pub copies: u64,
+    /// Packs that were damaged or lost.
+    pub damages: u64,
+    /// Forgets that had no effect when they came.
+    pub withstood: u64,
+    /// Deletes that the store refused.
+    pub refused: u64,
+    /// Puts for which there was no room.
+    pub full: u64,
 }
 
 impl Seen {
@@ -48,6 +56,10 @@ impl Seen {
             packs,
             errors,
             copies,
+            damages,
+            withstood,
+            refused,
+            full,
         } = self;
         for (mine, theirs) in [
             (steps, other.steps),
@@ -63,6 +75,10 @@ impl Seen {
             (packs, other.packs),
             (errors, other.errors),
             (copies, other.copies),
+            (damages, other.damages),
+            (withstood, other.withstood),
+            (refused, other.refused),
+            (full, other.full),
         ] {
             *mine += theirs;
         }

@@ -130,6 +130,10 @@ pub(super) struct Objects {
     pub(super) there: BTreeMap<String, Object>,
     /// What was deleted.
     pub(super) gone: BTreeMap<String, Bytes>,
+    /// Bytes that there is room for, if that is little.
+    pub(super) room: Option<u64>,
+    /// No object is deleted that is younger than so many milliseconds.
+    pub(super) lock: u64,
 }
 
 /// The objects and who waits for them.
@@ -172,6 +176,12 @@ impl Core {
                     };
                     return (Err(error), false);
                 }
+                if store
+                    .room
+                    .is_some_and(|room| store.len() + bytes.len() as u64 > room)
+                {
+                    return (Err(generic(io::Error::from(io::ErrorKind::StorageFull))), false);
+                }
                 let (bytes, modified) = (bytes.clone(), now);
                 store.there.insert(name.clone(), Object { bytes, modified });
                 (Ok(Answer::Done), true)
@@ -179,6 +189,14 @@ impl Core {
             Request::Get(name, wanted) => (store.get(name, wanted), false),
             Request::Page(prefix, after) => (Ok(store.page_of((prefix, after), page)), false),
             Request::Delete(name) => {
+                let until = |object: &Object| object.modified + store.lock;
+                if store.lock > 0 && store.there.get(name).is_some_and(|object| until(object) > now) {
+                    let error = Error::PermissionDenied {
+                        path: name.clone(),
+                        source: "retained".into(),
+                    };
+                    return (Err(error), false);
+                }
                 let gone = store.there.remove(name);
                 let is_gone = gone.is_some();
                 store.gone.extend(gone.map(|object| (name.clone(), object.bytes)));
@@ -189,6 +207,16 @@ impl Core {
 }
 
 impl Objects {
+    /// Bytes of all objects.
+    pub(super) fn len(&self) -> u64 {
+        self.there.values().map(|object| object.bytes.len() as u64).sum()
+    }
+
+    /// Whether something is left of what was reserved for collections.
+    pub(super) fn has_reserve(&self) -> bool {
+        self.there.keys().any(|name| name.starts_with("reserve/"))
+    }
+
     fn get(&self, name: &str, wanted: &Wanted) -> Result<Answer> {
         let Some(object) = self.there.get(name) else {
             return Err(Error::NotFound {
@@ -267,9 +295,19 @@ pub(super) enum Who {
 
 /// Does what is asked, and has the oracle look at what has changed.
 pub(super) fn apply(core: &Mutex<Core>, shared: &Shared, at: At, request: &Request) -> Result<Answer> {
-    let (answer, changed) = lock(core).apply(at, request);
+    let (answer, changed, now) = {
+        let mut core = lock(core);
+        let (answer, changed) = core.apply(at, request);
+        (answer, changed, BEGIN + core.now / 1000)
+    };
+    let mut oracle = shared.oracle(at);
+    oracle.tick(i64::try_from(now).unwrap_or(i64::MAX));
+    match &answer {
+        Err(Error::PermissionDenied { .. }) => oracle.seen.refused += 1,
+        Err(Error::Generic { .. }) => oracle.seen.full += 1,
+        _ => {}
+    }
     if changed {
-        let mut oracle = shared.oracle(at);
         match request {
             Request::Put(name, bytes) => oracle.landed(name, bytes),
             Request::Delete(name) => oracle.gone(name),

@@ -8,6 +8,7 @@ use super::seen::Seen;
 use super::store::{Answer, At, Both, Core, Request, SimStore, Waiting, Who, apply, lock, reset, trouble};
 use crate::context::{Budget, Context};
 use crate::error::Result;
+use crate::format::layout::ObjectName;
 use crate::repository::Repository;
 use crate::store::{Access, Retry, Store, StoreOptions};
 use bytes::Bytes;
@@ -150,6 +151,7 @@ impl World {
             if !self.step() && !self.wait().await? {
                 break;
             }
+            self.strike();
             self.verdict()?;
             let steps = self.shared.oracle(At::Home).seen.steps;
             if self.restores.contains(&steps) {
@@ -161,6 +163,47 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Packs are damaged or lost, if it is time for that.
+    fn strike(&mut self) {
+        let steps = self.shared.oracle(At::Home).seen.steps;
+        let Some((_, count)) = self.plan.special.damage.filter(|(at, _)| *at <= steps) else {
+            return;
+        };
+        let is_pack = |name: &&String| name.starts_with("packs/");
+        let packs: Vec<String> = {
+            let core = lock(&self.core);
+            core.stores.home.there.keys().filter(is_pack).cloned().collect()
+        };
+        if packs.is_empty() {
+            return;
+        }
+        self.plan.special.damage = None;
+        for _ in 0..count {
+            let Some(name) = self.dice.pick(&packs) else {
+                continue;
+            };
+            let is_lost = self.dice.permille(500);
+            self.tell(&format!("{name} is {}", if is_lost { "lost" } else { "damaged" }));
+            {
+                let mut core = lock(&self.core);
+                let there = &mut core.stores.home.there;
+                if is_lost {
+                    there.remove(&name);
+                } else if let Some(object) = there.get_mut(&name) {
+                    let mut bytes = object.bytes.to_vec();
+                    let at = self.dice.index(bytes.len());
+                    if let Some(byte) = bytes.get_mut(at) {
+                        *byte ^= 1;
+                    }
+                    object.bytes = bytes.into();
+                }
+            }
+            if let Ok(ObjectName::Pack(pack)) = ObjectName::parse(&name) {
+                self.shared.oracle(At::Home).strike(pack, is_lost);
+            }
+        }
     }
 
     pub(super) fn verdict(&self) -> Verdict<()> {
