@@ -113,8 +113,6 @@ mod switch {
         CopyKeepsNames,
         /// A copy is committed before its packs are there.
         CopyUnput,
-        /// A copy rests on what uncommitted sessions list, without a claim.
-        CopyClaimsNothing,
         /// Writers rest on packs that the ledger names.
         QuarantineReused,
         /// Collectors take packs that the ledger names for good copies.

@@ -137,8 +137,15 @@ pub async fn repair(
         from_replica: AtomicU64::new(0),
     };
     let mut tries = TRIES;
-    while !job.mend(&mut report).await? {
+    loop {
+        let stored = report.blobs_stored;
+        let is_done = job.mend(&mut report).await?;
+        // A base that came back makes deltas readable that were given up before it.
+        let has_helped = !report.hit.is_empty() && report.blobs_stored > stored && !request.dry_run;
         tries -= 1;
+        if is_done && (!has_helped || tries == 0) {
+            break;
+        }
         if tries == 0 {
             let what = "collectors end rounds faster than this repository can be mended";
             return Err(Error::new(ErrorKind::Busy, what).hint("run the command again when they have ended"));
@@ -339,7 +346,7 @@ impl Job<'_> {
         there.avoid(&self.survey.bad_packs);
         let mending = salvage.plan(&there);
         writer.list_again(&mending).await?;
-        report.packs_listed = mending.packs_listed();
+        report.packs_listed = report.packs_listed.max(mending.packs_listed());
         let mut lost = BTreeSet::new();
         for group in mending.again.chunks(GROUP) {
             let ids: Vec<BlobId> = group.iter().map(|(_, id)| *id).collect();

@@ -357,11 +357,8 @@ async fn read_sources(
     for source in sources.iter_mut() {
         writer.use_chunker(repository.chunker(&source.origin().connector));
         let mut items = source.entries(context, prior.clone());
-        loop {
-            match writer.alive_during(items.next()).await.map_err(interrupted)? {
-                Some(item) => writer.add(item?).await?,
-                None => break,
-            }
+        while let Some(item) = writer.alive_during(items.next()).await.map_err(interrupted)? {
+            writer.add(item?).await?;
         }
         drop(items);
         source.finish().await?;

@@ -41,9 +41,25 @@ pub struct View {
     pub damaged: Vec<(ObjectName, Error)>,
 }
 
+/// Collectors that end a round while a view is read, one after the other, until it is taken as it is.
+const TRIES: u32 = 8;
+
 impl View {
-    /// Reads a view from the store, index runs and snapshots through the cache.
+    /// Reads a view from the store, index runs and snapshots through the cache. What is gone that was listed is damage only if no round
+    /// has ended meanwhile: else it was absorbed, and the view is read anew.
     pub(crate) async fn load(repository: &Repository, context: &Context, purpose: Purpose) -> Result<Self> {
+        let mut view = Self::load_once(repository, context, purpose).await?;
+        for _ in 0..TRIES {
+            let is_gone = |(_, error): &(ObjectName, Error)| error.kind() == ErrorKind::NotFound;
+            if !view.damaged.iter().any(is_gone) || Log::newest_seal(repository).await? == view.log.newest {
+                break;
+            }
+            view = Self::load_once(repository, context, purpose).await?;
+        }
+        Ok(view)
+    }
+
+    async fn load_once(repository: &Repository, context: &Context, purpose: Purpose) -> Result<Self> {
         let (log, listing) = Log::stable(repository, purpose).await?;
         let (decisions, mut damaged) = load_decisions(repository, &listing).await?;
         let mut snapshots: Committed = decisions

@@ -25,6 +25,7 @@ fn status_tells_of_each_project_how_old_its_newest_snapshot_is() {
     let status = ran.json();
     let expected = [
         "bytes",
+        "copy",
         "damaged",
         "ledger_damaged",
         "oldest_read",

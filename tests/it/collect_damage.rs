@@ -92,3 +92,37 @@ async fn a_collector_that_was_slower_does_not_end_the_round_of_another() {
     let sealed = waiting.rescue().await.unwrap().seal().await.unwrap();
     assert!(sealed.sweep().await.unwrap().bytes > 0);
 }
+
+#[tokio::test]
+async fn damage_stops_a_collection_before_it_deletes() {
+    let stage = stage().await;
+    let one = stage.take(&things(1)).await;
+    let two = stage.take(&things(10)).await;
+    stage.take(&things(20)).await;
+    stage.hand().forget(one).await;
+    let objects = stage.world.objects().await;
+    // A run, a snapshot, and a pack with nodes: each tells what is needed.
+    let run = names(&objects, &format!("index/s/{two}")).remove(0).to_string();
+    let of_two = stage
+        .hand()
+        .read_run(names(&objects, &format!("index/s/{two}"))[0])
+        .await;
+    let pack = ObjectName::Pack(of_two.packs[0].id).to_string();
+    for name in [run, format!("snapshots/{two}"), pack] {
+        let world = World::of(&objects).await;
+        let mut bytes = objects[&name].to_vec();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        if name.starts_with("packs/") {
+            world.remove(&name).await;
+        } else {
+            world.set(&name, bytes.into()).await;
+        }
+        let before = world.objects().await;
+        let repository = repo::open(&world.store(&stage.context)).await.unwrap();
+        let error = ops::prune(&stage.context, &repository, &all()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Damaged, "{name}: {error}");
+        let after = world.objects().await;
+        assert!(before.keys().all(|name| after.contains_key(name)), "{name}");
+    }
+}

@@ -138,45 +138,29 @@ impl Base {
                 return (tried, whole);
             }
             tried += 1;
-            match copied {
-                Ok(report) => {
-                    assert!(report.failed.is_empty(), "{at}: {:?}", report.failed);
-                    assert!(!report.is_damaged(), "{at}: {:?}", report.damaged_there);
-                    whole += 1;
-                }
-                Err(error) => {
-                    assert!(
-                        matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Unreachable),
-                        "{at}: {error}"
-                    );
-                    assert!(
-                        error.advice().is_some_and(|hint| hint.contains("again")),
-                        "{at}: {error}"
-                    );
-                }
-            }
-            let after = context(3);
-            let again = self
-                .copy(&after, here.store(&after), there.store(&after))
-                .await
-                .unwrap();
-            assert!(again.failed.is_empty() && again.lag.missing.is_empty(), "{at}");
-            self.whole(&after, &there, &at).await;
-            if n % 3 == 0 {
-                let target = open(there.store(&after), self.replica).await.unwrap();
-                for _ in 0..3 {
-                    ops::prune(&after, &target, &all()).await.unwrap();
-                }
-                self.whole(&after, &there, &at).await;
-                let things: Vec<_> = self.things.iter().collect();
-                assert_eq!(
-                    assert_whole(&after, &here.store(&after), &things).await,
-                    3,
-                    "{at}"
-                );
-            }
+            whole += u64::from(was_whole(copied, &at));
+            self.afterwards(&here, &there, (&at, n % 3 == 0)).await;
         }
         unreachable!("the copy ends")
+    }
+
+    /// The next copy brings what is missing, whatever came between; nothing of either side is lost, now or after collections.
+    async fn afterwards(&self, here: &World, there: &World, (at, collects): (&str, bool)) {
+        let after = context(3);
+        let again = self.copy(&after, here.store(&after), there.store(&after)).await;
+        let again = again.unwrap();
+        assert!(again.failed.is_empty() && again.lag.missing.is_empty(), "{at}");
+        self.whole(&after, there, at).await;
+        if collects {
+            let target = open(there.store(&after), self.replica).await.unwrap();
+            for _ in 0..3 {
+                ops::prune(&after, &target, &all()).await.unwrap();
+            }
+            self.whole(&after, there, at).await;
+            let things: Vec<_> = self.things.iter().collect();
+            let kept = assert_whole(&after, &here.store(&after), &things).await;
+            assert_eq!(kept, 3, "{at}");
+        }
     }
 
     async fn everything(&self) {
@@ -184,6 +168,24 @@ impl Base {
             let (tried, whole) = self.collect_everywhere(in_source, rounds).await;
             println!("source {in_source}, {rounds} rounds: {tried} calls, {whole} whole");
             assert!(tried > 20 && whole * 10 > tried * 9);
+        }
+    }
+}
+
+/// Whether a copy was whole; if not, it says that it must be done again.
+fn was_whole(copied: Result<CopyReport>, at: &str) -> bool {
+    match copied {
+        Ok(report) => {
+            assert!(report.failed.is_empty(), "{at}: {:?}", report.failed);
+            assert!(!report.is_damaged(), "{at}: {:?}", report.damaged_there);
+            true
+        }
+        Err(error) => {
+            let may = matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Unreachable);
+            assert!(may, "{at}: {error}");
+            let says = error.advice().is_some_and(|hint| hint.contains("again"));
+            assert!(says, "{at}: {error}");
+            false
         }
     }
 }

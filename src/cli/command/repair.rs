@@ -96,24 +96,7 @@ fn text(report: &RepairReport, (with_replica, known_only): (bool, bool)) -> Stri
             report.blobs_from_replica,
         );
     }
-    if !report.snapshots_back.is_empty() {
-        let snapshots = render::count(report.snapshots_back.len() as u64, "snapshot");
-        let _ = writeln!(text, "{snapshots} {would}brought back from the replica");
-    }
-    if !report.snapshots_there.is_empty() {
-        let snapshots = render::count(report.snapshots_there.len() as u64, "snapshot");
-        let _ = writeln!(
-            text,
-            "{snapshots} with an unreadable record came back before, under other ids; the next prune removes the records"
-        );
-    }
-    if !report.snapshots_let_go.is_empty() {
-        let snapshots = render::count(report.snapshots_let_go.len() as u64, "snapshot");
-        let _ = writeln!(
-            text,
-            "{snapshots} with an unreadable record had been let go, and stay so"
-        );
-    }
+    tell_snapshots(&mut text, report);
     if !report.has_work() && !report.is_damaged() {
         text.push_str(if known_only {
             "nothing that snapshots need is known to be lost; the data was not read\n"
@@ -151,6 +134,29 @@ fn text(report: &RepairReport, (with_replica, known_only): (bool, bool)) -> Stri
         text.push_str("nothing was written\n");
     }
     text
+}
+
+/// What became of snapshots whose records could not be read.
+fn tell_snapshots(text: &mut String, report: &RepairReport) {
+    let would = if report.dry_run { "would be " } else { "" };
+    if !report.snapshots_back.is_empty() {
+        let snapshots = render::count(report.snapshots_back.len() as u64, "snapshot");
+        let _ = writeln!(text, "{snapshots} {would}brought back from the replica");
+    }
+    if !report.snapshots_there.is_empty() {
+        let snapshots = render::count(report.snapshots_there.len() as u64, "snapshot");
+        let _ = writeln!(
+            text,
+            "{snapshots} with an unreadable record came back before, under other ids; the next prune removes the records"
+        );
+    }
+    if !report.snapshots_let_go.is_empty() {
+        let snapshots = render::count(report.snapshots_let_go.len() as u64, "snapshot");
+        let _ = writeln!(
+            text,
+            "{snapshots} with an unreadable record had been let go, and stay so"
+        );
+    }
 }
 
 fn value(report: &RepairReport) -> Value {

@@ -20,6 +20,7 @@ use crate::format::layout::ObjectName;
 use crate::repository::Repository;
 use crate::repository::bits::Bits;
 use crate::repository::forgets::{Committed, without_effect};
+use crate::repository::index::Index;
 use crate::repository::ledger::Ledger;
 use crate::repository::log::Log;
 use crate::repository::minimum::Minimum;
@@ -73,17 +74,19 @@ impl Round {
         let forgets = Forgets::read(repository, context, (&listing, last), &committed).await?;
         let is_decided = |sid: &SessionId| listing.decided.contains_key(sid);
         let entries = Entries::read((repository, context), &log, &listing.runs, &is_decided).await?;
+        let mut quarantined = Ledger::read(repository).await?.whole()?;
+        if mutated!(QuarantineKept) {
+            quarantined.clear();
+        }
         let references = References::new(repository, context, listing.refs.clone(), !options.dry_run);
-        let mut mark = Mark::new(
-            (repository, context),
-            (entries.index.clone(), log.newest),
-            references,
-        );
-        for (sid, record) in &committed {
-            if !forgets.effective.contains(sid) {
-                let marked = mark.snapshot(record).await;
-                marked.map_err(|error| entries.explain(error))?;
-            }
+        let seen = (entries.index.clone(), log.newest);
+        let mut mark = Mark::new((repository, context), seen, &quarantined, references)?;
+        let kept = committed
+            .iter()
+            .filter(|(sid, _)| !forgets.effective.contains(sid));
+        for (_, record) in kept {
+            let marked = mark.snapshot(record).await;
+            marked.map_err(|error| entries.explain(error))?;
         }
         mark.check_sound()?;
         let nodes_read = mark.read;
@@ -96,10 +99,6 @@ impl Round {
             ..plan
         };
         let absent = absent_packs(repository, &entries, &listing).await?;
-        let mut quarantined = Ledger::read(repository).await?.whole()?;
-        if mutated!(QuarantineKept) {
-            quarantined.clear();
-        }
         quarantined.extend(cut_off(&entries, &listing));
         let mut work = Box::new(Work {
             repository: repository.clone(),
@@ -323,26 +322,25 @@ fn cut_off<'a>(entries: &'a Entries, listing: &'a Listing) -> impl Iterator<Item
         .map(|pack| pack.id)
 }
 
+/// A blob that is needed is in no pack that is there.
+pub(super) fn no_copy_left(index: &Index, number: u32) -> Error {
+    let what = "snapshots need a blob of which no copy is left; nothing was deleted";
+    let error = Error::new(ErrorKind::Damaged, what);
+    let error = match index.all_copies().get(number as usize) {
+        Some(copy) => error.because(crate::repository::lost(&copy.id)),
+        None => error,
+    };
+    error.hint("`holdall check` names the snapshots; once they are forgotten, they block no collection")
+}
+
 impl Work {
     /// G2: which packs go, and which hold too little.
     async fn g2(&mut self) -> Result<()> {
         let index = self.entries.index.clone();
         let (present, good) = self.present(&index);
         let kept = keep(&index, &self.needed, &[good, present]);
-        if let Some(lost) = kept
-            .lost
-            .and_then(|number| index.all_copies().get(number as usize))
-        {
-            return Err(self.entries.explain(
-                Error::new(
-                    ErrorKind::Damaged,
-                    "snapshots need a blob of which no copy is left; nothing was deleted",
-                )
-                .because(crate::repository::lost(&lost.id))
-                .hint(
-                    "`holdall check` names the snapshots; once they are forgotten, they block no collection",
-                ),
-            ));
+        if let Some(number) = kept.lost {
+            return Err(self.entries.explain(no_copy_left(&index, number)));
         }
         let uses = self.uses(&kept.copies);
         let loose = self.loose_packs().await?;

@@ -6,13 +6,14 @@ use super::refs::{Gathered, References, Shelf};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::entry::{BlobRef, ContentRecord, decode_list};
-use crate::format::id::{BlobId, SessionId};
+use crate::format::id::{BlobId, ObjectId, SessionId};
 use crate::format::index::BlobKind;
 use crate::format::node::Node;
 use crate::format::snapshot::SnapshotRecord;
 use crate::repository::bits::Bits;
 use crate::repository::index::Index;
 use crate::repository::{BlobReader, Repository};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Nodes that are fetched ahead of their reading.
@@ -38,20 +39,26 @@ struct Step {
 }
 
 impl Mark {
-    /// Nothing is needed yet. `newest` is the seal that the index was read after.
+    /// Nothing is needed yet. `newest` is the seal that the index was read after; `quarantined` packs are read from where no other has
+    /// what is needed.
+    ///
+    /// # Errors
+    /// `Internal` only.
     pub(super) fn new(
         (repository, context): (&Repository, &Context),
         (index, newest): (Arc<Index>, u64),
+        quarantined: &HashSet<ObjectId>,
         references: References,
-    ) -> Self {
+    ) -> Result<Self> {
         let reader = BlobReader::over(repository.clone(), context.clone(), (index.clone(), newest));
-        Self {
+        reader.set_aside(quarantined)?;
+        Ok(Self {
             reader,
             needed: Bits::none(index.all_copies().len()),
             index,
             references,
             read: 0,
-        }
+        })
     }
 
     /// What was found, for a mark over another index that has the same and more.
@@ -72,7 +79,7 @@ impl Mark {
         marked.map_err(|error| in_snapshot(error, snapshot.sid))
     }
 
-    /// Ends a collection that has seen damage while it read: it knows nothing of the copies that it did not read, and could keep the
+    /// Ends a collection that has seen damage, beyond what the ledger says, while it read: it knows nothing of the copies that it did not read, and could keep the
     /// damaged ones and delete the others.
     ///
     /// # Errors

@@ -144,7 +144,8 @@ impl Work {
             let references = self.references.take();
             let references =
                 references.unwrap_or_else(|| References::new(&repository, &context, BTreeSet::new(), false));
-            let mut mark = Mark::new((&repository, &context), (index, self.log.newest), references);
+            let seen = (index, self.log.newest);
+            let mut mark = Mark::new((&repository, &context), seen, &self.quarantined, references)?;
             mark.needed.merge(&self.needed);
             for record in new.values().filter(|_| !mutated!(NoRemark)) {
                 mark.snapshot(record).await?;
@@ -176,7 +177,8 @@ impl Work {
         let kept = keep(index, &self.needed, &tiers);
         match kept.lost {
             None => Ok(kept.copies),
-            Some(number) => Err(unproven(index, number)),
+            // Of a commit since G1, which its writer rested on a pack that is lost.
+            Some(number) => Err(super::begin::no_copy_left(index, number)),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Blobs out: ranges of one pack are fetched together, every blob is verified, every copy is tried before a blob counts as lost.
 
+mod bad;
 pub(super) mod fetch;
 
 use super::delta::apply_delta;
@@ -14,11 +15,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::{BlobId, ObjectId, SessionId};
 use crate::format::index::BlobKind;
 use crate::format::limits::CHAIN_MAX;
+use bad::{Bad, Blame};
 use bytes::Bytes;
 use fetch::Blocks;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use std::collections::{BTreeSet, HashSet};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// Blobs up to this size are verified where they are read, in bytes.
 const HASHED_INLINE_MAX: usize = 64 << 10;
@@ -59,35 +61,6 @@ struct State {
     /// Whether the snapshot that is read was let go before the view was read.
     gone: bool,
     bad: Arc<RwLock<Bad>>,
-}
-
-/// What is not tried again. One damaged bit costs its block, not the pack around it.
-#[derive(Default)]
-struct Bad {
-    /// Packs that are gone, or that a check told to avoid.
-    packs: HashSet<PackNumber>,
-    /// Blocks that do not open.
-    blocks: HashSet<u32>,
-    /// Copies, by block and offset, that are not what their id says.
-    copies: HashSet<(u32, u32)>,
-}
-
-impl Bad {
-    fn allows(&self, index: &Index, copy: &Copy) -> bool {
-        let number = Index::block_number(copy);
-        let block = index.block(copy);
-        block.is_some_and(|block| !self.packs.contains(&block.pack))
-            && !self.blocks.contains(&number)
-            && !self.copies.contains(&(number, copy.offset))
-    }
-}
-
-/// What a failed read shows to be bad.
-#[derive(Clone, Copy)]
-enum Blame {
-    Pack(PackNumber),
-    Block(u32),
-    Copy(u32, u32),
 }
 
 impl BlobReader {
@@ -242,15 +215,27 @@ impl BlobReader {
         Ok(())
     }
 
-    /// Whether some copy was found to be gone or damaged, though another one may have served.
+    /// Reads from these packs only what no other has: the ledger calls them damaged, and some of them may be whole in part.
+    ///
+    /// # Errors
+    /// `Internal` only.
+    pub(super) fn set_aside(&self, packs: &HashSet<ObjectId>) -> Result<()> {
+        let state = self.state()?;
+        let numbered = (0u32..).zip(state.index.packs());
+        let aside = numbered.filter(|(_, pack)| packs.contains(&pack.id));
+        let aside = aside.map(|(number, _)| PackNumber(number)).collect();
+        state.bad.write().map_err(poisoned)?.set_aside(aside);
+        Ok(())
+    }
+
+    /// Whether some copy was found to be gone or damaged, though another one may have served; not those of packs that are set aside.
     ///
     /// # Errors
     /// `Internal` only.
     pub(super) fn has_found_damage(&self) -> Result<bool> {
-        let poisoned = |_| Error::new(ErrorKind::Internal, "reader is poisoned");
         let state = self.state()?;
         let bad = state.bad.read().map_err(poisoned)?;
-        Ok(!(bad.packs.is_empty() && bad.blocks.is_empty() && bad.copies.is_empty()))
+        Ok(bad.has_news())
     }
 
     /// Bytes of packs that were fetched so far.
@@ -374,7 +359,6 @@ impl BlobReader {
     }
 
     fn state(&self) -> Result<State> {
-        let poisoned = |_| Error::new(ErrorKind::Internal, "reader is poisoned");
         self.inner
             .state
             .read()
@@ -420,9 +404,7 @@ impl State {
         if mutated!(ReaderFirstCopy) {
             return self.index.first_chain(id);
         }
-        self.index
-            .chain(id, &|copy| bad.allows(&self.index, copy))
-            .map(|chain| chain.into_iter().copied().collect())
+        bad.chain(&self.index, id)
     }
 
     fn allows(&self, copy: &Copy) -> bool {
@@ -430,15 +412,13 @@ impl State {
     }
 
     fn condemn(&self, blame: Blame) -> Result<()> {
-        let poisoned = |_| Error::new(ErrorKind::Internal, "reader is poisoned");
-        let mut bad = self.bad.write().map_err(poisoned)?;
-        let _ = match blame {
-            Blame::Pack(pack) => bad.packs.insert(pack),
-            Blame::Block(block) => bad.blocks.insert(block),
-            Blame::Copy(block, offset) => bad.copies.insert((block, offset)),
-        };
+        self.bad.write().map_err(poisoned)?.add(&self.index, blame);
         Ok(())
     }
+}
+
+fn poisoned<T>(_: PoisonError<T>) -> Error {
+    Error::new(ErrorKind::Internal, "reader is poisoned")
 }
 
 /// R4: what is gone belonged to a snapshot that somebody let go, and a collector has swept it.

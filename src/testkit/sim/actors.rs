@@ -333,7 +333,15 @@ impl Life {
             return Ok(());
         };
         let pause = self.roll(|dice| dice.below(4 * self.shared.pause + 1));
-        let found = restore(&self.context, &self.repository, sid, pause).await;
+        let mut found = restore(&self.context, &self.repository, sid, pause).await;
+        // What was healed meanwhile is in runs that were not read: whoever tries again finds it.
+        if found
+            .as_ref()
+            .is_err_and(|error| error.kind() == ErrorKind::Damaged)
+            && self.oracle().is_damaged()
+        {
+            found = restore(&self.context, &self.repository, sid, pause).await;
+        }
         let is_forgotten = self.oracle().is_forgotten(&sid);
         match found {
             Ok(Some(found)) => {

@@ -153,7 +153,11 @@ impl World {
             .iter()
             .find(|one| !hit.iter().any(|(sid, _)| *sid == one.sid))
         {
-            return Err(format!("the last repair says that {} is hit", one.sid.short()));
+            let why = (&one.entries, &report.bad_packs, &report.damaged);
+            return Err(format!(
+                "the last repair says that {} is hit: {why:?}",
+                one.sid.short()
+            ));
         }
         let projects = lock(&self.shared.projects).clone();
         for (number, project) in projects.iter().enumerate() {

@@ -213,9 +213,8 @@ impl Plan {
         let (writers, collectors) = match family {
             Family::Mixed | Family::Pages => (3, 2),
             Family::TwoByTwo | Family::ManyPacks | Family::Retention | Family::Locked => (2, 2),
-            Family::Copies | Family::Damage | Family::Full => (2, 1),
+            Family::Copies | Family::Damage | Family::Full | Family::ManyDeltas => (2, 1),
             Family::ThreeWriters => (3, 1),
-            Family::ManyDeltas => (2, 1),
         };
         let snapshots = if family == Family::ManyDeltas { 5 } else { 2 };
         let mut actors = Vec::new();

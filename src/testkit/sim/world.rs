@@ -102,7 +102,7 @@ pub(super) fn in_world(
         let world = World::new(plan, dice, verbose).await;
         let mut world = world.map_err(|error| error.to_string())?;
         let ended = match course(&mut world).await {
-            Ok(()) => world.end().await,
+            Ok(()) => Box::pin(world.end()).await,
             wrong => wrong,
         };
         for actor in &mut world.actors {

@@ -1,0 +1,82 @@
+//! What reading has found to be bad, or was told to be: it looks for other copies then.
+
+use crate::format::id::BlobId;
+use crate::repository::index::{Copy, Index, PackNumber};
+use std::collections::HashSet;
+
+/// What is not tried again. One damaged bit costs its block, not the pack around it.
+#[derive(Default)]
+pub(super) struct Bad {
+    /// Packs that are gone, or that a check told to avoid.
+    packs: HashSet<PackNumber>,
+    /// Blocks that do not open.
+    blocks: HashSet<u32>,
+    /// Copies, by block and offset, that are not what their id says.
+    copies: HashSet<(u32, u32)>,
+    /// Packs that are known to be damaged: asked for what nothing else has.
+    aside: HashSet<PackNumber>,
+    /// Whether anything was found that is not of those packs.
+    is_news: bool,
+}
+
+impl Bad {
+    /// Whether a copy may be tried.
+    pub(super) fn allows(&self, index: &Index, copy: &Copy) -> bool {
+        let number = Index::block_number(copy);
+        let block = index.block(copy);
+        block.is_some_and(|block| !self.packs.contains(&block.pack))
+            && !self.blocks.contains(&number)
+            && !self.copies.contains(&(number, copy.offset))
+    }
+
+    /// As [`Self::allows`], and not of a pack that is set aside.
+    fn prefers(&self, index: &Index, copy: &Copy) -> bool {
+        let is_aside = index
+            .block(copy)
+            .is_some_and(|block| self.aside.contains(&block.pack));
+        !is_aside && self.allows(index, copy)
+    }
+
+    /// The copies to read a blob by, those that are set aside only where there are no others.
+    pub(super) fn chain(&self, index: &Index, id: &BlobId) -> Option<Vec<Copy>> {
+        let chain = index.chain(id, &|copy| self.prefers(index, copy));
+        let chain = match chain {
+            None if !self.aside.is_empty() => index.chain(id, &|copy| self.allows(index, copy)),
+            chain => chain,
+        };
+        chain.map(|chain| chain.into_iter().copied().collect())
+    }
+
+    pub(super) fn set_aside(&mut self, packs: HashSet<PackNumber>) {
+        self.aside = packs;
+    }
+
+    /// Whether anything was found that is not of packs that are set aside.
+    pub(super) fn has_news(&self) -> bool {
+        self.is_news
+    }
+
+    pub(super) fn add(&mut self, index: &Index, blame: Blame) {
+        let pack = match blame {
+            Blame::Pack(pack) => Some(pack),
+            Blame::Block(block) | Blame::Copy(block, _) => {
+                let block = index.blocks().get(block as usize);
+                block.map(|block| block.pack)
+            }
+        };
+        self.is_news |= pack.is_none_or(|pack| !self.aside.contains(&pack));
+        let _ = match blame {
+            Blame::Pack(pack) => self.packs.insert(pack),
+            Blame::Block(block) => self.blocks.insert(block),
+            Blame::Copy(block, offset) => self.copies.insert((block, offset)),
+        };
+    }
+}
+
+/// What a failed read shows to be bad.
+#[derive(Clone, Copy)]
+pub(super) enum Blame {
+    Pack(PackNumber),
+    Block(u32),
+    Copy(u32, u32),
+}
