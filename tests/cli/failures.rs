@@ -97,7 +97,7 @@ fn damage_is_13_and_named() {
 }
 
 /// So many files in each of [`DIRECTORIES`], small enough to lie in the tree itself.
-const FILES: usize = 1000;
+const FILES: usize = 1200;
 const DIRECTORIES: [&str; 4] = ["a", "b", "c", "e"];
 
 /// A sandbox whose snapshot is restored to `whole`, with a file `mine` put into each directory there, and whose tree is damaged since:
