@@ -99,7 +99,9 @@ impl CopyReport {
                 ErrorKind::Damaged | ErrorKind::NotFound | ErrorKind::WrongKey
             )
         };
-        !self.damaged.is_empty() || !self.damaged_there.is_empty() || self.failed.iter().any(is_damage)
+        let is_named =
+            !(self.damaged.is_empty() && self.damaged_there.is_empty() && self.bad_packs.is_empty());
+        is_named || self.failed.iter().any(is_damage)
     }
 }
 

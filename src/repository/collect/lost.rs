@@ -68,6 +68,23 @@ impl Entries {
 }
 
 impl Work {
+    /// Where runs are left out, all that snapshots need must be usable without them, in packs that are not damaged: what only such a run
+    /// lists is condemned and cannot be kept. Asked again when the ledger and the commits were read again.
+    ///
+    /// # Errors
+    /// `Damaged` if it is not so.
+    pub(super) fn check_whole_without(&self) -> Result<()> {
+        let Some(name) = self.entries.left_out.first() else {
+            return Ok(());
+        };
+        let index = &self.entries.index;
+        let (_, good) = self.present(index);
+        match keep(index, &self.needed, &[good]).lost {
+            None => Ok(()),
+            Some(_) => Err(needed(*name)),
+        }
+    }
+
     /// Where runs are left out: all that snapshots need must be usable without them, in packs that are not damaged; and every pack that no
     /// run lists any more must be condemned by this round, so that nobody who still has such a run at hand rests on one of them.
     ///
@@ -77,11 +94,8 @@ impl Work {
         let Some(name) = self.entries.left_out.first() else {
             return Ok(());
         };
+        self.check_whole_without()?;
         let index = &self.entries.index;
-        let (_, good) = self.present(index);
-        if keep(index, &self.needed, &[good]).lost.is_some() {
-            return Err(needed(*name));
-        }
         let known: HashSet<ObjectId> = index.packs().iter().map(|pack| pack.id).collect();
         let dead: HashSet<ObjectId> = self.chosen.dead.iter().copied().collect();
         let is_open = |id: &ObjectId| {

@@ -82,6 +82,7 @@ impl Waiting {
             work.quarantined.extend(quarantined);
         }
         let kept = work.mark_new(&decided, &runs).await?;
+        work.check_whole_without()?;
         let index = work.entries.index.clone();
         let saved = work.saved(&index, &condemned)?;
         // A damaged pack is not copied out of: what is whole in it stays there.

@@ -1,8 +1,17 @@
 //! What reading has found to be bad, or was told to be: it looks for other copies then.
 
-use crate::format::id::BlobId;
+use crate::format::id::{BlobId, ObjectId};
 use crate::repository::index::{Copy, Index, PackNumber};
 use std::collections::HashSet;
+
+/// What a reader was told of packs, whatever view it reads.
+#[derive(Default)]
+pub(super) struct Told {
+    /// Not to be read from.
+    pub(super) avoided: HashSet<ObjectId>,
+    /// To be read from where nothing else has what is asked for.
+    pub(super) aside: HashSet<ObjectId>,
+}
 
 /// What is not tried again. One damaged bit costs its block, not the pack around it.
 #[derive(Default)]

@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::{BlobId, ObjectId, SessionId};
 use crate::format::index::BlobKind;
 use crate::format::limits::CHAIN_MAX;
-use bad::{Bad, Blame};
+use bad::{Bad, Blame, Told};
 use bytes::Bytes;
 use fetch::Blocks;
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -38,6 +38,7 @@ struct Inner {
     cached: Cached,
     /// The only snapshot that is read, if it is only one.
     snapshot: Option<SessionId>,
+    told: RwLock<Told>,
     state: RwLock<State>,
 }
 
@@ -96,6 +97,7 @@ impl BlobReader {
                 context,
                 cached,
                 snapshot,
+                told: RwLock::default(),
                 state,
             }),
         }
@@ -130,6 +132,7 @@ impl BlobReader {
                 context,
                 cached,
                 snapshot: None,
+                told: RwLock::default(),
                 state: RwLock::new(state),
             }),
         }
@@ -205,14 +208,8 @@ impl BlobReader {
     /// # Errors
     /// `Internal` only.
     pub fn avoid(&self, packs: &[ObjectId]) -> Result<()> {
-        let state = self.state()?;
-        let avoided: HashSet<&ObjectId> = packs.iter().collect();
-        for (number, pack) in (0u32..).zip(state.index.packs()) {
-            if avoided.contains(&pack.id) {
-                state.condemn(Blame::Pack(PackNumber(number)))?;
-            }
-        }
-        Ok(())
+        self.inner.told.write().map_err(poisoned)?.avoided.extend(packs);
+        self.tell(&self.state()?)
     }
 
     /// Reads from these packs only what no other has: the ledger calls them damaged, and some of them may be whole in part.
@@ -220,11 +217,20 @@ impl BlobReader {
     /// # Errors
     /// `Internal` only.
     pub(super) fn set_aside(&self, packs: &HashSet<ObjectId>) -> Result<()> {
-        let state = self.state()?;
-        let numbered = (0u32..).zip(state.index.packs());
-        let aside = numbered.filter(|(_, pack)| packs.contains(&pack.id));
+        self.inner.told.write().map_err(poisoned)?.aside.extend(packs);
+        self.tell(&self.state()?)
+    }
+
+    /// Says again, of the packs of a view, what the reader was told.
+    fn tell(&self, state: &State) -> Result<()> {
+        let told = self.inner.told.read().map_err(poisoned)?;
+        let packs = (0u32..).zip(state.index.packs());
+        let aside = packs.clone().filter(|(_, pack)| told.aside.contains(&pack.id));
         let aside = aside.map(|(number, _)| PackNumber(number)).collect();
         state.bad.write().map_err(poisoned)?.set_aside(aside);
+        for (number, _) in packs.filter(|(_, pack)| told.avoided.contains(&pack.id)) {
+            state.condemn(Blame::Pack(PackNumber(number)))?;
+        }
         Ok(())
     }
 
@@ -380,6 +386,7 @@ impl BlobReader {
         let blocks = Blocks::new(repository, context, view.index.clone(), &inner.cached);
         blocks.count_on(&self.state()?.blocks);
         let state = State::new(&view, blocks, inner.snapshot);
+        self.tell(&state)?;
         if let Ok(mut current) = self.inner.state.write() {
             *current = state;
         }

@@ -16,6 +16,8 @@ use std::sync::{Mutex, PoisonError};
 
 /// Bytes of text in one `COPY`, unless a single segment has more.
 const TOGETHER_MAX: u64 = 4 << 20;
+/// Segments in one `COPY`: a bloated table has many that hold next to nothing.
+const SEGMENTS_MAX: usize = 1024;
 /// All batches may hold this part of the budget.
 const SHARE: u64 = 8;
 
@@ -72,7 +74,7 @@ impl Batch {
 
     /// Whether a segment goes with these.
     pub(super) fn takes(&self, bytes: u64, most: u64) -> bool {
-        self.count == 0 || self.bytes.saturating_add(bytes) <= most
+        self.count == 0 || self.count < SEGMENTS_MAX && self.bytes.saturating_add(bytes) <= most
     }
 
     pub(super) fn add(&mut self, waiting: Waiting) {
@@ -112,10 +114,9 @@ impl Batch {
             let Waiting { segment, bytes, .. } = one;
             let content = one.content.open().await.map_err(trouble_of_content);
             let rows = match content {
-                Ok(content) => copy(context, worker, target, (content, one.rows)).await,
-                Err(trouble) => Err(trouble),
+                Ok(content) => transact(context, worker, target, (content, one.rows)).await?,
+                Err(trouble) => told(Err(trouble))?,
             };
-            let rows = told(rows)?;
             return Ok(vec![Sent { segment, bytes, rows }]);
         }
         let mut all = Vec::with_capacity(segments.len());
@@ -143,40 +144,61 @@ impl Batch {
     }
 }
 
-/// Sends segments in one transaction, or, if they are refused, each by itself.
+/// Sends segments in one transaction, or, if they are refused, each in its own.
 async fn all_or_each(
     context: &Context,
     worker: &mut Worker,
     target: (&TableName, &Table),
     all: Vec<Read>,
 ) -> Result<Vec<Sent>, Trouble> {
-    worker.run(context, "BEGIN").await?;
     let pieces: Vec<Bytes> = all.iter().flat_map(|read| read.pieces.iter().cloned()).collect();
-    let rows = all.iter().map(|read| read.rows).sum();
-    let copied = match told(copy(context, worker, target, (held(pieces), rows)).await)? {
-        Ok(_) => told(worker.run(context, "COMMIT").await)?,
-        Err(refusal) => Err(refusal),
-    };
-    let Err(refusal) = copied else {
+    let rows = all.iter().fold(0u64, |sum, read| sum.saturating_add(read.rows));
+    let Err(mut refused) = transact(context, worker, target, (held(pieces), rows)).await? else {
         let there = all.into_iter().map(|read| read.sent(Ok(read.rows)));
         return Ok(there.collect());
     };
-    // A refused statement is refused for each of them; its connection is of no use, and closing it ends the transaction.
-    if !worker.usable || refusal.is_of_the_table() {
-        if worker.usable {
-            worker.run(context, "ROLLBACK").await?;
-        }
-        let none = all.into_iter().map(|read| read.sent(Err(refusal.clone())));
-        return Ok(none.collect());
-    }
-    worker.run(context, "ROLLBACK").await?;
     let mut sent = Vec::with_capacity(all.len());
     for mut read in all {
-        let pieces = held(std::mem::take(&mut read.pieces));
-        let rows = told(copy(context, worker, target, (pieces, read.rows)).await)?;
+        // A statement that is refused is for each of them, and a connection that lost count takes no other.
+        let rows = if !worker.usable || refused.is_of_the_table() {
+            Err(refused.clone())
+        } else {
+            let pieces = held(std::mem::take(&mut read.pieces));
+            transact(context, worker, target, (pieces, read.rows)).await?
+        };
+        if let (Err(refusal), false) = (&rows, worker.usable) {
+            refused.clone_from(refusal);
+        }
         sent.push(read.sent(rows));
     }
     Ok(sent)
+}
+
+/// A `COPY` in a transaction of its own: without one the server commits it after it has said how many rows it took, and what refuses
+/// the commit, such as a deferred constraint, goes unheard.
+///
+/// # Errors
+/// Only what ends the restore.
+async fn transact(
+    context: &Context,
+    worker: &mut Worker,
+    target: (&TableName, &Table),
+    content: (ContentStream, u64),
+) -> Result<Result<u64, Refusal>, Trouble> {
+    worker.run(context, "BEGIN").await?;
+    match told(copy(context, worker, target, content).await)? {
+        Ok(rows) => {
+            let committed = told(worker.run(context, "COMMIT").await)?;
+            Ok(committed.map(|()| rows).map_err(Refusal::of_commit))
+        }
+        Err(refusal) => {
+            // Closing a connection ends its transaction.
+            if worker.usable {
+                worker.run(context, "ROLLBACK").await?;
+            }
+            Ok(Err(refusal))
+        }
+    }
 }
 
 impl Read {

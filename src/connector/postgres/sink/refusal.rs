@@ -34,6 +34,14 @@ impl Refusal {
         !self.of_a_value && is_about_names(&self.code)
     }
 
+    /// Of rows that were sent and did not last: a deferred constraint, or its function, refused some of them.
+    pub(super) fn of_commit(self) -> Self {
+        Self {
+            of_a_value: true,
+            ..self
+        }
+    }
+
     /// Of a statement. The message of the server is about the schema but where a value has no place in its type, and it has details
     /// that are; those of a violated constraint are values. What has a context was raised while a function ran, or within a value: a
     /// function says what it likes under any code, and one that makes a name of a value names that.
@@ -82,11 +90,12 @@ impl Refusal {
         let safe = SAFE.iter().any(|class| code.starts_with(class)) && !of_a_value;
         let safe = safe || ABOUT_THE_TEXT.contains(&code);
         // What a function says is its own, whatever the code; and what cannot be read may be that.
-        let safe = safe && said.where_().is_none_or(|text| is_of_the_copy(text, table));
+        let is_own = said.where_().is_none_or(|text| is_of_the_copy(text, table));
+        let safe = safe && is_own;
         let mut message = if safe { said.message() } else { general(code) }.to_owned();
         let names = [("constraint", said.constraint()), ("column", said.column())];
         for (what, name) in names {
-            if let Some(name) = name {
+            if let Some(name) = name.filter(|_| is_own) {
                 let _ = write!(message, "; {what} {}", display(name.as_bytes()));
             }
         }
