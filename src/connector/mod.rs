@@ -18,6 +18,12 @@ pub trait Source: Send {
     /// The connector's name and what it reads, for the snapshot record and for parents: snapshots of one origin form a series.
     fn origin(&self) -> Origin;
 
+    /// Called before [`Self::entries`], while the repository is made ready, for the source that is read first: begins to reach what takes
+    /// time to be reached. Nothing is read yet, and what fails is told by [`Self::entries`], which may come much later or never.
+    fn begin<'a>(&'a mut self, _: &'a Context) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     /// Entries in strictly ascending key order. Each item's failure is an [`Item::Incident`]; an `Err` ends the stream and the
     /// snapshot: nothing is committed. Called once. The stream may hold back its end until every content that it handed out was read
     /// or dropped, to report what was found while reading: whoever takes entries must not wait for the end before it reads them.

@@ -86,7 +86,12 @@ pub async fn snapshot(
         if let Some(report) = skip(context, repository, request, &sources).await? {
             return Ok(report);
         }
-        let session = Session::begin(repository, context, &request.host, adopted).await?;
+        let session = Session::begin(repository, context, &request.host, adopted);
+        let session = match sources.first_mut() {
+            // Neither has to wait for the other.
+            Some(first) => tokio::join!(session, first.begin(context)).0?,
+            None => session.await?,
+        };
         let blobs = repository.reader_of_bases(context, session.view());
         let ended = run(context, repository, request, (&session, &blobs), &mut sources).await?;
         bytes_fetched += blobs.content_fetched();

@@ -370,3 +370,29 @@ async fn a_dry_run_tells_about_how_much_would_be_read() {
         assert!(large >= real / 2 && large <= real * 2, "{large} of {real}");
     }
 }
+
+/// Sessions that the server has had for a database, when all have ended.
+async fn sessions(server: &PostgresServer, database: &str) -> u32 {
+    let running = format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}'");
+    while server.psql("postgres", &running).unwrap() != "0\n" {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let all = format!("SELECT sessions FROM pg_stat_database WHERE datname = '{database}'");
+    server.psql("postgres", &all).unwrap().trim().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_database_is_connected_to_no_more_often_among_all_of_a_server_than_alone() {
+    let server = PostgresServer::start(15, "").unwrap();
+    server.psql("postgres", "CREATE DATABASE shop").unwrap();
+    server.psql("shop", "CREATE TABLE t AS SELECT 1 AS a").unwrap();
+    let mut taken = [0; 2];
+    for (number, (database, all)) in taken.iter_mut().zip([("shop", false), ("postgres", true)]) {
+        let before = sessions(&server, "shop").await;
+        let mut asked = request(&server, database);
+        (asked.all_databases, asked.jobs) = (all, 1);
+        take(&asked, None, 1).await.unwrap();
+        *number = sessions(&server, "shop").await - before;
+    }
+    assert!(taken[0] > 0 && taken[0] == taken[1], "{taken:?}");
+}

@@ -68,7 +68,7 @@ async fn replaced(words: &'static str, times: usize, after: usize) {
 
 #[tokio::test]
 async fn a_session_that_falls_silent_while_it_compares_is_replaced() {
-    replaced("hash_record_extended", 1, 0).await;
+    replaced("hashtidextended", 1, 0).await;
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //! whether any was written since the parent snapshot. The server reads the heap, not the long values beside it.
 
 use super::catalog::Table;
+use super::mark::{self, OF_ROW};
 use super::name;
 use super::record::ColumnRecord;
 use super::session::{explain, failed};
@@ -13,8 +14,6 @@ use tokio_postgres::{Client, Row};
 
 /// One past the highest block number that a table can have.
 const BLOCK_END: u64 = u32::MAX as u64;
-/// The number of an age, as the server counts it, that has only its highest bit.
-const HIGHEST_BIT: &str = "'-2147483648'::pg_catalog.int4";
 
 /// The rows of a range that the snapshot sees; there is at least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +22,7 @@ pub struct Fingerprint {
     pub block: u64,
     /// How many they are.
     pub rows: u32,
-    /// The sum of `hash_record_extended(ROW(ctid, xmin), 0)`.
+    /// The sum of `hashtidextended(ctid, xmin)`.
     pub sum: i128,
     /// Whether one was written by a transaction that the parent snapshot did not see the end of.
     pub written: bool,
@@ -62,26 +61,15 @@ pub(crate) async fn fingerprints(
 /// The statement. Nothing is written without the alias that it belongs to: a column of the user's may have any name.
 fn statement(table: &Table, blocks: Range<u64>, range_blocks: u32, since: Option<u64>) -> Result<String> {
     let name = name::qualified(&table.name)?;
-    let written = match since {
-        // A transaction's number in a row has 32 bits; ages are counted in them, from now backwards. With its highest bit turned
-        // over, an age of 0 or more comes before all that are less, so that the least tells whether one lies between 0 and another:
-        // a row's age is asked for once.
-        Some(since) => format!(
-            "pg_catalog.min(pg_catalog.age(a.xmin) # {HIGHEST_BIT}) <=
-               (SELECT pg_catalog.age('{}'::pg_catalog.xid) # {HIGHEST_BIT})",
-            since & u64::from(u32::MAX)
-        ),
-        None => "false".to_owned(),
-    };
+    let (sum, written) = (mark::sum(), mark::written(since));
     let (first, end) = (blocks.start, blocks.end);
     Ok(format!(
         "SELECT r.first, x.n, x.h::pg_catalog.text, x.w
          FROM pg_catalog.generate_series({first}::pg_catalog.int8, {end}::pg_catalog.int8 - 1, {range_blocks}) r(first),
-         LATERAL (SELECT pg_catalog.count(*) n, pg_catalog.sum(pg_catalog.hash_record_extended(ROW(a.ctid, a.xmin), 0)) h,
-                    {written} w FROM ONLY {name} a
+         LATERAL (SELECT pg_catalog.count(*) n, {sum} h, {written} w FROM (SELECT {OF_ROW} FROM ONLY {name} a
                   WHERE a.ctid >= pg_catalog.format('(%s,0)', r.first)::pg_catalog.tid
                     AND a.ctid < pg_catalog.format('(%s,0)', LEAST(r.first + {range_blocks}, {BLOCK_END}))::pg_catalog.tid
-                  OFFSET 0) x
+                  OFFSET 0) y OFFSET 0) x
          WHERE x.n > 0"
     ))
 }

@@ -1,13 +1,13 @@
 //! What must be equal for the block ranges of two snapshots to be comparable. Anything else that the same rows could be read
 //! differently by, or other rows look the same by, is in here; a table of another incarnation is read in full.
 //!
-//! The incarnation is the BLAKE3-256 of one CBOR array of, in this order: the version 1; system identifier (H5); timeline
+//! The incarnation is the BLAKE3-256 of one CBOR array of, in this order: the version 2; system identifier (H5); timeline
 //! (H4); time of the server's start (H3); whether it is a standby (H20); `server_version_num` (H11); bytes of
 //! a block; oid of the database; oid of the table (H21); its file after the lock (H6); its tablespace; its access method (H17); its
 //! persistence (H16); the role that reads (H19); the array of names and values of the settings that text depends on (H10); the
 //! signature of its columns and their types (H7, H8, H11). The numbers are those of the holes that each closes, in the design's table.
 //!
-//! What statements are made by has an incarnation too (section 9): of the version 1; Holdall's own; of the same facts of the server and
+//! What statements are made by has an incarnation too (section 9): of the version 2; Holdall's own; of the same facts of the server and
 //! the role; the database; the settings; the files that a `pg_dump` is chosen from; its arguments that choose what it writes; its
 //! environment, the password left out.
 
@@ -17,7 +17,7 @@ use super::session::{Facts, settings};
 use crate::format::cbor::Encoder;
 
 /// The version of the encoding.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 
 /// Why nothing of this server can be compared between snapshots, if so.
 pub(crate) fn obstacle(facts: &Facts) -> Option<&'static str> {

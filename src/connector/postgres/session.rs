@@ -22,6 +22,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
+pub(crate) use connections::Connected;
 pub(crate) use connections::is_full;
 use connections::{Idle, patiently};
 pub(crate) use lock::{Locked, explain, locked};
@@ -103,7 +104,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Opens the coordinator, and takes and exports a snapshot.
+    /// Opens the coordinator, or takes what was opened ahead, and takes and exports a snapshot.
     ///
     /// # Errors
     /// `Source` if the server cannot be reached or asked.
@@ -112,12 +113,18 @@ impl Session {
         server: &Server,
         options: &SessionOptions,
         running: &Arc<RunningStatements>,
+        ahead: Option<Connected>,
     ) -> Result<Self> {
-        let (coordinator, spare) =
-            patiently(|| server.connect_with_spare(context), context, server, options).await?;
+        let connected = if let Some(connected) = ahead.filter(Connected::serves) {
+            connected
+        } else {
+            let connect = || Connected::connect(context, server, options, false);
+            patiently(connect, context, server, options).await?
+        };
+        let (coordinator, idle) = connected.into_parts(running);
         let registered = running.add(coordinator.cancel_token());
         coordinator.tell_learned(server, context);
-        let begun = begin(coordinator.client(), options);
+        let begun = begin(&coordinator);
         let (id, facts) = in_time(options.silence, begun).await?;
         Ok(Self {
             context: context.clone(),
@@ -125,7 +132,7 @@ impl Session {
             server: coordinator.server().clone(),
             options: options.clone(),
             coordinator,
-            idle: Idle::new(spare),
+            idle,
             id,
             begun: Instant::now(),
             running: running.clone(),
@@ -276,9 +283,8 @@ impl Session {
     /// `Source` if it is not.
     pub(crate) async fn end(&self) -> Result<()> {
         self.check()?;
-        let now = catalog::server(self.client())
-            .await
-            .map_err(|e| self.lost().because(e))?;
+        let (now, bystander) = tokio::join!(catalog::server(self.client()), self.bystander());
+        let now = now.map_err(|e| self.lost().because(e))?;
         let life = |facts: &ServerFacts| {
             (
                 facts.system_identifier,
@@ -296,7 +302,7 @@ impl Session {
             .hint("nothing was committed; run again"));
         }
         let held = self.held.lock().map(|mut held| std::mem::take(&mut *held));
-        if let Some(table) = lock::moved(self, &held.unwrap_or_default()).await? {
+        if let Some(table) = lock::moved(self, bystander?, &held.unwrap_or_default()).await? {
             return Err(Error::new(
                 ErrorKind::Source,
                 "a table or its schema was renamed while it was read",
@@ -323,16 +329,39 @@ impl Session {
 }
 
 /// Begins a transaction and exports what it sees.
-async fn begin(client: &Client, options: &SessionOptions) -> Result<(String, Facts)> {
-    settings::pin(client, options.lock_millis()).await?;
-    let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-    client
-        .batch_execute(begin)
-        .await
-        .map_err(|e| failed("cannot begin to read", e))?;
-    let export = "SELECT pg_catalog.pg_export_snapshot()";
-    let row = one(client, export, "the server does not export its snapshot").await?;
-    Ok((text(&row, 0), facts(client).await?))
+async fn begin(coordinator: &Connection) -> Result<(String, Facts)> {
+    let client = coordinator.client();
+    let xmax = if coordinator.version() >= 130_000 {
+        "pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::pg_catalog.text"
+    } else {
+        "NULL"
+    };
+    let looks = format!(
+        "SELECT {xmax}, pg_catalog.current_setting('block_size'),
+            pg_catalog.date_part('epoch', pg_catalog.clock_timestamp())::pg_catalog.numeric::pg_catalog.text"
+    );
+    let what = "cannot look at the snapshot";
+    // Sent in this order, without waiting for answers.
+    let (begun, exported, looked) = tokio::join!(
+        biased;
+        client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
+        one(
+            client,
+            "SELECT pg_catalog.pg_export_snapshot()",
+            "the server does not export its snapshot"
+        ),
+        one(client, &looks, what),
+    );
+    begun.map_err(|e| failed("cannot begin to read", e))?;
+    let (id, row) = (text(&exported?, 0), looked?);
+    let number = |index| row.get(index).and_then(|text: &str| text.parse::<u64>().ok());
+    let facts = Facts {
+        server: catalog::server(client).await?,
+        xmax: number(0),
+        block_size: number(1).ok_or_else(|| Error::new(ErrorKind::Source, what))?,
+        moment: row.get(2).and_then(seconds),
+    };
+    Ok((id, facts))
 }
 
 /// An error of the server, or of the way to it. What it says is shown with the code by which manuals find it.
@@ -356,35 +385,6 @@ async fn one(client: &Client, sql: &str, what: &str) -> Result<SimpleQueryRow> {
 
 fn text(row: &SimpleQueryRow, index: usize) -> String {
     row.get(index).unwrap_or_default().to_owned()
-}
-
-async fn facts(client: &Client) -> Result<Facts> {
-    let what = "cannot look at the snapshot";
-    let server = catalog::server(client).await?;
-    if server.version_num < 120_000 {
-        return Err(
-            Error::new(ErrorKind::Unsupported, "servers before version 12 cannot be read")
-                .with("version", server.version_num / 10_000)
-                .hint("keep the output of pg_dump: holdall snapshot --stream shop.sql='pg_dump shop'"),
-        );
-    }
-    let xmax = if server.version_num >= 130_000 {
-        "pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::pg_catalog.text"
-    } else {
-        "NULL"
-    };
-    let sql = format!(
-        "SELECT {xmax}, pg_catalog.current_setting('block_size'),
-            pg_catalog.date_part('epoch', pg_catalog.clock_timestamp())::pg_catalog.numeric::pg_catalog.text"
-    );
-    let row = one(client, &sql, what).await?;
-    let number = |index| row.get(index).and_then(|text: &str| text.parse::<u64>().ok());
-    Ok(Facts {
-        server,
-        xmax: number(0),
-        block_size: number(1).ok_or_else(|| Error::new(ErrorKind::Source, what))?,
-        moment: row.get(2).and_then(seconds),
-    })
 }
 
 /// A time in seconds with a fraction.

@@ -17,7 +17,7 @@ mod written;
 use super::catalog::Filter;
 use super::connect::Server;
 use super::segment::Room;
-use super::session::{RunningStatements, Session, SessionOptions};
+use super::session::{Connected, RunningStatements, Session, SessionOptions};
 use crate::connector::{Origin, Source};
 use crate::context::{Context, Time};
 use crate::error::{Error, ErrorKind, Result};
@@ -71,6 +71,13 @@ pub struct PostgresRequest {
 }
 
 impl PostgresRequest {
+    /// Connects to a database of the server.
+    async fn connect(&self, context: &Context, server: &Server) -> Result<Connected> {
+        // One reads the first table while another looks at the catalogs.
+        let another = self.contents == Contents::Database && self.jobs > 1;
+        Connected::connect(context, server, &self.session, another).await
+    }
+
     /// What is chosen of a database, as options, if not everything. A series of snapshots holds one choice: to a snapshot of other
     /// tables a whole one has nothing to compare with, and must not be thinned out beside it.
     fn selection(&self) -> String {
@@ -116,9 +123,18 @@ struct Found {
     ended: Mutex<bool>,
     /// What runs at the server.
     running: Arc<RunningStatements>,
+    /// A connection that nobody used yet.
+    ahead: Mutex<Option<Connected>>,
 }
 
 impl Found {
+    /// Keeps a connection for the next database.
+    fn keep_ahead(&self, connected: Option<Connected>) {
+        if let Ok(mut ahead) = self.ahead.lock() {
+            *ahead = connected;
+        }
+    }
+
     /// Takes note of a failure.
     fn fail(&self, error: Error) {
         if let Ok(mut failure) = self.failure.lock() {
@@ -205,6 +221,17 @@ impl Source for PostgresSource {
             description,
             version: self.found.version.lock().ok().and_then(|version| version.clone()),
         }
+    }
+
+    fn begin<'a>(&'a mut self, context: &'a Context) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            if self.request.all_databases {
+                return;
+            }
+            // Whoever needs it tries again, and tells why not.
+            let ahead = self.request.connect(context, &self.request.server).await;
+            self.found.keep_ahead(ahead.ok());
+        })
     }
 
     fn entries<'a>(&'a mut self, context: &'a Context, prior: Arc<dyn Prior>) -> BoxStream<'a, Result<Item>> {

@@ -36,7 +36,7 @@ pub struct Comparison {
 pub struct SegmentState {
     /// Rows of the whole range.
     pub rows: u64,
-    /// The sum of `hash_record_extended(ROW(ctid, xmin), 0)` over them.
+    /// The sum of `hashtidextended(ctid, xmin)` over them.
     pub sum: i128,
 }
 

@@ -3,6 +3,7 @@
 //! The list of catalogs is the server's own, so that those of a later version are among them.
 
 use super::query::{Catalog, get};
+use crate::connector::postgres::mark::{self, OF_ROW};
 use crate::connector::postgres::name::{literal, quote};
 use crate::error::{Error, ErrorKind, Result};
 use std::collections::BTreeMap;
@@ -13,8 +14,6 @@ use tokio_postgres::Client;
 const NOT_READ: &str = "'pg_statistic', 'pg_statistic_ext_data', 'pg_largeobject', 'pg_largeobject_metadata'";
 /// Views of catalogs that ordinary roles may not read, and show more of them than their columns do.
 const VIEWS: [(&str, &str); 2] = [("pg_authid", "pg_roles"), ("pg_user_mapping", "pg_user_mappings")];
-/// The number of an age, as the server counts it, that has only its highest bit.
-const HIGHEST_BIT: &str = "'-2147483648'::pg_catalog.int4";
 
 /// What the catalogs of a database hold, as a snapshot sees them and a role may read them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,15 +125,6 @@ fn part(catalog: &Catalog<'_>, relation: &Relation, since: Option<u64>) -> Resul
         let part = content(catalog, name, &row, &format!("{quoted} s"));
         return Ok(Some(part).filter(|_| !columns.is_empty()));
     }
-    // As in the fingerprints of tables: the least age, with its highest bit turned over, tells whether one lies in the window.
-    let written = match since {
-        Some(since) => format!(
-            "COALESCE(pg_catalog.min(pg_catalog.age(a.xmin) # {HIGHEST_BIT})
-                <= (SELECT pg_catalog.age('{}'::pg_catalog.xid) # {HIGHEST_BIT}), false)",
-            since & u64::from(u32::MAX)
-        ),
-        None => "false".to_owned(),
-    };
     // What other databases share out is nothing to this one, and changes with their temporary tables.
     let condition = if name == "pg_shdepend" {
         " WHERE a.dbid IN (0, (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()))"
@@ -142,10 +132,11 @@ fn part(catalog: &Catalog<'_>, relation: &Relation, since: Option<u64>) -> Resul
         ""
     };
     Ok(Some(format!(
-        "SELECT {}, pg_catalog.concat_ws(' ', pg_catalog.pg_relation_filenode({oid}::pg_catalog.oid), pg_catalog.count(*),
-            pg_catalog.sum(pg_catalog.hash_record_extended(ROW(a.ctid, a.xmin), 0))), {written}
-         FROM ONLY {quoted} a{condition}",
-        literal(name)
+        "SELECT {}, pg_catalog.concat_ws(' ', pg_catalog.pg_relation_filenode({oid}::pg_catalog.oid), pg_catalog.count(*), {}),
+            COALESCE({}, false) FROM (SELECT {OF_ROW} FROM ONLY {quoted} a{condition} OFFSET 0) y",
+        literal(name),
+        mark::sum(),
+        mark::written(since)
     )))
 }
 

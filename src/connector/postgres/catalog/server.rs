@@ -62,13 +62,20 @@ pub async fn server(client: &Client) -> Result<ServerFacts> {
     };
     let number = |row: Option<Row>, index| row.map(|row| get::<Option<i64>>(&row, index)).transpose();
     // What every role may ask of an ordinary server is one question; where it may not ask all, each is one.
-    let all = format!("SELECT ({system}), ({started}), ({timeline})");
-    let (system_identifier, started, timeline) = match attempt(client, &all).await? {
-        Some(row) => (get(&row, 0)?, get(&row, 1)?, get(&row, 2)?),
+    let end = log_end_sql(in_recovery);
+    let all = format!("SELECT f.*, ({system}), ({started}), ({timeline}) FROM ({end}) f");
+    let (position, [system_identifier, started, timeline]) = match attempt(client, &all).await? {
+        Some(row) => (
+            before_header(&row)?,
+            [get(&row, 3)?, get(&row, 4)?, get(&row, 5)?],
+        ),
         None => (
-            number(attempt(client, system).await?, 0)?.flatten(),
-            number(attempt(client, started).await?, 0)?.flatten(),
-            number(attempt(client, timeline).await?, 0)?.flatten(),
+            log_end(client, in_recovery).await?,
+            [
+                number(attempt(client, system).await?, 0)?.flatten(),
+                number(attempt(client, started).await?, 0)?.flatten(),
+                number(attempt(client, timeline).await?, 0)?.flatten(),
+            ],
         ),
     };
     Ok(ServerFacts {
@@ -84,7 +91,7 @@ pub async fn server(client: &Client) -> Result<ServerFacts> {
         snapshot_xmin: xmin.parse().map_err(|_| {
             Error::new(ErrorKind::Source, "the server's snapshot has an unexpected form").with("xmin", xmin)
         })?,
-        position: log_end(client, in_recovery).await?,
+        position,
     })
 }
 
@@ -94,11 +101,8 @@ pub async fn server(client: &Client) -> Result<ServerFacts> {
 /// # Errors
 /// `Source` if the server cannot be asked.
 pub async fn flushed(client: &Client) -> Result<Option<u64>> {
-    let sql = "SELECT pg_catalog.pg_is_in_recovery()";
-    let rows = client.query_typed(sql, &[]).await;
-    let rows = rows.map_err(|error| failed("the server's log", error))?;
-    let in_recovery = rows.first().map(|row| get(row, 0)).transpose()?.unwrap_or(false);
-    let sql = format!("SELECT {}", position_of(in_recovery, "flush"));
+    let (replayed, flushed) = (position_of(true, "flush"), position_of(false, "flush"));
+    let sql = format!("SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN {replayed} ELSE {flushed} END");
     let row = attempt(client, &sql).await?;
     let position = row.map(|row| get::<Option<PgLsn>>(&row, 0)).transpose()?;
     Ok(position.flatten().map(u64::from))
@@ -110,24 +114,31 @@ pub async fn flushed(client: &Client) -> Result<Option<u64>> {
 /// # Errors
 /// `Source` if the server cannot be asked.
 pub async fn log_end(client: &Client, in_recovery: bool) -> Result<Option<u64>> {
-    let sizes = format!(
+    let row = attempt(client, &log_end_sql(in_recovery)).await?;
+    row.map_or(Ok(None), |row| before_header(&row))
+}
+
+/// SQL for where the log ends, and the sizes of its pages and segments.
+fn log_end_sql(in_recovery: bool) -> String {
+    format!(
         "SELECT {}, pg_catalog.current_setting('wal_block_size')::pg_catalog.int8,
-            (SELECT s.setting::pg_catalog.int8 FROM pg_catalog.pg_settings s WHERE s.name = 'wal_segment_size')",
+            pg_catalog.pg_size_bytes(pg_catalog.current_setting('wal_segment_size'))",
         position_of(in_recovery, "insert")
-    );
-    let Some(row) = attempt(client, &sizes).await? else {
-        return Ok(None);
-    };
-    let Some(end) = get::<Option<PgLsn>>(&row, 0)?.map(u64::from) else {
+    )
+}
+
+/// The position of such a row, if it is there; that of the page if only the page's header lies between.
+fn before_header(row: &Row) -> Result<Option<u64>> {
+    let Some(end) = get::<Option<PgLsn>>(row, 0)?.map(u64::from) else {
         return Ok(None);
     };
     let size =
-        |index| Ok::<_, Error>(u64::try_from(get::<Option<i64>>(&row, index)?.unwrap_or(0)).unwrap_or(0));
-    Ok(Some(before_header(end, size(1)?, size(2)?)))
+        |index| Ok::<_, Error>(u64::try_from(get::<Option<i64>>(row, index)?.unwrap_or(0)).unwrap_or(0));
+    Ok(Some(without_header(end, size(1)?, size(2)?)))
 }
 
 /// A position, or the beginning of its page if only the page's header lies between: 24 bytes, 40 on the first page of a segment.
-fn before_header(position: u64, page: u64, segment: u64) -> u64 {
+fn without_header(position: u64, page: u64, segment: u64) -> u64 {
     let inside = |size: u64| position.checked_rem(size);
     match (inside(page), inside(segment)) {
         (_, Some(40)) => position - 40,
@@ -175,7 +186,7 @@ async fn attempt(client: &Client, sql: &str) -> Result<Option<Row>> {
 
 #[cfg(test)]
 mod tests {
-    use super::before_header;
+    use super::without_header;
 
     #[test]
     fn a_log_that_ends_behind_a_header_ends_before_it() {
@@ -188,8 +199,8 @@ mod tests {
             (SEGMENT * 3 + 8192, SEGMENT * 3 + 8192),
             (SEGMENT * 3 + 777, SEGMENT * 3 + 777),
         ] {
-            assert_eq!(before_header(position, 8192, SEGMENT), expected, "{position}");
+            assert_eq!(without_header(position, 8192, SEGMENT), expected, "{position}");
         }
-        assert_eq!(before_header(64, 0, 0), 64);
+        assert_eq!(without_header(64, 0, 0), 64);
     }
 }

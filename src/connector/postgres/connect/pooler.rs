@@ -83,12 +83,16 @@ pub(super) async fn refuse_proved(
 
 /// Begins a transaction and tells its backend.
 async fn occupy(client: &Client) -> Result<u32, tokio_postgres::Error> {
-    client.batch_execute("BEGIN READ ONLY").await?;
-    backend(client).await
+    asked(client, "BEGIN READ ONLY; SELECT pg_catalog.pg_backend_pid()").await
 }
 
+/// Each time in a message of its own, sent when the last was answered: what comes at once a pooler hands on at once.
 async fn backend(client: &Client) -> Result<u32, tokio_postgres::Error> {
-    let messages = client.simple_query("SELECT pg_catalog.pg_backend_pid()").await?;
+    asked(client, "SELECT pg_catalog.pg_backend_pid()").await
+}
+
+async fn asked(client: &Client, sql: &str) -> Result<u32, tokio_postgres::Error> {
+    let messages = client.simple_query(sql).await?;
     let row = messages.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(0),
         _ => None,

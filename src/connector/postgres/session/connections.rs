@@ -1,41 +1,111 @@
 //! The connections beside the coordinator: opened when there is none that nobody uses, and kept for whoever needs one next. A server
 //! takes longer to begin a session, and to read its catalogs into it, than to look at most tables.
 
-use super::{Attached, Session, SessionOptions, in_time, settings};
+use super::{Attached, RunningStatements, Session, SessionOptions, in_time, settings};
 use crate::connector::postgres::connect::{Connection, Server};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use futures::future::join_all;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
+use tokio_util::task::AbortOnDropHandle;
 
 /// How long a connection may take to show that it lives.
 const ALIVE: Duration = Duration::from_secs(10);
+/// How long a connection that was made ahead of its use stands by.
+const CONNECTED_MOST: Duration = Duration::from_secs(5);
 
 /// Connections that nobody uses.
 pub(super) struct Idle {
     attached: Mutex<Vec<Attached>>,
-    /// One that is not set up yet.
-    spare: Mutex<Option<Connection>>,
+    /// One that is being opened and set up.
+    opening: Mutex<Option<Opening>>,
+    /// Told of each that is kept.
+    kept: Notify,
+}
+
+type Opening = AbortOnDropHandle<Result<Connection>>;
+
+/// Connections that nothing was read on yet, set up to read.
+pub(crate) struct Connected {
+    coordinator: Connection,
+    /// The one that proved that no pooler is between.
+    spare: Option<Connection>,
+    opening: Option<Opening>,
+    made: Instant,
+}
+
+impl Connected {
+    /// Connects, and proves that no pooler is between. `another` says to begin with one more, which a worker will want soon.
+    ///
+    /// # Errors
+    /// As [`Server::connect`], and `Source` if the server does not answer.
+    pub(crate) async fn connect(
+        context: &Context,
+        server: &Server,
+        options: &SessionOptions,
+        another: bool,
+    ) -> Result<Self> {
+        let (coordinator, spare) = server.connect_with_spare(context).await?;
+        let made = Instant::now();
+        let opening = another.then(|| {
+            let (server, context, options) = (coordinator.server().clone(), context.clone(), options.clone());
+            AbortOnDropHandle::new(tokio::spawn(async move {
+                set_up(server.connect(&context).await?, &options).await
+            }))
+        });
+        let patience = ALIVE.min(options.silence);
+        let other = async { set_up(spare?, options).await.ok() };
+        let (coordinator, other) = tokio::join!(
+            set_up(coordinator, options),
+            tokio::time::timeout(patience, other)
+        );
+        Ok(Self {
+            coordinator: coordinator?,
+            spare: other.ok().flatten(),
+            opening,
+            made,
+        })
+    }
+
+    /// Whether it can be used still: what lies between may have ended it.
+    pub(super) fn serves(&self) -> bool {
+        self.made.elapsed() < CONNECTED_MOST && !self.coordinator.client().is_closed()
+    }
+
+    pub(super) fn into_parts(self, running: &Arc<RunningStatements>) -> (Connection, Idle) {
+        let spare = self.spare.map(|spare| {
+            let mut spare = Attached::new(spare, running);
+            spare.set_idle(true);
+            spare
+        });
+        let idle = Idle {
+            attached: Mutex::new(spare.into_iter().collect()),
+            opening: Mutex::new(self.opening),
+            kept: Notify::new(),
+        };
+        (self.coordinator, idle)
+    }
+}
+
+/// A connection whose session is set to what a session that reads is set to.
+async fn set_up(connection: Connection, options: &SessionOptions) -> Result<Connection> {
+    let pinned = settings::pin(connection.client(), options.lock_millis());
+    in_time(options.silence, pinned).await?;
+    Ok(connection)
 }
 
 impl Idle {
-    pub(super) fn new(spare: Option<Connection>) -> Self {
-        Self {
-            attached: Mutex::default(),
-            spare: Mutex::new(spare),
-        }
-    }
-
     fn with<T>(&self, act: impl FnOnce(&mut Vec<Attached>) -> T) -> T {
         act(&mut self.attached.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn spare(&self) -> Option<Connection> {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner).take()
+    fn opening(&self) -> MutexGuard<'_, Option<Opening>> {
+        self.opening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -51,12 +121,26 @@ impl Session {
     pub(crate) fn keep(&self, mut attached: Attached) {
         attached.set_idle(true);
         self.idle.with(|idle| idle.push(attached));
+        self.idle.kept.notify_one();
+    }
+
+    /// Waits until there is a connection that nobody uses. Others may be faster to take it.
+    pub(crate) async fn kept(&self) {
+        loop {
+            let mut kept = std::pin::pin!(self.idle.kept.notified());
+            // From here on none is kept unnoticed.
+            kept.as_mut().enable();
+            if self.idle.with(|idle| !idle.is_empty()) {
+                return;
+            }
+            kept.await;
+        }
     }
 
     /// Closes the connections that nobody uses, so that others may connect. They have done what they had to: one that is lost or
     /// stands still now loses nothing.
     pub(crate) async fn close_idle(&self) {
-        drop(self.idle.spare());
+        drop(self.idle.opening().take());
         let idle = self.idle.with(std::mem::take);
         let patience = self.patience();
         let ended = idle
@@ -76,11 +160,13 @@ impl Session {
     /// `Source` if the server cannot be reached.
     pub(crate) async fn worker(&self) -> Result<Attached> {
         self.check()?;
-        if let Some(spare) = self.spare().await {
-            return Ok(spare);
+        let opening = self.idle.opening().take();
+        if let Some(opening) = opening
+            && let Ok(opened) = opening.await
+        {
+            return Ok(Attached::new(opened?, &self.running));
         }
-        let connection = self.server.connect(&self.context).await?;
-        self.attach(connection).await
+        self.attach(self.server.connect(&self.context).await?).await
     }
 
     /// A connection that sees what is there now, and stands in no transaction. Whoever has no more use for it should [`Self::keep`] it.
@@ -94,21 +180,9 @@ impl Session {
                 return Ok(idle);
             }
         }
-        if let Some(spare) = self.spare().await {
-            return Ok(spare);
-        }
         let open = || self.server.connect(&self.context);
         let connection = patiently(open, &self.context, &self.server, &self.options).await?;
         self.attach(connection).await
-    }
-
-    /// The connection that came with the coordinator, if it is there and lives.
-    async fn spare(&self) -> Option<Attached> {
-        let spare = self.idle.spare()?;
-        tokio::time::timeout(self.patience(), self.attach(spare))
-            .await
-            .ok()?
-            .ok()
     }
 
     async fn attach(&self, connection: Connection) -> Result<Attached> {

@@ -1,6 +1,6 @@
 //! Locks, and what happened between the snapshot and them.
 
-use super::{Session, failed, in_time};
+use super::{Attached, Session, failed, in_time};
 use crate::connector::postgres::catalog::Table;
 use crate::connector::postgres::key::TableName;
 use crate::connector::postgres::name;
@@ -77,11 +77,11 @@ pub(crate) async fn locked(session: &Session, tables: &[&Table]) -> Result<Locke
 ///
 /// # Errors
 /// `Source` if the server cannot be asked.
-pub(super) async fn moved(session: &Session, tables: &[(u32, TableName)]) -> Result<Option<TableName>> {
-    if tables.is_empty() {
-        return Ok(None);
-    }
-    let now = session.bystander().await?;
+pub(super) async fn moved(
+    session: &Session,
+    now: Attached,
+    tables: &[(u32, TableName)],
+) -> Result<Option<TableName>> {
     for some in tables.chunks(AT_ONCE) {
         let oids: Vec<u32> = some.iter().map(|(oid, _)| *oid).collect();
         let before = shapes(session.client(), &oids).await?;

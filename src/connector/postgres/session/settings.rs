@@ -39,40 +39,24 @@ const WORK: [(&str, &str); 13] = [
     ("check_function_bodies", "off"),
 ];
 
-/// Sets everything, and reads back what the text of values depends on.
+/// Sets everything, and reads back what the text of values depends on: in a message of its own, sent when the first was answered, as a
+/// pooler hands on at once what comes at once.
 ///
 /// # Errors
-/// `Source` if the server cannot be asked or a setting did not take: a pooler that hands each statement to another session shows
-/// like this.
+/// `Source` if the server cannot be asked or a setting did not take: a pooler that hands each statement to another session may show
+/// like this. That none does is proved where the first connection is made.
 pub(crate) async fn pin(client: &Client, lock_timeout_ms: u64) -> Result<()> {
-    let lock_timeout = lock_timeout_ms.to_string();
-    let all = TEXT
-        .iter()
-        .chain(&WORK)
-        .copied()
-        .chain([("lock_timeout", lock_timeout.as_str())]);
-    let pairs: Vec<String> = all
-        .map(|(name, value)| format!("('{name}', '{value}')"))
-        .collect();
-    // Settings that a server does not know have no row in pg_settings. The list is made before the first is set.
-    let set = format!(
-        "SELECT pg_catalog.count(pg_catalog.set_config(s.name, v.value, false))
-         FROM (VALUES {}) v(name, value) JOIN pg_catalog.pg_settings s
-           ON pg_catalog.lower(s.name) OPERATOR(pg_catalog.=) pg_catalog.lower(v.name)",
-        pairs.join(", ")
-    );
     let failed = |error: tokio_postgres::Error| {
         Error::new(ErrorKind::Source, "cannot set up a session to read with").because(error)
     };
+    let set = client.simple_query(&set(lock_timeout_ms)).await;
+    set.map_err(failed)?;
     let shown: Vec<String> = TEXT
         .iter()
         .map(|(name, _)| format!("pg_catalog.current_setting('{name}')"))
         .collect();
     let read = format!("SELECT {}", shown.join(", "));
-    // Two messages, which a pooler may part, sent without waiting between.
-    let (set, answer) = tokio::join!(biased; client.simple_query(&set), client.simple_query(&read));
-    set.map_err(failed)?;
-    let answer = answer.map_err(failed)?;
+    let answer = client.simple_query(&read).await.map_err(failed)?;
     let row = answer.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row),
         _ => None,
@@ -90,4 +74,23 @@ pub(crate) async fn pin(client: &Client, lock_timeout_ms: u64) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// SQL that sets everything. Settings that a server does not know show nothing; to look them up in `pg_settings` takes it longer than all
+/// the rest of a session's beginning.
+fn set(lock_timeout_ms: u64) -> String {
+    let lock_timeout = lock_timeout_ms.to_string();
+    let all = TEXT
+        .iter()
+        .chain(&WORK)
+        .copied()
+        .chain([("lock_timeout", lock_timeout.as_str())]);
+    let pairs: Vec<String> = all
+        .map(|(name, value)| format!("('{name}', '{value}')"))
+        .collect();
+    format!(
+        "SELECT pg_catalog.count(pg_catalog.set_config(v.name, v.value, false)) FROM (VALUES {}) v(name, value)
+         WHERE pg_catalog.current_setting(v.name, true) IS NOT NULL",
+        pairs.join(", ")
+    )
 }

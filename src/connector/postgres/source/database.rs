@@ -43,8 +43,8 @@ pub(super) async fn read_all(
     let mut any = false;
     for name in databases(context, &request.server, request.session.silence).await? {
         let server = request.server.with_database(&name);
-        match server.connect(context).await {
-            Ok(connection) => drop(connection),
+        match request.connect(context, &server).await {
+            Ok(connected) => found.keep_ahead(Some(connected)),
             Err(error) if is_refusal(&error) => {
                 let (key, why) = (key::database(name.as_bytes()), said(&error));
                 out.send(Item::Incident(Incident { key, why })).await?;
@@ -211,7 +211,8 @@ async fn open(
 ) -> Result<(Session, Tables)> {
     let mut changed = None;
     for _ in 0..TRIES {
-        let session = Session::begin(context, server, &request.session, &found.running).await?;
+        let ahead = found.ahead.lock().ok().and_then(|mut ahead| ahead.take());
+        let session = Session::begin(context, server, &request.session, &found.running, ahead).await?;
         let held = tokio::select! {
             biased;
             held = hold(request, &session) => held?,

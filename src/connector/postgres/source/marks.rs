@@ -14,6 +14,10 @@ use tokio::sync::Mutex;
 
 /// Blocks of a stripe, but for the rest of a range: 32 MiB of heap, so that a connection that joins late or is lost changes little.
 const STRIPE_BLOCKS: u64 = 4096;
+/// A table of more blocks or rows is worth a connection that is opened for it. What a server does to begin a session takes it as long as
+/// a stripe of long rows.
+const OPENING_BLOCKS: u64 = 16 * STRIPE_BLOCKS;
+const OPENING_ROWS: f64 = 1e6;
 
 /// What stripes of one table are fingerprinted with: the connection that the table is planned on, and whatever others are free.
 pub(super) struct Lanes<'a> {
@@ -23,6 +27,8 @@ pub(super) struct Lanes<'a> {
     own: Mutex<&'a Hands>,
     /// No other connection can read the table, or none is to be had.
     alone: AtomicBool,
+    /// Whether connections are opened for it; otherwise those serve that nobody uses.
+    opens: bool,
     range_blocks: u32,
     since: Option<u64>,
 }
@@ -42,7 +48,7 @@ impl<'a> Lanes<'a> {
         reading: &'a Reading,
         table: &'a Table,
         hands: &'a Hands,
-        range_blocks: u32,
+        (blocks, range_blocks): (u64, u32),
         since: Option<u64>,
     ) -> Self {
         Self {
@@ -50,6 +56,7 @@ impl<'a> Lanes<'a> {
             table,
             own: Mutex::new(hands),
             alone: AtomicBool::new(matches!(hands, Hands::Coordinator(_))),
+            opens: blocks > OPENING_BLOCKS || table.rows.is_some_and(|rows| rows > OPENING_ROWS),
             range_blocks,
             since,
         }
@@ -60,7 +67,7 @@ impl<'a> Lanes<'a> {
             tokio::select! {
                 biased;
                 own = self.own.lock() => return self.read(&own, blocks).await,
-                seat = self.reading.workers.seat() => {
+                seat = self.seat() => {
                     if let Some(found) = self.beside(seat?, blocks.clone()).await {
                         return Ok(found);
                     }
@@ -70,6 +77,14 @@ impl<'a> Lanes<'a> {
         }
         let own = self.own.lock().await;
         self.read(&own, blocks).await
+    }
+
+    /// The right to use a connection, once there is one or it is worth opening.
+    async fn seat(&self) -> Result<Seat> {
+        if !self.opens {
+            self.reading.session.kept().await;
+        }
+        self.reading.workers.seat().await
     }
 
     /// On a connection of its own; nothing if there is none, or it is lost: then the stripe is left to the first.

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use tokio_postgres::types::Type;
 
 /// One of so many unchanged ranges is read again as a check.
-const CHECKED: u32 = 50;
+const CHECKED: u32 = 100;
 
 /// A table that is ready to be yielded.
 pub(super) struct Planned {
@@ -166,7 +166,7 @@ async fn draft(reading: &Reading, table: &Table, hands: &Hands) -> Result<Draft>
             })
         }
         Approach::Compare { range_blocks, since } => {
-            let lanes = Lanes::new(reading, table, hands, range_blocks, Some(since));
+            let lanes = Lanes::new(reading, table, hands, (size.blocks, range_blocks), Some(since));
             let marks = Marks::new(&lanes, size.blocks);
             let (ranges, vanished) = compare(table, marks, prior, range_blocks).await?;
             let (all, read) = ranges.counts();
@@ -257,8 +257,13 @@ async fn check(reading: &Arc<Reading>, table: &Arc<Table>, mut draft: Draft) -> 
     }
     let (_, mut prior) = PriorRanges::open(reading.prior.as_ref(), &reading.database, &table.name).await;
     let mut ahead = None;
-    for run in chosen.chunks(plan::RUN_RANGES) {
-        for (block, record) in read_again(reading, table, ranges, run).await? {
+    // Two at once: as many connections as there are anyway when a table was compared.
+    let half = chosen.len().div_ceil(2).min(plan::RUN_RANGES);
+    for runs in chosen.chunks(2 * half) {
+        let (one, other) = runs.split_at(half.min(runs.len()));
+        let read = |run| read_again(reading, table, ranges, run);
+        let (one, other) = tokio::try_join!(read(one), read(other))?;
+        for (block, record) in one.into_iter().chain(other) {
             if ahead.is_none() {
                 ahead = prior.next().await;
             }
@@ -295,6 +300,9 @@ async fn read_again(
     ranges: &Ranges,
     run: &[Range],
 ) -> Result<Vec<(u64, SegmentRecord)>> {
+    if run.is_empty() {
+        return Ok(Vec::new());
+    }
     let seat = reading.workers.seat().await?;
     let mut job = Job::run(table, ranges, run)?.start(reading, seat);
     let mut found: Vec<(u64, SegmentRecord)> = Vec::new();
