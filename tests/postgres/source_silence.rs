@@ -246,6 +246,16 @@ async fn what_waits_without_end_is_no_time_that_cannot_be_counted() {
     assert_eq!(within(taken_unread(&request)).await.unwrap(), 1);
 }
 
+/// A program of the shell that has a session which does nothing, for so many seconds.
+fn idle_session(server: &PostgresServer, seconds: u32) -> String {
+    let psql = server.programs().join("psql");
+    let url = server.url("postgres");
+    format!(
+        "(echo 'BEGIN;'; exec sleep {seconds}) | exec {} -X -q -d '{url}'",
+        psql.display()
+    )
+}
+
 #[tokio::test]
 async fn a_pg_dump_that_hangs_is_given_up_and_one_that_waits_is_not() {
     let server = PostgresServer::start(15, DURABLE).unwrap();
@@ -254,27 +264,13 @@ async fn a_pg_dump_that_hangs_is_given_up_and_one_that_waits_is_not() {
         .unwrap();
     let mut asked = whole(&server);
     asked.session.silence = Duration::from_secs(1);
-    // With a session that does nothing, and without any.
-    let psql = server.programs().join("psql");
-    let idle = format!(
-        "(echo 'BEGIN;'; exec sleep 100) | exec {} -X -q -d '{}'",
-        psql.display(),
-        server.url("postgres")
-    );
-    let hangs = [("pre-data", idle.as_str()), ("post-data", "exec sleep 100")];
-    let errors = hangs.map(|(section, hang)| {
-        let (server, mut asked) = (&server, asked.clone());
-        async move {
-            let dir = tempfile::tempdir().unwrap();
-            asked.pg_dump = Some(replaced_program(server, dir.path(), section, hang));
-            within(take(&asked, None, 1)).await.err().unwrap()
-        }
-    });
-    for error in futures::future::join_all(errors).await {
-        assert_eq!(error.kind(), ErrorKind::Source, "{error:?}");
-        assert!(error.what().contains("pg_dump writes nothing"), "{error:?}");
-        assert!(error.advice().is_some(), "{error:?}");
-    }
+    let dir = tempfile::tempdir().unwrap();
+    let hang = idle_session(&server, 100);
+    asked.pg_dump = Some(replaced_program(&server, dir.path(), "pre-data", &hang));
+    let error = within(take(&asked, None, 1)).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Source, "{error:?}");
+    assert!(error.what().contains("pg_dump writes nothing"), "{error:?}");
+    assert!(error.advice().is_some(), "{error:?}");
     // It waits for a lock that another session has for long.
     asked.pg_dump = None;
     asked.contents = Contents::Schema;
@@ -292,4 +288,61 @@ async fn a_pg_dump_that_hangs_is_given_up_and_one_that_waits_is_not() {
             .unwrap()
             .contains("CREATE TABLE public.t")
     );
+}
+
+/// Takes a snapshot while `pg_dump` does `instead` and then waits, for several silences, before it goes on. `meanwhile` begins then, and
+/// what it gives ends it.
+async fn waited_for<F: FnOnce()>(server: &PostgresServer, instead: &str, meanwhile: impl FnOnce() -> F) {
+    let dir = tempfile::tempdir().unwrap();
+    let (begun, go) = (dir.path().join("begun"), dir.path().join("go"));
+    let instead = format!(
+        "touch {}; (while [ ! -e {} ]; do sleep 0.1; done) {instead}",
+        begun.display(),
+        go.display()
+    );
+    let mut asked = whole(server);
+    (asked.contents, asked.jobs) = (Contents::Schema, 1);
+    asked.session.silence = Duration::from_secs(1);
+    asked.pg_dump = Some(replaced_program(server, dir.path(), "pre-data", &instead));
+    let taking = tokio::spawn(async move { take(&asked, None, 1).await });
+    while !begun.exists() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let ended = meanwhile();
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    ended();
+    std::fs::write(&go, "").unwrap();
+    let taken = within(taking).await.unwrap().unwrap();
+    let statements = taken.statements(&Place::Schema).unwrap();
+    assert!(statements.contains("CREATE TABLE public.t"), "{statements}");
+}
+
+#[tokio::test]
+async fn a_pg_dump_of_which_the_server_shows_nothing_is_waited_for() {
+    let server = PostgresServer::start(15, DURABLE).unwrap();
+    server.psql("postgres", "CREATE TABLE t (a int)").unwrap();
+    waited_for(&server, "", || || ()).await;
+}
+
+#[tokio::test]
+async fn a_pg_dump_is_waited_for_where_the_server_does_not_tell_one_statement_from_the_next() {
+    let server = PostgresServer::start(15, &format!("{DURABLE}\ntrack_activities = off")).unwrap();
+    server.psql("postgres", "CREATE TABLE t (a int)").unwrap();
+    let psql = server.programs().join("psql");
+    let session = format!("| {} -X -q -d '{}'", psql.display(), server.url("postgres"));
+    waited_for(&server, &session, || || ()).await;
+}
+
+#[tokio::test]
+async fn a_pg_dump_is_waited_for_while_nobody_can_be_asked_of_it() {
+    let server = PostgresServer::start(15, DURABLE).unwrap();
+    server.psql("postgres", "CREATE TABLE t (a int)").unwrap();
+    waited_for(&server, "", || {
+        server.admit("host all all 127.0.0.1/32 reject").unwrap();
+        // Not the one that holds the snapshot.
+        let idle = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'holdall' AND xact_start IS NULL";
+        server.psql("postgres", idle).unwrap();
+        || server.admit("host all all 127.0.0.1/32 trust").unwrap()
+    })
+    .await;
 }

@@ -9,13 +9,12 @@
 use super::{Session, is_full, one, text};
 use crate::connector::postgres::name::literal;
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
 use std::time::Duration;
 use tokio_postgres::Client;
 
-/// How often in a row a program must be found standing still to be held for stuck, one silence of the server apart; and how often if
-/// no session of it is seen.
+/// How often in a row a program must be found standing still to be held for stuck, one silence of the server apart.
 const STANDING: u32 = 2;
-const UNSEEN: u32 = 4;
 
 /// How long what the server says it sent may be on its way.
 const UNDER_WAY: Duration = Duration::from_secs(10);
@@ -62,8 +61,8 @@ impl Session {
     }
 
     /// Waits for something from a program whose sessions have this `application_name`, as long as they work on statements or end some. A
-    /// program may be busy by itself between two statements: for as long as the server's silence may be, and longer where the server
-    /// shows no session of it, as behind a pooler that keeps names to itself.
+    /// program may be busy by itself between two statements: for as long as the server's silence may be. Where the server does not tell
+    /// what it does for the program, that is said, and the greatest age of the snapshot ends it.
     ///
     /// # Errors
     /// `Source` if nothing moves; those of the answer.
@@ -74,34 +73,51 @@ impl Session {
     ) -> Result<T> {
         let silence = self.options.silence;
         let mut answer = std::pin::pin!(answer);
-        let (mut last, mut looks) = (None, 0);
+        let (mut last, mut looks, mut told) = (None, 0, false);
         loop {
             if let Ok(answer) = tokio::time::timeout(silence, answer.as_mut()).await {
                 return answer;
             }
-            let now = match self.bystander().await {
-                Ok(bystander) => {
-                    let standing = in_time(silence, standing(bystander.client(), name)).await?;
-                    self.keep(bystander);
-                    standing
-                }
-                // Where nobody can be asked, the greatest age of the snapshot ends it.
-                Err(error) if is_full(&error) => None,
-                Err(error) => return Err(error),
-            };
-            looks = if now.is_some() && now == last {
-                looks + 1
-            } else {
-                1
-            };
-            let most = match &now {
-                Some(standing) if standing.sessions => STANDING,
-                _ => UNSEEN,
-            };
-            if now.is_some() && looks >= most {
-                return Err(hangs(name, silence * looks));
+            let now = self.program(name).await?;
+            if let Program::Unknown(why) = &now
+                && !std::mem::replace(&mut told, true)
+            {
+                let text = format!("pg_dump has written nothing for long, and is waited for: {why}");
+                self.context.emit(&Event::Note { text });
             }
-            last = now;
+            let Program::Stands(mark) = now else {
+                (last, looks) = (None, 0);
+                continue;
+            };
+            let mark = Some(mark);
+            looks = if mark == last { looks + 1 } else { 1 };
+            if looks >= STANDING {
+                // It may have gone on just now.
+                if let Ok(late) = tokio::time::timeout(UNDER_WAY.min(silence), answer.as_mut()).await {
+                    return late;
+                }
+                if matches!(self.program(name).await?, Program::Stands(now) if Some(&now) == mark.as_ref()) {
+                    return Err(hangs(name, silence * looks));
+                }
+            }
+            last = mark;
+        }
+    }
+
+    /// What the server does for a program. Only the end of the work is an error.
+    async fn program(&self, name: &str) -> Result<Program> {
+        let asked = async {
+            let bystander = self.bystander().await?;
+            let program = in_time(self.options.silence, program(bystander.client(), name)).await?;
+            self.keep(bystander);
+            Ok::<_, Error>(program)
+        };
+        match asked.await {
+            Err(error) if error.kind() == ErrorKind::Cancelled => Err(error),
+            Err(error) => Ok(Program::Unknown(format!(
+                "the server cannot be asked what it does for it: {error}"
+            ))),
+            told => told,
         }
     }
 
@@ -147,27 +163,35 @@ fn hangs(name: &str, silence: Duration) -> Error {
     .hint("look for that application_name in pg_stat_activity, and at what lies between it and here; then run again")
 }
 
-/// Sessions of which none works.
-#[derive(PartialEq, Eq)]
-struct Standing {
-    /// Whether there are any.
-    sessions: bool,
-    /// How many, and when the last of them began or ended a statement.
-    mark: String,
+/// What a server does for a program.
+enum Program {
+    /// A session of its works on a statement.
+    Works,
+    /// None does: how many there are, and when the last of them began or ended a statement.
+    Stands(String),
+    /// The server does not tell, and why.
+    Unknown(String),
 }
 
-/// How the sessions of this name stand; nothing if one of them works.
-async fn standing(client: &Client, name: &str) -> Result<Option<Standing>> {
+/// What the sessions of this name do.
+async fn program(client: &Client, name: &str) -> Result<Program> {
+    // Where track_activities is off, nothing tells one statement from the next.
     let sql = format!(
         "SELECT pg_catalog.bool_or(NOT COALESCE(state LIKE 'idle%' OR wait_event_type = 'Client', false)),
-            pg_catalog.count(*) > 0, pg_catalog.concat_ws(' ', pg_catalog.count(*), pg_catalog.max(state_change))
+            pg_catalog.count(*) > 0, pg_catalog.bool_and(state <> 'disabled' AND state_change IS NOT NULL),
+            pg_catalog.concat_ws(' ', pg_catalog.count(*), pg_catalog.max(state_change))
          FROM pg_catalog.pg_stat_activity WHERE application_name = {}",
         literal(name)
     );
     let row = one(client, &sql, "cannot look at a session of the server").await?;
-    let standing = || Standing {
-        sessions: row.get(1) == Some("t"),
-        mark: text(&row, 2),
-    };
-    Ok((row.get(0) != Some("t")).then(standing))
+    let says = |index| row.get(index) == Some("t");
+    Ok(if says(0) {
+        Program::Works
+    } else if !says(1) {
+        Program::Unknown("the server shows no session of it".to_owned())
+    } else if says(2) {
+        Program::Stands(text(&row, 3))
+    } else {
+        Program::Unknown("the server does not show what it does for it (track_activities)".to_owned())
+    })
 }
