@@ -171,6 +171,101 @@ async fn what_functions_say_of_rows_is_not_shown_and_costs_their_segment_alone()
 }
 
 #[tokio::test]
+async fn a_value_in_which_a_statement_finds_a_name_is_not_shown() {
+    let server = PostgresServer::start(15, "").unwrap();
+    server.psql("postgres", "CREATE DATABASE source").unwrap();
+    let fill = "CREATE TABLE t (a text); INSERT INTO t VALUES ('public.s3cret');
+        CREATE TABLE q (a text); INSERT INTO q VALUES ('s3cret &'); CREATE TABLE public.s3cret (a int);
+        CREATE MATERIALIZED VIEW m AS SELECT a::regclass AS named FROM t;
+        CREATE MATERIALIZED VIEW far AS SELECT ('other.' || a)::regclass AS named FROM t WITH NO DATA; DROP TABLE public.s3cret";
+    server.psql("source", fill).unwrap();
+    let mut snapshot = handmade::snapshot(&server, "source", "").await;
+    let behind = "CREATE INDEX i ON public.q USING btree (((a)::tsquery));\n\
+        ALTER TABLE ONLY public.t ADD CONSTRAINT f FOREIGN KEY (a) REFERENCES public.gone(a);\n";
+    handmade::statements(&mut snapshot, b"source", &Place::Constraints, behind);
+    edit(&mut snapshot, &Place::Refresh, |sql| {
+        format!("{sql}REFRESH MATERIALIZED VIEW public.far;\n")
+    });
+    server.psql("postgres", "CREATE DATABASE target").unwrap();
+    let restored = restore(&snapshot, request(&server.url("target"))).await;
+    let told = restored.incidents.join("\n");
+    assert_eq!(restored.report.unwrap().failed, 4, "{told}");
+    assert!(!told.contains("s3cret"), "{told}");
+    for expected in [
+        "42601: something has a name that is not there, or may not be used (the log",
+        "42P01: something has a name that is not there, or may not be used (the log",
+        "0A000: ",
+        "42P01: relation \"public.gone\" does not exist",
+    ] {
+        assert!(told.contains(expected), "{expected} is not in\n{told}");
+    }
+}
+
+/// A server that is done with a `COPY` before it has read anything of it answers twice.
+#[tokio::test]
+async fn what_is_raised_before_the_first_row_of_a_table_costs_that_table_alone() {
+    let server = PostgresServer::start(15, "").unwrap();
+    server.psql("postgres", "CREATE DATABASE source").unwrap();
+    let fill = "CREATE TABLE a (id int); INSERT INTO a SELECT n FROM generate_series(1, 5000) n;
+        CREATE TABLE b (id int); INSERT INTO b SELECT n FROM generate_series(1, 5000) n";
+    server.psql("source", fill).unwrap();
+    let mut snapshot = handmade::snapshot(&server, "source", "").await;
+    let refuses =
+        "CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 's3cret'; END $$;
+        CREATE TRIGGER before BEFORE INSERT ON public.a FOR EACH STATEMENT EXECUTE FUNCTION public.f();
+        ALTER TABLE public.a ENABLE ALWAYS TRIGGER before;\n";
+    edit(&mut snapshot, &Place::Schema, |sql| format!("{sql}{refuses}"));
+    for jobs in [1, 4] {
+        let target = format!("target{jobs}");
+        server
+            .psql("postgres", &format!("CREATE DATABASE {target}"))
+            .unwrap();
+        let mut wanted = request(&server.url(&target));
+        (wanted.jobs, wanted.verify) = (jobs, false);
+        let restored = restore(&snapshot, wanted).await;
+        let told = restored.incidents.join("\n");
+        assert!(restored.report.is_ok(), "{:?}", restored.report);
+        assert!(!told.contains("s3cret"), "{told}");
+        assert!(
+            told.contains("public.a from block 0: its rows are not in the target: P0001: "),
+            "{told}"
+        );
+        let counts = "SELECT (SELECT count(*) FROM a), (SELECT count(*) FROM b)";
+        assert_eq!(server.psql(&target, counts).unwrap(), "0|5000\n");
+    }
+}
+
+/// A function may raise what a server says when it goes down, or has no room left.
+#[tokio::test]
+async fn no_code_has_the_words_of_a_function_shown() {
+    let server = PostgresServer::start(15, "").unwrap();
+    server.psql("postgres", "CREATE DATABASE source").unwrap();
+    let fill = "CREATE TABLE t (id int); INSERT INTO t SELECT n FROM generate_series(1, 10) n";
+    server.psql("source", fill).unwrap();
+    let snapshot = handmade::snapshot(&server, "source", "").await;
+    for (code, ends) in [("57P01", false), ("57P03", false), ("53100", true)] {
+        let mut snapshot = snapshot.clone();
+        let refuses = format!(
+            "CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 's3cret' USING ERRCODE = '{code}'; END $$;
+             CREATE TRIGGER before BEFORE INSERT ON public.t FOR EACH ROW EXECUTE FUNCTION public.f();
+             ALTER TABLE public.t ENABLE ALWAYS TRIGGER before;\n"
+        );
+        edit(&mut snapshot, &Place::Schema, |sql| format!("{sql}{refuses}"));
+        let target = format!("target_{code}").to_lowercase();
+        server
+            .psql("postgres", &format!("CREATE DATABASE {target}"))
+            .unwrap();
+        let restored = restore(&snapshot, request(&server.url(&target))).await;
+        let told = format!("{}\n{:?}", restored.incidents.join("\n"), restored.report);
+        assert!(!told.contains("s3cret"), "{told}");
+        match restored.report {
+            Err(error) => assert!(ends && error.kind() == ErrorKind::StoreFull, "{told}"),
+            Ok(report) => assert!(!ends && report.failed == 1, "{told}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn settings_of_the_database_do_not_stop_the_restore_that_makes_them() {
     let server = PostgresServer::start(15, "").unwrap();
     for sql in [

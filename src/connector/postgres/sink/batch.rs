@@ -4,7 +4,7 @@
 
 use super::refusal::Refusal;
 use super::rows::Table;
-use super::session::{Trouble, Worker, unless_cancelled};
+use super::session::{Trouble, Worker, trouble_as, unless_cancelled};
 use super::trouble_of_content;
 use crate::connector::postgres::key::{Segment, TableName};
 use crate::context::Context;
@@ -194,7 +194,7 @@ async fn transact(
         Err(refusal) => {
             // Closing a connection ends its transaction.
             if worker.usable {
-                worker.run(context, "ROLLBACK").await?;
+                worker.roll_back(context).await?;
             }
             Ok(Err(refusal))
         }
@@ -244,13 +244,11 @@ async fn copy(
     (mut pieces, due): (ContentStream, u64),
 ) -> Result<u64, Trouble> {
     let sql = format!("COPY {} {} FROM STDIN", table.name, table.columns);
-    let refusal = |worker: &Worker, error| {
-        worker.trouble_as(error, |said| Refusal::of_rows(said, &name.table, &table.names))
-    };
+    let refusal = |error| trouble_as(error, |said| Refusal::of_rows(said, &name.table, &table.names));
     let copy = async {
         let sink = worker.client().copy_in::<_, Bytes>(&sql).await;
         worker.usable = sink.is_ok();
-        let mut sink = Box::pin(sink.map_err(|error| refusal(worker, error))?);
+        let mut sink = Box::pin(sink.map_err(refusal)?);
         while let Some(piece) = pieces.next().await {
             // A content that breaks off drops the sink, and the server what it was sent.
             if let Piece::Data(bytes) = piece.map_err(trouble_of_content)?
@@ -260,10 +258,7 @@ async fn copy(
                 break;
             }
         }
-        sink.as_mut()
-            .finish()
-            .await
-            .map_err(|error| refusal(worker, error))
+        sink.as_mut().finish().await.map_err(refusal)
     };
     let rows = unless_cancelled(context, copy).await??;
     if rows != due {

@@ -1,7 +1,7 @@
 //! Large objects, with their owners, access lists and comments.
 
 use super::refusal::Refusal;
-use super::session::{Trouble, Worker, unless_cancelled};
+use super::session::{Trouble, Worker, trouble, unless_cancelled};
 use super::{Left, PostgresSink, damaged, trouble_of_content};
 use crate::connector::postgres::key::Place;
 use crate::connector::postgres::name::{literal, quote, unquote};
@@ -126,7 +126,7 @@ async fn make(
             let sql = "SELECT pg_catalog.lo_from_bytea($1, $2)";
             let parameters: [&(dyn ToSql + Sync); 2] = [&oid, &first];
             let made = unless_cancelled(context, worker.client().query(sql, &parameters)).await?;
-            made.map_err(|error| worker.trouble(error))?;
+            made.map_err(|error| trouble(error, sql))?;
         }
         match piece {
             Some(Piece::Data(bytes)) => {
@@ -164,7 +164,7 @@ async fn holds(context: &Context, worker: &Worker, oid: u32, sent: &Sum) -> Resu
         let parameters: [&(dyn ToSql + Sync); 3] = [&oid, &at, &READ];
         let read = unless_cancelled(context, worker.client().query_one(sql, &parameters)).await?;
         let read = read.and_then(|row| row.try_get::<_, Vec<u8>>(0));
-        let read = read.map_err(|error| worker.trouble(error))?;
+        let read = read.map_err(|error| trouble(error, sql))?;
         if read.is_empty() {
             return Ok(found.bytes == sent.bytes && found.hash.finalize() == sent.hash.finalize());
         }
@@ -177,7 +177,7 @@ async fn put(context: &Context, worker: &Worker, (oid, at): (u32, u64), bytes: &
     let sql = "SELECT pg_catalog.lo_put($1, $2, $3)";
     let parameters: [&(dyn ToSql + Sync); 3] = [&oid, &at, &bytes];
     let put = unless_cancelled(context, worker.client().query(sql, &parameters)).await?;
-    put.map(drop).map_err(|error| worker.trouble(error))
+    put.map(drop).map_err(|error| trouble(error, sql))
 }
 
 /// The statements that give a large object to its owner and to whom its access list names.

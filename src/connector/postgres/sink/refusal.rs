@@ -44,12 +44,16 @@ impl Refusal {
 
     /// Of a statement. The message of the server is about the schema but where a value has no place in its type, and it has details
     /// that are; those of a violated constraint are values. What has a context was raised while a function ran, or within a value: a
-    /// function says what it likes under any code, and one that makes a name of a value names that.
-    pub(super) fn of_statement(said: &DbError) -> Self {
+    /// function says what it likes under any code, and one that makes a name of a value names that. A statement that goes over rows may
+    /// find a name in a value by itself (`regclass`, `tsquery`): of errors about names, those are quoted that have a place in the
+    /// statement, or name nothing but what stands in it.
+    pub(super) fn of_statement(said: &DbError, sql: &str) -> Self {
         let code = said.code().code();
+        let about_rows = || said.position().is_none() && !is_about(said.message(), sql);
         let values = said.where_().is_some()
             || code.starts_with("P0")
-            || code.starts_with("22") && !ABOUT_THE_TEXT.contains(&code);
+            || code.starts_with("22") && !ABOUT_THE_TEXT.contains(&code)
+            || !WITHOUT_NAMES.iter().any(|class| code.starts_with(class)) && about_rows();
         let mut message = if values {
             general(code).to_owned()
         } else {
@@ -127,6 +131,12 @@ fn is_about_names(code: &str) -> bool {
 /// Classes of errors whose messages name objects, resources or places, and never a row's values.
 const SAFE: [&str; 10] = ["08", "0A", "25", "3F", "42", "53", "54", "55", "57", "58"];
 
+/// Classes of errors of statements whose messages name no value: 22 is looked at by itself, and what class 23 says of one is a detail.
+const WITHOUT_NAMES: [&str; 10] = ["08", "22", "23", "25", "40", "53", "54", "55", "57", "58"];
+
+/// What stands between two names of a message.
+const BETWEEN_NAMES: [&str; 3] = ["\" of relation \"", "\" of table \"", "\" for relation \""];
+
 /// Errors of class 22 about the text of rows as such: its form and its encoding.
 const ABOUT_THE_TEXT: [&str; 3] = ["22P04", "22021", "22P05"];
 
@@ -145,6 +155,21 @@ fn general(code: &str) -> &'static str {
         _ if code.starts_with("57") => "the server was told to end it",
         _ => "the server does not take a row",
     }
+}
+
+/// Whether a message holds nothing but a server's own words and, in quotes, names that stand in the statement. A value has quotes where it
+/// likes, so that all between the first and the last is looked at. Other languages quote otherwise, and are not read.
+fn is_about(message: &str, sql: &str) -> bool {
+    let (before, rest) = message.split_once('"').unwrap_or((message, ""));
+    let (quoted, behind) = rest.rsplit_once('"').unwrap_or((rest, ""));
+    let stands = |name: &str| sql.contains(name) || sql.replace('"', "").contains(name);
+    let mut names = vec![quoted];
+    for between in BETWEEN_NAMES {
+        names = names.iter().flat_map(|name| name.split(between)).collect();
+    }
+    // What stands behind a colon is not quoted.
+    let own = |words: &str| words.is_ascii() && !words.contains(':');
+    own(before) && own(behind) && names.into_iter().all(stands)
 }
 
 /// The number of the row and its column that the context of an error names: `COPY orders, line 3, column note: "…"`. Other languages
@@ -199,6 +224,31 @@ mod tests {
         );
         assert_eq!(at("COPY other, line 5"), None);
         assert_eq!(at("COPY my, line 7, Zeile 5"), None);
+    }
+
+    #[test]
+    fn only_names_of_the_statement_are_quoted() {
+        let sql =
+            "ALTER TABLE ONLY public.t ADD CONSTRAINT \"K\" FOREIGN KEY (a) REFERENCES public.\"U\"(b);";
+        for message in [
+            "relation \"public.U\" does not exist",
+            "column \"a\" of relation \"t\" does not exist",
+            "constraint \"K\" for relation \"t\" already exists",
+            "invalid name syntax",
+            "permission denied for table t",
+        ] {
+            assert!(is_about(message, sql), "{message}");
+        }
+        for message in [
+            "relation \"s3cret\" does not exist",
+            "relation \"t\" s3cret \"t\" does not exist",
+            "column \"t\" of relation \"s3cret\" does not exist",
+            "cross-database references are not implemented: a.b.s3cret",
+            "Relation »s3cret« existiert nicht",
+            "relation \"s3cret",
+        ] {
+            assert!(!is_about(message, sql), "{message}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
-use tokio_postgres::error::{DbError, SqlState};
+use tokio_postgres::error::{DbError, Severity, SqlState};
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 /// Settings that differ from those every session begins with.
@@ -102,7 +102,17 @@ impl Worker {
     /// Runs statements, all of them or none.
     pub(super) async fn run(&self, context: &Context, sql: &str) -> Result<(), Trouble> {
         let done = unless_cancelled(context, self.client().batch_execute(sql)).await?;
-        done.map_err(|error| self.trouble(error))
+        done.map_err(|error| trouble(error, sql))
+    }
+
+    /// Ends a transaction of which a `COPY` was refused. Notes whether the connection can be used on: a `COPY` that is refused before its
+    /// server has read anything is answered twice, and what looks like the answer to this is the second then, or the client library
+    /// has given the connection up.
+    pub(super) async fn roll_back(&mut self, context: &Context) -> Result<(), Trouble> {
+        let answer = unless_cancelled(context, self.client().simple_query("ROLLBACK")).await?;
+        let ended = |message: &SimpleQueryMessage| matches!(message, SimpleQueryMessage::CommandComplete(_));
+        self.usable = answer.is_ok_and(|messages| messages.iter().any(ended));
+        Ok(())
     }
 
     /// Makes the session have these settings and the rest as it began.
@@ -139,40 +149,30 @@ impl Worker {
     /// The rows of a statement that the server may refuse.
     pub(super) async fn rows(&self, context: &Context, sql: &str) -> Result<Vec<SimpleQueryRow>, Trouble> {
         let answer = unless_cancelled(context, self.client().simple_query(sql)).await?;
-        answer.map(rows).map_err(|error| self.trouble(error))
+        answer.map(rows).map_err(|error| trouble(error, sql))
     }
+}
 
-    /// What an error means.
-    pub(super) fn trouble(&self, error: tokio_postgres::Error) -> Trouble {
-        self.trouble_as(error, Refusal::of_statement)
-    }
+/// What the error of a statement means.
+pub(super) fn trouble(error: tokio_postgres::Error, sql: &str) -> Trouble {
+    trouble_as(error, |said| Refusal::of_statement(said, sql))
+}
 
-    /// What an error means; `refusal` puts what the server refused into words.
-    pub(super) fn trouble_as(
-        &self,
-        error: tokio_postgres::Error,
-        refusal: impl FnOnce(&DbError) -> Refusal,
-    ) -> Trouble {
-        let Some(said) = error.as_db_error() else {
-            return Trouble::Lost(lost(error));
-        };
-        let code = said.code();
-        if *code == SqlState::DISK_FULL {
-            let full =
-                Error::new(ErrorKind::StoreFull, "the disk of the target's server is full").because(error);
-            return Trouble::Lost(full.hint("make room, and restore into a new, empty database"));
-        }
-        let ends = [
-            SqlState::ADMIN_SHUTDOWN,
-            SqlState::CRASH_SHUTDOWN,
-            SqlState::CANNOT_CONNECT_NOW,
-            SqlState::DATABASE_DROPPED,
-        ];
-        if ends.contains(code) || self.client().is_closed() {
-            return Trouble::Lost(lost(error));
-        }
-        Trouble::Refused(refusal(said))
+/// What an error means; `refusal` puts what the server refused into words.
+pub(super) fn trouble_as(error: tokio_postgres::Error, refusal: impl FnOnce(&DbError) -> Refusal) -> Trouble {
+    let Some(said) = error.as_db_error() else {
+        return Trouble::Lost(lost(error));
+    };
+    // What a function raises never ends a session, whatever code it has.
+    if matches!(said.parsed_severity(), Some(Severity::Fatal | Severity::Panic)) {
+        return Trouble::Lost(lost(error));
     }
+    if *said.code() == SqlState::DISK_FULL {
+        let what = "the disk of the target's server is full";
+        let full = Error::new(ErrorKind::StoreFull, what).with("the server said", refusal(said));
+        return Trouble::Lost(full.hint("make room, and restore into a new, empty database"));
+    }
+    Trouble::Refused(refusal(said))
 }
 
 /// Waits for an answer, unless the restore is interrupted; what the server does then goes on until it is told to end.

@@ -1,7 +1,7 @@
 //! What was written, read back and compared with the snapshot's report; and the statistics that the planner needs.
 
 use super::rows::Table;
-use super::session::{Settings, Trouble, Worker, unless_cancelled};
+use super::session::{Settings, Trouble, Worker, trouble, unless_cancelled};
 use super::{Left, PostgresSink, whole};
 use crate::connector::postgres::key::TableName;
 use crate::connector::postgres::name::{literal, quote};
@@ -258,13 +258,13 @@ impl PostgresSink {
 /// The number of rows of a `COPY … TO STDOUT`, and the sum of their hashes.
 async fn read(context: &Context, worker: &Worker, sql: &str) -> Result<(u64, RowSum), Trouble> {
     let stream = unless_cancelled(context, worker.client().copy_out(sql)).await?;
-    let mut stream = Box::pin(stream.map_err(|error| worker.trouble(error))?);
+    let mut stream = Box::pin(stream.map_err(|error| trouble(error, sql))?);
     let (mut rows, mut sum, mut begun) = (0, RowSum::default(), Vec::new());
     loop {
         let Some(chunk) = unless_cancelled(context, stream.next()).await? else {
             return Ok((rows, sum));
         };
-        let chunk = chunk.map_err(|error| worker.trouble(error))?;
+        let chunk = chunk.map_err(|error| trouble(error, sql))?;
         let mut rest = chunk.as_ref();
         // Servers send each row by itself; within a row there is no line feed.
         if let [line @ .., b'\n'] = rest
