@@ -115,9 +115,8 @@ fn what_json_says_of_a_copy_has_its_shape() {
     );
 }
 
-#[test]
-fn a_repository_with_keys_of_its_own_is_opened_with_them() {
-    let sandbox = sandbox();
+/// A repository `other` with keys of its own.
+fn init_other(sandbox: &Sandbox) {
     let init = [
         "init",
         "--repo",
@@ -127,6 +126,12 @@ fn a_repository_with_keys_of_its_own_is_opened_with_them() {
         "--no-recovery-phrase",
     ];
     sandbox.good(&init);
+}
+
+#[test]
+fn a_repository_with_keys_of_its_own_is_opened_with_them() {
+    let sandbox = sandbox();
+    init_other(&sandbox);
     sandbox
         .bad(&["copy", "--to", "other", "--init"], 14)
         .has_error("--copy-key-file");
@@ -268,15 +273,7 @@ fn a_repository_is_not_copied_to_itself_nor_repaired_from_itself() {
 #[test]
 fn a_repair_from_other_keys_is_refused_before_a_password_is_asked_for() {
     let sandbox = sandbox();
-    let init = [
-        "init",
-        "--repo",
-        "other",
-        "--generate-key-file",
-        "other.key",
-        "--no-recovery-phrase",
-    ];
-    sandbox.good(&init);
+    init_other(&sandbox);
     let ran = sandbox.bad(&["repair", "--from", "other"], 2);
     ran.has_error("cannot heal this one");
     sandbox.bad(&["repair", "--from", "nowhere"], 10);

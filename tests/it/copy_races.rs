@@ -2,8 +2,8 @@
 //! what to do, and the next one is whole.
 
 use crate::collect::{all, whole_round};
-use crate::copy::{init_other, make_replica, other, request, version};
-use crate::world::{Objects, START, Things, World, assert_whole, contents, over, seeded, snapshots, take};
+use crate::copy::{Two, other, request, version};
+use crate::world::{Objects, START, Things, World, assert_whole, contents, over, seeded, snapshots};
 use futures::FutureExt;
 use holdall::context::{Context, Time};
 use holdall::error::{ErrorKind, Result};
@@ -11,7 +11,6 @@ use holdall::ops::{self, CopyReport};
 use holdall::repository::{Cache, Repository};
 use holdall::store::Store;
 use holdall::testkit::repo;
-use holdall::testkit::rounds::Hand;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -38,46 +37,22 @@ struct Base {
 impl Base {
     /// A replica that was filled twice, so that the next copy rests on what is there, and packs that only the forgotten ones need.
     async fn new(replica: bool) -> Self {
-        let (here, there) = (World::new(), World::new());
-        let (context, clock) = seeded(1);
-        let source = repo::init(&here.store(&context), &context).await.unwrap();
-        let store = there.store(&context);
-        let target = if replica {
-            make_replica(&source, store, &context).await.unwrap()
-        } else {
-            init_other(&store, &context).await
-        };
+        let two = Two::new(replica).await;
         let things: Vec<_> = (0..4).map(version).collect();
-        let seconds = context.clock.now().seconds;
-        for (at, things) in (0i64..).zip(&things[..2]) {
-            clock.set(Time {
-                seconds: seconds + 10 * at,
-                nanos: 0,
-            });
-            take(&context, &source, things).await.unwrap();
+        for things in &things[..2] {
+            two.take(things).await;
         }
-        ops::copy(&context, &source, Some(&target), &request())
-            .await
-            .unwrap();
-        for (at, things) in (2i64..).zip(&things[2..]) {
-            clock.set(Time {
-                seconds: seconds + 10 * at,
-                nanos: 0,
-            });
-            take(&context, &source, things).await.unwrap();
+        two.copy(&request()).await;
+        for things in &things[2..] {
+            two.take(things).await;
         }
-        for repository in [&source, &target] {
-            let oldest = snapshots(&context, repository).await.unwrap()[0].record().sid;
-            Hand {
-                repository,
-                context: &context,
-            }
-            .forget(oldest)
-            .await;
+        for repository in [&two.source, &two.target] {
+            let oldest = two.records(repository).await[0].sid;
+            two.hand(repository).forget(oldest).await;
         }
         Self {
-            here: here.objects().await,
-            there: there.objects().await,
+            here: two.here.objects().await,
+            there: two.there.objects().await,
             replica,
             things,
         }

@@ -286,14 +286,7 @@ impl Life {
         let Some((sid, _)) = self.roll(|dice| dice.pick(&kept)) else {
             return Ok(());
         };
-        let record = ForgetRecord {
-            sid,
-            who: "somebody".into(),
-            why: "test".into(),
-            time: self.context.clock.now(),
-            nonce: self.context.random.bytes()?,
-        };
-        self.repository.save(&self.context, &record).await.map(drop)
+        let_go(&self.context, &self.repository, sid).await
     }
 
     /// A new session that commits the same root, if it may rest on all of it.
@@ -413,6 +406,18 @@ impl Life {
         }
         Ok(())
     }
+}
+
+/// Puts a forgets key.
+pub(super) async fn let_go(context: &Context, repository: &Repository, sid: SessionId) -> Result<()> {
+    let record = ForgetRecord {
+        sid,
+        who: "somebody".into(),
+        why: "test".into(),
+        time: context.clock.now(),
+        nonce: context.random.bytes()?,
+    };
+    repository.save(context, &record).await.map(drop)
 }
 
 /// Makes a snapshot of a project, which is read in full.

@@ -1,12 +1,11 @@
 //! What must be true when a world stands still: every snapshot is what its writer read, and what nobody needs is gone.
 
-use super::actors::{SimClock, restore, snapshot_of};
+use super::actors::{SimClock, let_go, restore, snapshot_of};
 use super::plan::DAY;
 use super::store::{At, Request, SimStore, Who, lock};
 use super::world::{Verdict, World, options};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::session::ForgetRecord;
 use crate::ops::{self, CheckRequest, CopyRequest, PruneRequest, RepairRequest};
 use crate::repository::collect::{CollectOptions, Unused};
 use crate::repository::{Cache, ReadData, Repository};
@@ -169,15 +168,8 @@ impl World {
         }
         let hit = self.shared.oracle(At::Home).hit();
         for (sid, _) in hit {
-            let record = ForgetRecord {
-                sid,
-                who: "the end".into(),
-                why: "lost".into(),
-                time: context.clock.now(),
-                nonce: context.random.bytes().map_err(|error| error.to_string())?,
-            };
-            let put = repository.save(&context, &record).await;
-            let _put = put.map_err(|error| error.to_string())?;
+            let put = let_go(&context, &repository, sid).await;
+            put.map_err(|error| error.to_string())?;
         }
         self.verdict()
     }

@@ -1,11 +1,10 @@
 //! Worlds in which a script says who goes on: the cases that everybody asks about.
 
-use super::actors::{Post, Role};
+use super::actors::{Post, Role, let_go};
 use super::dice::Dice;
 use super::plan::{DAY, Plan};
 use super::store::{At, Request, lock};
 use super::world::{Ended, Verdict, World, in_world};
-use crate::format::session::ForgetRecord;
 use std::time::Duration;
 
 /// One line of a script. Actors are numbered as they were given; each does its work once, and begins when it is first named.
@@ -153,15 +152,8 @@ impl World {
             return Err(format!("{writer} has made no snapshot"));
         }
         for sid in made {
-            let record = ForgetRecord {
-                sid,
-                who: "the script".into(),
-                why: "test".into(),
-                time: context.clock.now(),
-                nonce: context.random.bytes().map_err(|error| error.to_string())?,
-            };
-            let put = repository.save(&context, &record).await;
-            let _put = put.map_err(|error| error.to_string())?;
+            let put = let_go(&context, &repository, sid).await;
+            put.map_err(|error| error.to_string())?;
         }
         Ok(())
     }
