@@ -11,7 +11,7 @@ use crate::repository::{
     Aside, DataRequest, Finding, ReadData, Repository, Survey, SurveyReport, View, survey_without_key,
 };
 use crate::store::Store;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use trees::{Trees, walk_snapshots};
 
 /// How often everything is looked at again because a collector ended a round meanwhile.
@@ -104,7 +104,9 @@ pub async fn check(context: &Context, repository: &Repository, request: CheckReq
     let mut report = gather(survey.finish().await?, look);
     // Beside a collector an object may be gone with reason: looked at again, what is still wrong is damage.
     for _ in 0..AGAIN_MAX {
-        if !report.is_damaged() || !Survey::is_outdated(repository, &report.survey).await? {
+        // That all of a pack is stored elsewhere may hold no more, and that nothing is at risk rests on it.
+        let is_in_doubt = report.is_damaged() || !report.survey.set_aside.is_empty();
+        if !is_in_doubt || !Survey::is_outdated(repository, &report.survey).await? {
             break;
         }
         let survey = Survey::again(repository, context, &report.survey).await?;
@@ -170,8 +172,11 @@ fn gather(mut survey: SurveyReport, look: Look) -> CheckReport {
             findings.push(Finding::error(object, error));
         }
     }
+    let elsewhere = survey.elsewhere.iter();
+    let elsewhere: HashSet<String> = elsewhere.map(|id| ObjectName::Pack(*id).to_string()).collect();
     for finding in findings.iter_mut().filter(|finding| finding.is_error) {
         finding.hit = trees.packs.remove(&finding.object);
+        finding.is_elsewhere = elsewhere.contains(&finding.object);
     }
     weigh(
         &mut findings,

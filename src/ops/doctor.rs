@@ -257,6 +257,14 @@ async fn keys(repository: &Repository) -> Result<Vec<Diagnosis>> {
     Ok(found)
 }
 
+/// An error with the object that it is of, named once.
+fn naming(error: &Error, name: &ObjectName) -> Error {
+    match error.context("object") {
+        Some(_) => error.clone(),
+        None => error.clone().with("object", name),
+    }
+}
+
 /// Snapshots, packs, and when they were looked at.
 async fn health(
     context: &Context,
@@ -276,7 +284,7 @@ async fn health(
     for (name, error) in &view.damaged {
         found.push(Diagnosis::of(
             "repository",
-            &error.clone().with("object", name),
+            &naming(error, name),
             "run `holdall check` to see what is hit",
         ));
     }
@@ -355,7 +363,7 @@ fn data(status: &StatusReport, now: i64) -> Vec<Diagnosis> {
     for (name, error) in &known.damaged_ledger {
         found.push(Diagnosis::of(
             "data",
-            &error.clone().with("object", name),
+            &naming(error, name),
             "packs may have been found damaged that nobody knows of now, and `holdall prune` waits: run `holdall check --read-data`, which \
              replaces the record",
         ));

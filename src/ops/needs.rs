@@ -10,7 +10,7 @@ use crate::repository::Needs;
 use crate::snapshot::tree::{Marker, NodeSource, walk, walk_refs};
 
 /// Asks for everything that a snapshot needs. What is below a node that is lost cannot be asked for: where `passes` says so of its error, the
-/// walk goes on behind it.
+/// walk goes on behind it. Gives how often.
 ///
 /// # Errors
 /// What `source` says.
@@ -19,18 +19,23 @@ pub(super) async fn ask_for(
     record: &SnapshotRecord,
     needs: &mut Needs,
     passes: fn(&Error) -> bool,
-) -> Result<()> {
-    let mut asks = Asks { needs, passes };
+) -> Result<u64> {
+    let mut asks = Asks {
+        needs,
+        passes,
+        passed: 0,
+    };
     walk(source, &record.root, &mut asks).await?;
     if let Some((level, refs)) = &record.incident_list {
         walk_refs(source, (*level, refs), &mut asks).await?;
     }
-    Ok(())
+    Ok(asks.passed)
 }
 
 struct Asks<'a> {
     needs: &'a mut Needs,
     passes: fn(&Error) -> bool,
+    passed: u64,
 }
 
 impl Marker for Asks<'_> {
@@ -47,6 +52,10 @@ impl Marker for Asks<'_> {
     }
 
     fn failed(&mut self, error: Error) -> Result<()> {
-        if (self.passes)(&error) { Ok(()) } else { Err(error) }
+        if !(self.passes)(&error) {
+            return Err(error);
+        }
+        self.passed += 1;
+        Ok(())
     }
 }

@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::format::entry::{BlobRef, EntryRecord};
-use crate::format::id::{BlobId, SessionId};
+use crate::format::id::{BlobId, ObjectId, SessionId};
 use crate::format::index::BlobKind;
 use crate::format::layout::ObjectName;
 use crate::format::node::Totals;
@@ -21,8 +21,8 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// How often a repair is begun anew because a collector has ended a round meanwhile.
 const TRIES: u32 = 8;
@@ -80,6 +80,8 @@ pub struct RepairReport {
     pub hit: Vec<StillHit>,
     /// Snapshots whose own records cannot be read, and of which nothing else is here.
     pub unreadable: Vec<SessionId>,
+    /// Why bad packs could not be set aside: what is stored later may rest on them.
+    pub not_set_aside: Option<String>,
     /// Whether nothing was written.
     pub dry_run: bool,
     /// Seconds.
@@ -88,8 +90,13 @@ pub struct RepairReport {
 
 impl RepairReport {
     /// Whether something is still lost.
-    pub fn is_damaged(&self) -> bool {
+    pub fn has_loss(&self) -> bool {
         !self.hit.is_empty() || !self.unreadable.is_empty()
+    }
+
+    /// Whether something is still lost, or something else may be lost by what is stored later.
+    pub fn is_damaged(&self) -> bool {
+        self.has_loss() || self.not_set_aside.is_some()
     }
 
     /// Whether anything was, or would be, done.
@@ -124,22 +131,25 @@ pub async fn repair(
         ..RepairReport::default()
     };
     found(&survey, &mut report);
+    if !request.dry_run {
+        report.not_set_aside.clone_from(&survey.not_set_aside);
+    }
     let theirs = match from {
         Some(from) => Some(from.reader(context, &from.view(context).await?)),
         None => None,
     };
-    let job = Job {
+    let mut job = Job {
         context,
         repository,
         request,
-        survey: &survey,
+        bad: survey.bad_packs,
         theirs,
         from_replica: AtomicU64::new(0),
     };
     let mut tries = TRIES;
     loop {
         let stored = report.blobs_stored;
-        let is_done = job.mend(&mut report).await?;
+        let is_done = Box::pin(job.mend(&mut report)).await?;
         // A base that came back makes deltas readable that were given up before it.
         let has_helped = !report.hit.is_empty() && report.blobs_stored > stored && !request.dry_run;
         tries -= 1;
@@ -153,7 +163,7 @@ pub async fn repair(
     }
     report.blobs_from_replica = job.from_replica.load(Ordering::Relaxed);
     if let Some(from) = from {
-        lost::bring_back(&job, from, &mut report).await?;
+        Box::pin(lost::bring_back(&job, from, &mut report)).await?;
     }
     context.emit(&Event::PhaseEnded { phase: "repair" });
     report.seconds = context.clock.now().seconds_since(started);
@@ -189,7 +199,8 @@ struct Job<'a> {
     context: &'a Context,
     repository: &'a Repository,
     request: &'a RepairRequest,
-    survey: &'a SurveyReport,
+    /// Packs that are missing or damaged, as far as is known.
+    bad: Vec<ObjectId>,
     theirs: Option<BlobReader>,
     from_replica: AtomicU64,
 }
@@ -199,6 +210,8 @@ struct Job<'a> {
 struct Healer {
     here: BlobReader,
     theirs: Option<BlobReader>,
+    /// Blobs that could not be read here.
+    failed: Arc<Mutex<BTreeSet<BlobId>>>,
 }
 
 impl Healer {
@@ -208,6 +221,9 @@ impl Healer {
             Ok(bytes) => return Ok((bytes, false)),
             Err(error) => error,
         };
+        if is_loss(&error) {
+            self.failed.lock().map_err(poisoned)?.insert(*id);
+        }
         match &self.theirs {
             Some(theirs) if is_loss(&error) => match theirs.get(kind, id).await {
                 Ok(bytes) => Ok((bytes, true)),
@@ -234,6 +250,10 @@ impl NodeSource for Healer {
     }
 }
 
+fn poisoned<T>(_: PoisonError<T>) -> Error {
+    Error::new(ErrorKind::Internal, "what could not be read is poisoned")
+}
+
 fn is_loss(error: &Error) -> bool {
     matches!(
         error.kind(),
@@ -243,20 +263,25 @@ fn is_loss(error: &Error) -> bool {
 
 impl Job<'_> {
     /// One try: gives false if a collector has ended a round meanwhile.
-    async fn mend(&self, report: &mut RepairReport) -> Result<bool> {
-        let mut salvage = Salvage::read(self.repository, self.context, &self.survey.bad_packs).await?;
+    async fn mend(&mut self, report: &mut RepairReport) -> Result<bool> {
+        let mut salvage = Salvage::read(self.repository, self.context, &self.bad).await?;
         let healer = Healer {
-            here: salvage.reader(),
+            here: salvage.reader()?,
             theirs: self.theirs.clone(),
+            failed: Arc::default(),
         };
+        let mut passed = 0;
         let snapshots: Vec<_> = salvage.view.snapshots().cloned().collect();
         for record in &snapshots {
             self.context.check_cancelled()?;
-            ask_for(&healer, record, &mut salvage.needs, is_loss).await?;
+            passed += ask_for(&healer, record, &mut salvage.needs, is_loss).await?;
+        }
+        if self.find_more(&healer, report).await? {
+            return Ok(false);
         }
         lost::sort_out(self.repository, &salvage.view, report).await?;
         let mut there = There::planned(&self.repository.view_of_writer(self.context).await?);
-        there.avoid(&self.survey.bad_packs);
+        there.avoid(&self.bad);
         let planned = salvage.plan(&there);
         let lost = if planned.is_empty() {
             BTreeSet::new()
@@ -269,12 +294,39 @@ impl Job<'_> {
             }
         };
         report.hit.clear();
-        if !lost.is_empty() {
+        if passed > 0 || !lost.is_empty() {
             for record in &snapshots {
                 self.context.check_cancelled()?;
                 report.hit.extend(name(&healer, record, &lost).await?);
             }
         }
+        Ok(true)
+    }
+
+    /// Trees were read on the way: packs that turned out to be bad then are set aside too, before anything is planned. Gives whether there are any.
+    async fn find_more(&mut self, healer: &Healer, report: &mut RepairReport) -> Result<bool> {
+        let failed = std::mem::take(&mut *healer.failed.lock().map_err(poisoned)?);
+        let mut found: BTreeSet<ObjectId> = failed.iter().flat_map(|id| healer.here.blame(id)).collect();
+        found.retain(|pack| !self.bad.contains(pack));
+        if found.is_empty() {
+            return Ok(false);
+        }
+        let found: Vec<ObjectId> = found.into_iter().collect();
+        for pack in &found {
+            let what = "does not give what snapshots need of it";
+            report
+                .bad_packs
+                .push((ObjectName::Pack(*pack).to_string(), what.to_owned()));
+        }
+        if !self.request.dry_run {
+            match self.repository.set_packs_aside(self.context, &found).await {
+                Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::StoreFull) => {
+                    report.not_set_aside = Some(error.to_string());
+                }
+                set_aside => set_aside?,
+            }
+        }
+        self.bad.extend(found);
         Ok(true)
     }
 
@@ -343,7 +395,7 @@ impl Job<'_> {
         }
         salvage.needs.forget_copied();
         let mut there = writer.there().await?;
-        there.avoid(&self.survey.bad_packs);
+        there.avoid(&self.bad);
         let mending = salvage.plan(&there);
         writer.list_again(&mending).await?;
         report.packs_listed = report.packs_listed.max(mending.packs_listed());

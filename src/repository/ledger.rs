@@ -109,6 +109,16 @@ pub(crate) async fn quarantined(repository: &Repository) -> Result<HashSet<Objec
     Ok(Ledger::read(repository).await?.quarantined)
 }
 
+impl Repository {
+    /// Says of packs that they are damaged: nothing new rests on them, and readers take other copies first.
+    ///
+    /// # Errors
+    /// What the store says; `Conflict` if other checkers take every number first.
+    pub async fn set_packs_aside(&self, context: &Context, packs: &[ObjectId]) -> Result<()> {
+        put(self, context, &[], packs).await
+    }
+}
+
 /// Puts what was verified and what is quarantined, as many records as that takes, under the next free numbers.
 ///
 /// # Errors

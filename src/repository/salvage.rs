@@ -2,6 +2,7 @@
 //! (`format-spec/85-sessions.md` section 8).
 
 use super::index::{IndexBuilder, PackNumber};
+use super::survey::only_this_object;
 use super::transfer::{Needs, There};
 use super::view::{View, is_damage};
 use super::{BlobReader, BlobWriter, Repository, ledger};
@@ -15,7 +16,7 @@ use crate::format::index::{BlobKind, PackRow, Tables};
 use crate::format::layout::{ObjectName, Prefix};
 use crate::format::pack::PACK_TAIL_LEN;
 use futures::stream::{self, StreamExt};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Everything that may be read of a repository, and what of it is needed.
@@ -28,6 +29,8 @@ pub struct Salvage {
     pub needs: Needs,
     /// Packs that no run lists, and whether a run may list them again.
     loose: HashMap<ObjectId, Loose>,
+    /// Packs that are known to be missing or damaged.
+    bad: HashSet<ObjectId>,
     /// Packs that no run lists and that cannot be understood.
     pub damaged: Vec<(ObjectName, Error)>,
 }
@@ -78,7 +81,9 @@ impl Salvage {
             Arc::new(context.cpu.run(move || builder.finish()).await?)
         };
         let mut needs = Needs::over(index, view.log.newest);
-        for pack in ledger::quarantined(repository).await?.iter().chain(bad) {
+        let mut avoided = ledger::quarantined(repository).await?;
+        avoided.extend(bad);
+        for pack in &avoided {
             needs.avoid(pack);
         }
         Ok(Self {
@@ -87,14 +92,21 @@ impl Salvage {
             view,
             needs,
             loose,
+            bad: avoided,
             damaged,
         })
     }
 
-    /// A reader of all copies, damaged packs among them: of those, blocks that open are as good as any.
-    pub fn reader(&self) -> BlobReader {
+    /// A reader of all copies, damaged packs among them, which are read last: of those, blocks that open are as good as any.
+    ///
+    /// # Errors
+    /// `Internal` only.
+    pub fn reader(&self) -> Result<BlobReader> {
         let (repository, context) = (self.repository.clone(), self.context.clone());
-        BlobReader::over_store(repository, context, (self.needs.index.clone(), self.needs.newest))
+        let index = self.needs.index.clone();
+        let reader = BlobReader::over_store(repository, context, (index, self.needs.newest));
+        reader.set_aside(&self.bad)?;
+        Ok(reader)
     }
 
     /// Whether a view that was read later rests on the same rounds: else this one is outdated.
@@ -144,7 +156,7 @@ type Read = (HashMap<ObjectId, Loose>, Vec<(ObjectName, Error)>);
 
 /// Packs that are there and that no valid run lists, dead ones left out.
 async fn read_loose(repository: &Repository, context: &Context, view: &View) -> Result<Read> {
-    let listed: std::collections::HashSet<ObjectId> = view.index.packs().iter().map(|pack| pack.id).collect();
+    let listed: HashSet<ObjectId> = view.index.packs().iter().map(|pack| pack.id).collect();
     let objects = repository.list_objects(Prefix::Packs).await?;
     let unlisted: Vec<(ObjectId, u64)> = objects
         .into_iter()
@@ -169,7 +181,10 @@ async fn read_loose(repository: &Repository, context: &Context, view: &View) -> 
             // A collector, or somebody else's upload that was withdrawn.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) if is_damage(&error) => damaged.push((ObjectName::Pack(id), error)),
-            Err(error) => return Err(error),
+            Err(error) => {
+                let error = only_this_object(repository.store(), error).await?;
+                damaged.push((ObjectName::Pack(id), error));
+            }
         }
     }
     Ok((loose, damaged))

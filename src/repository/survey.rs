@@ -69,6 +69,8 @@ pub struct Finding {
     pub is_error: bool,
     /// What of which snapshots it hits, where that was looked at.
     pub hit: Option<Hit>,
+    /// Whether it is of a pack whose whole content can be read without it.
+    pub is_elsewhere: bool,
 }
 
 /// What of snapshots cannot be restored because of something.
@@ -119,6 +121,7 @@ impl Finding {
             what: what.to_string(),
             is_error: true,
             hit: None,
+            is_elsewhere: false,
         }
     }
 
@@ -152,6 +155,10 @@ pub struct SurveyReport {
     pub bad_packs: Vec<ObjectId>,
     /// Those of them that the ledger had set aside before, and what may rest on them.
     pub(crate) set_aside: HashMap<ObjectId, Aside>,
+    /// Those of them that hold nothing that cannot be read without them.
+    pub(crate) elsewhere: HashSet<ObjectId>,
+    /// Why packs that are bad could not be written into the ledger, though that was tried: writers go on resting on them.
+    pub not_set_aside: Option<String>,
     /// Packs that were to be read and were not, because the time was up.
     pub packs_left: u64,
     /// Their bytes.
@@ -334,7 +341,7 @@ impl<'a> Survey<'a> {
     /// # Errors
     /// What the store says.
     pub async fn finish(mut self) -> Result<SurveyReport> {
-        self.report.set_aside = self.stand().await?;
+        (self.report.set_aside, self.report.elsewhere) = self.stand().await?;
         self.remember_all().await?;
         Ok(self.report)
     }
@@ -524,7 +531,7 @@ impl<'a> Survey<'a> {
 }
 
 /// Gives an error back if it is of one object only: a sector that cannot be read must not end the look at all others.
-async fn only_this_object(store: &Store, error: Error) -> Result<Error> {
+pub(super) async fn only_this_object(store: &Store, error: Error) -> Result<Error> {
     if error.kind() != ErrorKind::Unreachable {
         return Err(error);
     }

@@ -225,6 +225,7 @@ fn a_damaged_repository_is_copied_as_far_as_it_is_whole_and_repaired_from_its_re
             "damaged_packs",
             "dry_run",
             "message_type",
+            "not_set_aside",
             "packs_listed",
             "snapshots_back",
             "snapshots_hit",

@@ -1,14 +1,16 @@
 //! What is large in a way that is easily forgotten: many large files at once, chunks of the largest size, incidents without end.
 
 use crate::limits::{alone, memory};
-use crate::world::{Things, Turn, World, assert_whole, context, noise, take};
+use crate::world::{Things, Turn, World, assert_whole, context, names, noise, take};
 use holdall::chunk::ChunkParams;
 use holdall::format::cbor::Decoder;
 use holdall::format::index::BlobKind;
+use holdall::format::layout::ObjectName;
 use holdall::format::limits;
 use holdall::format::repo_config::ChunkProfile;
 use holdall::repository::{Cache, InitOptions, Repository};
 use holdall::testkit::repo;
+use holdall::testkit::rounds::Hand;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -120,4 +122,52 @@ async fn incidents_without_end_are_all_listed_in_order() {
         assert_whole(&context, &world.store(&context), &[&things]).await,
         1
     );
+}
+
+#[tokio::test]
+async fn a_check_looks_below_the_lists_of_a_list_of_incidents() {
+    const COUNT: usize = 60_000;
+    let mut things = Things::new([("only", vec![1; 10]), ("then", vec![2; 10])]);
+    things.turns = (0..COUNT).map(|_| (1, Turn::Incident)).collect();
+    let (world, context) = (World::new(), context());
+    let profile = ChunkProfile {
+        name: "default".into(),
+        params: ChunkParams::new(1 << 10, 4 << 10, 16 << 10).unwrap(),
+    };
+    let options = InitOptions {
+        profiles: vec![profile],
+        ..repo::init_options()
+    };
+    let cache = Arc::new(Cache::in_memory().unwrap());
+    let made = Repository::init(world.store(&context), &context, options, cache).await;
+    let repository = made.unwrap().repository;
+    let record = take(&context, &repository, &things).await.unwrap().snapshot;
+    let (level, _) = record.incident_list.clone().unwrap();
+    assert!(level > 0);
+    let hand = Hand {
+        repository: &repository,
+        context: &context,
+    };
+    let run = names(&world.objects().await, "index/s/").remove(0);
+    let tables = hand.read_run(run).await;
+    // Of content there is nothing else.
+    let chunk = tables
+        .entries
+        .iter()
+        .find(|entry| entry.kind == BlobKind::Data)
+        .unwrap();
+    let block = &tables.blocks[chunk.block as usize];
+    let pack = ObjectName::Pack(tables.packs[block.pack as usize].id).to_string();
+    let mut bytes = world.get(&pack).await.unwrap().to_vec();
+    bytes[block.offset as usize + 20] ^= 1;
+    world.remove(&pack).await;
+    world.set(&pack, bytes.into()).await;
+    let report = repo::check_all(&context, &repository).await.unwrap();
+    assert_eq!(report.snapshots_hit, [record.sid.name()], "{:?}", report.findings);
+    let hit = report
+        .findings
+        .iter()
+        .find_map(|finding| finding.hit.clone())
+        .unwrap();
+    assert_eq!(hit.paths, ["(the list of incidents)"]);
 }

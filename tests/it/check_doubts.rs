@@ -3,7 +3,9 @@
 use crate::check::{aged, check, data_packs, errors, flip, things};
 use crate::collect::{Stage, all, stage};
 use crate::world::{Things, World, noise, over};
+use holdall::error::ErrorKind;
 use holdall::format::id::{ObjectId, SessionId};
+use holdall::format::index::BlobKind;
 use holdall::format::layout::{ObjectName, Prefix};
 use holdall::ops::{self, CheckRequest, RepairRequest};
 use holdall::repository::{Finding, PacksKnown, ReadData};
@@ -294,4 +296,31 @@ async fn packs_are_not_compared_with_a_view_that_a_collection_has_outlived() {
     assert_eq!(stage.repository.pack_health(&view).await.unwrap(), None);
     let view = stage.repository.view(&stage.context).await.unwrap();
     assert!(stage.repository.pack_health(&view).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn what_a_reader_was_told_to_avoid_it_avoids_in_every_later_view() {
+    let stage = stage().await;
+    let first = stage.take(&things(0)).await;
+    let sid = stage.take(&things(10)).await;
+    let view = stage.repository.view(&stage.context).await.unwrap();
+    let reader = stage.repository.reader_of_store(&stage.context, &view);
+    let packs: Vec<ObjectId> = packs(&stage.world).await.iter().map(|pack| id(pack)).collect();
+    let root = view.snapshot(&sid).unwrap().root.id;
+    reader.get(BlobKind::Node, &root).await.unwrap();
+    reader.avoid(&packs).unwrap();
+    assert_eq!(
+        reader.get(BlobKind::Node, &root).await.unwrap_err().kind(),
+        ErrorKind::Damaged
+    );
+    stage.hand().forget(first).await;
+    assert!(stage.prune(&all()).await.unwrap().round.is_some());
+    // The round has ended, and what the reader looks at is read anew.
+    assert_eq!(
+        reader.get(BlobKind::Node, &root).await.unwrap_err().kind(),
+        ErrorKind::Damaged
+    );
+    let view = stage.repository.view(&stage.context).await.unwrap();
+    let later = stage.repository.reader_of_store(&stage.context, &view);
+    later.get(BlobKind::Node, &root).await.unwrap();
 }

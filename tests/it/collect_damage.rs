@@ -1,7 +1,9 @@
 //! Collections in repositories that are not whole: they delete nothing that could be the last copy.
 
 use crate::collect::{Stage, all, many, stage, things};
-use crate::world::{World, names};
+use crate::collect_doubts::twice;
+use crate::repair::request;
+use crate::world::{World, contents, names, snapshots};
 use holdall::error::ErrorKind;
 use holdall::format::layout::ObjectName;
 use holdall::ops;
@@ -124,5 +126,34 @@ async fn damage_stops_a_collection_before_it_deletes() {
         assert_eq!(error.kind(), ErrorKind::Damaged, "{name}: {error}");
         let after = world.objects().await;
         assert!(before.keys().all(|name| after.contains_key(name)), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_run_that_cannot_be_read_lists_stays_if_its_double_is_found_damaged_during_the_round() {
+    let (stage, things) = twice().await;
+    let runs = names(&stage.world.objects().await, "index/s/");
+    let double = stage.hand().read_run(runs[1]).await.packs;
+    let double: Vec<_> = double.iter().map(|pack| pack.id).collect();
+    let mut bytes = stage.world.get(&runs[0].to_string()).await.unwrap().to_vec();
+    bytes[200] ^= 1;
+    stage.world.set(&runs[0].to_string(), bytes.into()).await;
+    let repository = repo::open(&stage.world.store(&stage.context)).await.unwrap();
+    let begun = Round::begin(&repository, &stage.context, all().options).await;
+    let mut waiting = begun.unwrap().condemn().await.unwrap();
+    assert!(waiting.settle().await.unwrap());
+    // What only that run lists is condemned, and what stood for it is not whole.
+    stage.hand().quarantine(&double).await;
+    let Err(error) = waiting.rescue().await else {
+        panic!("the last whole copies are let go")
+    };
+    assert_eq!(error.kind(), ErrorKind::Damaged);
+    assert!(error.advice().unwrap().contains("holdall repair"), "{error:?}");
+    let mended = ops::repair(&stage.context, &repository, None, &request())
+        .await
+        .unwrap();
+    assert!(!mended.is_damaged(), "{mended:?}");
+    for snapshot in snapshots(&stage.context, &repository).await.unwrap() {
+        assert_eq!(contents(&snapshot).await.unwrap(), things.contents);
     }
 }

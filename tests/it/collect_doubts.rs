@@ -30,13 +30,13 @@ async fn with_garbage() -> (Stage, SessionId) {
 
 impl Stage {
     /// The stage's store with faults between, opened without a cache.
-    async fn faulty(&self) -> (FaultStore, Repository) {
+    pub(crate) async fn faulty(&self) -> (FaultStore, Repository) {
         let faults = self.world.faults();
         let store = over(Arc::new(faults.clone()), &self.context);
         (faults, repo::open(&store).await.unwrap())
     }
 
-    async fn pack_names(&self) -> BTreeSet<String> {
+    pub(crate) async fn pack_names(&self) -> BTreeSet<String> {
         let objects = self.world.objects().await;
         objects
             .into_keys()
@@ -99,7 +99,7 @@ async fn a_ledger_that_cannot_be_read_ends_a_collection_until_a_check_has_replac
 }
 
 /// A world in which two writers have stored the same at the same time.
-async fn twice() -> (Stage, Things) {
+pub(crate) async fn twice() -> (Stage, Things) {
     let stage = stage().await;
     let empty = stage.world.objects().await;
     let other = World::of(&empty).await;
@@ -506,4 +506,34 @@ async fn a_snapshot_that_was_swept_while_it_was_being_protected_is_not_called_pr
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     let left = snapshots(&stage.context, &repository).await.unwrap();
     assert!(left.iter().all(|snapshot| snapshot.record().sid != one));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_check_says_of_packs_that_are_set_aside_is_as_of_after_a_collection() {
+    let (stage, _) = twice().await;
+    let newest = stage.take(&things(30)).await;
+    let view = stage.repository.view(&stage.context).await.unwrap();
+    let mut sids: Vec<SessionId> = view.snapshots().map(|record| record.sid).collect();
+    sids.retain(|sid| *sid != newest);
+    let going = stage.take(&things(40)).await;
+    sids.push(going);
+    let last = stage.take(&things(50)).await;
+    let packs = stage
+        .hand()
+        .read_run(names(&stage.world.objects().await, &format!("index/s/{}", sids[0]))[0])
+        .await
+        .packs;
+    let data = packs.iter().max_by_key(|pack| pack.size).unwrap();
+    let damaged = ObjectName::Pack(data.id).to_string();
+    flip(&stage.world, &damaged).await;
+    stage.hand().quarantine(&[data.id]).await;
+    // The collection takes it, and one of these two.
+    let report = checked_beside_a_collection(&stage, &[newest, going, last], ReadData::None).await;
+    assert!(stage.world.get(&damaged).await.is_none());
+    assert!(!report.is_damaged(), "{:?}", report.findings);
+    assert!(
+        report.findings.iter().all(|finding| finding.object != damaged),
+        "{:?}",
+        report.findings
+    );
 }

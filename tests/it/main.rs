@@ -9,6 +9,7 @@
 
 mod bases;
 mod bounds;
+mod broken_disk;
 mod cache;
 mod check;
 mod check_doubts;

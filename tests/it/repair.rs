@@ -21,7 +21,7 @@ pub(crate) fn request() -> RepairRequest {
     }
 }
 
-async fn repair(stage: &Stage, from: Option<&Repository>) -> RepairReport {
+pub(crate) async fn repair(stage: &Stage, from: Option<&Repository>) -> RepairReport {
     let repository = repo::open(&stage.world.store(&stage.context)).await.unwrap();
     ops::repair(&stage.context, &repository, from, &request())
         .await
@@ -29,7 +29,7 @@ async fn repair(stage: &Stage, from: Option<&Repository>) -> RepairReport {
 }
 
 /// The largest object whose name begins like this.
-fn largest(objects: &Objects, start: &str) -> String {
+pub(crate) fn largest(objects: &Objects, start: &str) -> String {
     let found = objects.iter().filter(|(name, _)| name.starts_with(start));
     found
         .max_by_key(|(_, bytes)| bytes.len())
@@ -37,13 +37,13 @@ fn largest(objects: &Objects, start: &str) -> String {
         .unwrap()
 }
 
-async fn damage(world: &World, name: &str, at: usize) {
+pub(crate) async fn damage(world: &World, name: &str, at: usize) {
     let mut bytes = world.get(name).await.unwrap().to_vec();
     bytes[at] ^= 1;
     world.set(name, bytes.into()).await;
 }
 
-async fn replica(stage: &Stage) -> (World, Repository) {
+pub(crate) async fn replica(stage: &Stage) -> (World, Repository) {
     let world = World::new();
     let target = make_replica(&stage.repository, world.store(&stage.context), &stage.context)
         .await

@@ -117,6 +117,8 @@ fn mend(finding: &Finding) -> Option<&'static str> {
     let (folder, _) = finding.object.split_once('/')?;
     match folder {
         _ if !finding.is_error => None,
+        // Set aside now: nothing is to be stored again.
+        "packs" if finding.is_elsewhere => Some("holdall prune"),
         "packs" | "index" => Some("holdall repair"),
         "snapshots" => Some("holdall repair --from LOCATION"),
         _ => None,

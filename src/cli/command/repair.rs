@@ -65,6 +65,12 @@ fn tell(app: &App, report: &RepairReport, how: (bool, bool)) -> std::io::Result<
     for (object, why) in report.bad_packs.iter().chain(&report.damaged) {
         app.warning(&format!("{object} {why}"));
     }
+    if let Some(why) = &report.not_set_aside {
+        app.warning(&format!(
+            "packs that are missing or damaged could not be set aside, and what is stored from now on may rest on them: let this machine write \
+             below `ledger/`, and repair again ({why})"
+        ));
+    }
     render::print(&text(report, how))
 }
 
@@ -72,7 +78,7 @@ fn tell(app: &App, report: &RepairReport, how: (bool, bool)) -> std::io::Result<
 fn text(report: &RepairReport, (with_replica, known_only): (bool, bool)) -> String {
     let mut text = String::new();
     let would = if report.dry_run { "would be " } else { "" };
-    if !report.bad_packs.is_empty() {
+    if !report.bad_packs.is_empty() && report.not_set_aside.is_none() {
         let packs = render::count(report.bad_packs.len() as u64, "pack");
         let _ = if report.dry_run {
             writeln!(text, "would set aside: {packs} missing or damaged")
@@ -123,7 +129,7 @@ fn text(report: &RepairReport, (with_replica, known_only): (bool, bool)) -> Stri
     for sid in &report.unreadable {
         let _ = writeln!(text, "the record of snapshot {} cannot be read", sid.short());
     }
-    if report.is_damaged() {
+    if report.has_loss() {
         text.push_str(if with_replica {
             "a new snapshot of the same data heals what it holds too\n"
         } else {
@@ -184,6 +190,7 @@ fn value(report: &RepairReport) -> Value {
         "snapshots_let_go": names(&report.snapshots_let_go),
         "snapshots_hit": hit.collect::<Vec<_>>(),
         "snapshots_unreadable": names(&report.unreadable),
+        "not_set_aside": report.not_set_aside,
         "total_duration": report.seconds,
     })
 }

@@ -213,11 +213,16 @@ fn text(report: &StatusReport, copy: Option<(&Location, &CopyStatus)>) -> String
     text
 }
 
+fn packs_were(count: u64) -> String {
+    let were = if count == 1 { "was" } else { "were" };
+    format!("{} {were}", render::count(count, "pack"))
+}
+
 /// What the ledger says.
 fn verified(report: &StatusReport) -> String {
     match (report.packs.reads.never, report.packs.reads.oldest) {
         (0, Some(oldest)) => format!("all were verified since {}", render::local_time(oldest)),
-        (never, Some(_)) => format!("{} were never verified", render::count(never, "pack")),
+        (never, Some(_)) => format!("{} never verified", packs_were(never)),
         (_, None) => "none was verified yet: `holdall check --read-data`".to_owned(),
     }
 }
@@ -253,14 +258,15 @@ fn remarks(app: &App, report: &StatusReport, request: &StatusRequest) {
     let (set_aside, at_risk) = (report.packs.quarantined, report.packs.at_risk);
     if at_risk > 0 {
         app.warning(&format!(
-            "{} were found damaged and set aside, and what they hold is stored nowhere else; `holdall check` tells what is hit",
-            render::count(at_risk, "pack")
+            "{} found damaged and set aside, and what {} stored nowhere else; `holdall check` tells what is hit",
+            packs_were(at_risk),
+            if at_risk == 1 { "it holds is" } else { "they hold is" },
         ));
     }
     if set_aside > at_risk {
         app.note(&format!(
-            "{} were found damaged and set aside; all that they hold is stored elsewhere, and `holdall prune` removes them",
-            render::count(set_aside - at_risk, "pack")
+            "{} found damaged and set aside; all content is stored elsewhere, and `holdall prune` removes what is left",
+            packs_were(set_aside - at_risk)
         ));
     }
     for OpenRun { host, age } in &report.open {

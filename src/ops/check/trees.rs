@@ -12,7 +12,7 @@ use crate::ops::place::name_of;
 use crate::repository::{BlobReader, Hit, Repository, View};
 use crate::snapshot::SnapshotReader;
 use crate::snapshot::entry::Key;
-use crate::snapshot::tree::{Marker, walk};
+use crate::snapshot::tree::{Marker, walk, walk_refs};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Write;
 
@@ -61,8 +61,9 @@ async fn walk_all(context: &Context, view: &View, blobs: &BlobReader, marks: &mu
         marks.begin(record.sid);
         let reader = SnapshotReader::new(record.clone(), blobs.clone(), context.budget.total());
         walk(reader.tree().source().as_ref(), &record.root, marks).await?;
-        if let Some((_, refs)) = &record.incident_list {
-            marks.incident_list(refs);
+        if let Some((level, refs)) = &record.incident_list {
+            marks.begin_incidents();
+            walk_refs(reader.tree().source().as_ref(), (*level, refs), marks).await?;
         }
         trees.walked += 1;
         trees.hit.extend(marks.describe().map(|what| (record.sid, what)));
@@ -168,13 +169,11 @@ impl Marks {
         }
     }
 
-    fn incident_list(&mut self, refs: &[BlobRef]) {
+    /// What follows is the list of what could not be read when the snapshot was made.
+    fn begin_incidents(&mut self) {
         self.is_counted = false;
-        let lost: Vec<_> = refs.iter().filter(|r| !self.blobs.has(&r.id)).collect();
-        for list in lost {
-            self.entry = Some("(the list of incidents)".into());
-            self.hit_entry(&list.id);
-        }
+        self.list = None;
+        self.entry = Some("(the list of incidents)".into());
     }
 
     fn describe(&self) -> Option<String> {

@@ -65,7 +65,7 @@ pub(super) async fn plan(
         match ask_for(&blobs, &snapshot.record, &mut needs, |_| false).await {
             // A run will say so of this snapshot, and copy the others.
             Err(error) if is_about_snapshot(&error) => {}
-            needed => needed?,
+            needed => drop(needed?),
         }
     }
     let there = match target {
@@ -91,7 +91,7 @@ async fn find(
     let walk = ask_for(&blobs, record, &mut source.needs, |_| false);
     match writer.alive_during(walk).await? {
         Err(error) if is_about_snapshot(&error) => Ok(Err(error)),
-        needed => needed.map(Ok),
+        needed => needed.map(|_| Ok(())),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::format::id::{BlobId, ObjectId};
 use crate::repository::index::{Copy, Index, PackNumber};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// What a reader was told of packs, whatever view it reads.
 #[derive(Default)]
@@ -26,7 +26,12 @@ pub(super) struct Bad {
     aside: HashSet<PackNumber>,
     /// Whether anything was found that is not of those packs.
     is_news: bool,
+    /// Of packs, how many blocks the store does not give.
+    ungiven: HashMap<PackNumber, u32>,
 }
+
+/// Blocks that a store does not give, of one pack, until the others of it are not tried any more: each failure may take long.
+const UNGIVEN_MAX: u32 = 16;
 
 impl Bad {
     /// Whether a copy may be tried.
@@ -63,6 +68,20 @@ impl Bad {
     /// Whether anything was found that is not of packs that are set aside.
     pub(super) fn has_news(&self) -> bool {
         self.is_news
+    }
+
+    /// As [`Self::add`], of what the store did not give though it answers.
+    pub(super) fn add_ungiven(&mut self, index: &Index, blame: Blame) {
+        self.add(index, blame);
+        if let Blame::Block(block) = blame
+            && let Some(block) = index.blocks().get(block as usize)
+        {
+            let count = self.ungiven.entry(block.pack).or_default();
+            *count += 1;
+            if *count >= UNGIVEN_MAX {
+                self.packs.insert(block.pack);
+            }
+        }
     }
 
     pub(super) fn add(&mut self, index: &Index, blame: Blame) {

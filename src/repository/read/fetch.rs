@@ -282,7 +282,9 @@ impl Blocks {
     }
 
     fn range(&self, pack: PackNumber, range: Range<u64>, is_content: bool) -> Fetched {
-        let (repository, id) = (self.repository.clone(), self.index.pack(pack).map(|pack| pack.id));
+        let (repository, pack) = (self.repository.clone(), self.index.pack(pack));
+        let is_to_end = pack.is_some_and(|pack| range.end == u64::from(pack.size));
+        let id = pack.map(|pack| pack.id);
         let (requests, fetched) = (self.requests.clone(), self.fetched.clone());
         let content = is_content.then(|| self.content.clone());
         let presence = self.presence.clone();
@@ -293,7 +295,9 @@ impl Blocks {
             let bytes = repository.store().get_range(&ObjectName::Pack(id), range).await;
             if let Some(presence) = presence {
                 match &bytes {
-                    Ok(bytes) if bytes.len() as u64 == expected => presence.note(id, true),
+                    // That its head is there says nothing of its tail.
+                    Ok(bytes) if bytes.len() as u64 == expected && is_to_end => presence.note(id, true),
+                    Ok(bytes) if (bytes.len() as u64) < expected => presence.note(id, false),
                     Err(error) if error.kind() == ErrorKind::NotFound => presence.note(id, false),
                     _ => {}
                 }

@@ -1,6 +1,7 @@
 //! Blobs out: ranges of one pack are fetched together, every blob is verified, every copy is tried before a blob counts as lost.
 
 mod bad;
+mod elsewhere;
 pub(super) mod fetch;
 
 use super::delta::apply_delta;
@@ -20,6 +21,7 @@ use bytes::Bytes;
 use fetch::Blocks;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use std::collections::{BTreeSet, HashSet};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// Blobs up to this size are verified where they are read, in bytes.
@@ -39,6 +41,8 @@ struct Inner {
     /// The only snapshot that is read, if it is only one.
     snapshot: Option<SessionId>,
     told: RwLock<Told>,
+    /// Whether what the ledger says is known already, or is for others to say.
+    knows_ledger: AtomicBool,
     state: RwLock<State>,
 }
 
@@ -98,6 +102,7 @@ impl BlobReader {
                 cached,
                 snapshot,
                 told: RwLock::default(),
+                knows_ledger: AtomicBool::new(false),
                 state,
             }),
         }
@@ -133,6 +138,7 @@ impl BlobReader {
                 cached,
                 snapshot: None,
                 told: RwLock::default(),
+                knows_ledger: AtomicBool::new(true),
                 state: RwLock::new(state),
             }),
         }
@@ -145,6 +151,7 @@ impl BlobReader {
     /// store says.
     pub async fn get(&self, kind: BlobKind, id: &BlobId) -> Result<Bytes> {
         let mut why = None;
+        let mut alone = HashSet::new();
         for _ in 0..8 {
             let state = self.state()?;
             while let Some(chain) = state.chain(id) {
@@ -153,8 +160,18 @@ impl BlobReader {
                     Err(Failed {
                         blame: Some(blame),
                         error,
-                    }) if can_try_elsewhere(&error) => {
-                        state.condemn(blame)?;
+                    }) => {
+                        let error = self.of_copy(error).await?;
+                        if error.kind() == ErrorKind::Unreachable
+                            && let Blame::Block(number) = blame
+                            && alone.insert(number)
+                        {
+                            // A disk that does not give one sector fails all that was asked for with it.
+                            state.blocks.fetch(&[number])?;
+                            continue;
+                        }
+                        self.ask_ledger().await?;
+                        state.condemn_for(blame, &error)?;
                         why = Some(error);
                         if mutated!(ReaderFirstCopy) {
                             break;
@@ -418,6 +435,15 @@ impl State {
         self.bad.read().is_ok_and(|bad| bad.allows(&self.index, copy))
     }
 
+    fn condemn_for(&self, blame: Blame, error: &Error) -> Result<()> {
+        if error.kind() != ErrorKind::Unreachable {
+            return self.condemn(blame);
+        }
+        let mut bad = self.bad.write().map_err(poisoned)?;
+        bad.add_ungiven(&self.index, blame);
+        Ok(())
+    }
+
     fn condemn(&self, blame: Blame) -> Result<()> {
         self.bad.write().map_err(poisoned)?.add(&self.index, blame);
         Ok(())
@@ -546,12 +572,4 @@ fn rebuild_with(
     } else {
         base.into()
     }))
-}
-
-/// A missing or damaged copy; an unreachable store is not a reason to call a pack bad.
-fn can_try_elsewhere(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::NotFound | ErrorKind::Damaged | ErrorKind::WrongKey | ErrorKind::Unsupported
-    )
 }

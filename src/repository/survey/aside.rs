@@ -40,31 +40,33 @@ pub(in crate::repository) fn at_risk(
 
 impl Survey<'_> {
     /// How those packs stand that are bad and were set aside before anything was listed (`format-spec/90-collection.md` section 1): a session
-    /// that began later has left them out.
-    pub(super) async fn stand(&self) -> Result<HashMap<ObjectId, Aside>> {
+    /// that began later has left them out. And which bad packs hold nothing that cannot be read without them.
+    pub(super) async fn stand(&self) -> Result<(HashMap<ObjectId, Aside>, HashSet<ObjectId>)> {
         let bad: HashSet<ObjectId> = self.report.bad_packs.iter().copied().collect();
-        let known = |id: &&ObjectId| self.ledger.quarantined.contains(id);
-        let packs: HashSet<ObjectId> = bad.iter().filter(known).copied().collect();
-        if packs.is_empty() {
-            return Ok(HashMap::new());
+        if bad.is_empty() {
+            return Ok((HashMap::new(), HashSet::new()));
         }
         let view = match self.repository.view(self.context).await {
             Ok(view) => view,
-            Err(error) if is_damage(&error) => return Ok(HashMap::new()),
+            Err(error) if is_damage(&error) => return Ok((HashMap::new(), HashSet::new())),
             Err(error) => return Err(error),
         };
-        let mut avoided = bad;
+        let known = |id: &&ObjectId| self.ledger.quarantined.contains(id);
+        let packs: HashSet<ObjectId> = bad.iter().filter(known).copied().collect();
+        let mut avoided = bad.clone();
         avoided.extend(&self.ledger.quarantined);
         avoided.extend(&view.log.condemned);
-        let at_risk = at_risk(&view.index, &packs, &avoided);
+        let at_risk = at_risk(&view.index, &bad, &avoided);
         let listed: HashSet<ObjectId> = view.index.packs().iter().map(|pack| pack.id).collect();
+        let is_elsewhere = |id: &ObjectId| listed.contains(id) && !at_risk.contains(id);
         let is_settled = !self.has_open_sessions() && !view.log.begun && view.damaged.is_empty();
         let stand = |id: &ObjectId| match () {
-            () if listed.contains(id) && !at_risk.contains(id) => Aside::Replaced,
+            () if is_elsewhere(id) => Aside::Replaced,
             () if is_settled => Aside::Settled,
             () => Aside::Open,
         };
-        Ok(packs.iter().map(|id| (*id, stand(id))).collect())
+        let elsewhere = bad.iter().copied().filter(is_elsewhere).collect();
+        Ok((packs.iter().map(|id| (*id, stand(id))).collect(), elsewhere))
     }
 
     /// Whether a session that counts had no decision when everything was listed.

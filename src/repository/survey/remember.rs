@@ -22,6 +22,8 @@ pub(super) struct Memory {
     written_at: Time,
     /// Whether the store may be written to, as far as is known.
     is_possible: bool,
+    /// Why not, if that was tried.
+    refused: Option<String>,
     /// Whether somebody counts on it.
     pub(super) is_wanted: bool,
     /// Whether it is known of every pack how it is.
@@ -36,6 +38,7 @@ impl Memory {
             written: 0,
             written_at: now,
             is_possible,
+            refused: None,
             is_wanted: false,
             is_all: false,
         }
@@ -111,6 +114,9 @@ impl Survey<'_> {
         } else if self.memory.is_wanted {
             Some("the repository was opened for reading".to_owned())
         } else {
+            if !bad.is_empty() {
+                self.report.not_set_aside.clone_from(&self.memory.refused);
+            }
             return Ok(());
         };
         self.memory.written = self.memory.verified.len();
@@ -129,6 +135,12 @@ impl Survey<'_> {
             }
             return Ok(());
         };
+        if self.memory.is_possible {
+            self.memory.refused = Some(why.clone());
+        }
+        if !bad.is_empty() {
+            self.report.not_set_aside.clone_from(&self.memory.refused);
+        }
         self.memory.is_possible = false;
         self.memory.is_wanted = false;
         let what = if bad.is_empty() {

@@ -13,6 +13,7 @@ use crate::format::index::{PackRow, Tables};
 use crate::format::layout::ObjectName;
 use crate::repository::index::PackNumber;
 use crate::repository::pack::{OpenedPack, open_pack};
+use crate::repository::survey::only_this_object;
 use crate::repository::transfer::{Naming, Needs, There, Transfer, is_outdated};
 use crate::repository::view::is_damage;
 use crate::repository::{Repository, Rest};
@@ -198,12 +199,17 @@ impl Carrier {
         let size = expected.packs.first().map_or(0, |pack| u64::from(pack.size));
         let held = self.context.budget.reserve(size * 2).await;
         let name = ObjectName::Pack(id);
-        let bytes = self.from.store().get(&name).await.map_err(|error| {
-            if error.kind() == ErrorKind::NotFound || is_damage(&error) {
-                return Failed::Bad(error.with("object", name));
+        let bytes = match self.from.store().get(&name).await {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::NotFound || is_damage(&error) => {
+                return Err(Failed::Bad(error.with("object", name)));
             }
-            Failed::All(error)
-        })?;
+            // One that the disk does not give is lost as it is, and no reason to leave the others.
+            Err(error) => {
+                let error = only_this_object(self.from.store(), error).await;
+                return Err(error.map_or_else(Failed::All, Failed::Bad));
+            }
+        };
         let len = bytes.len() as u64;
         let (from, pack) = (self.from.shared_keyring(), bytes.clone());
         let tables = expected.clone();

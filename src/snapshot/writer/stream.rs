@@ -65,7 +65,10 @@ impl SnapshotWriter {
             self.context.emit(&Event::Progress { bytes });
             match piece {
                 Piece::Data(bytes) => {
-                    let held = self.context.budget.reserve(bytes.len() as u64).await;
+                    let (budget, len) = (self.context.budget.clone(), bytes.len() as u64);
+                    let held = self
+                        .alive_during(async move { budget.reserve(len).await })
+                        .await?;
                     gathered.held.merge(held);
                     self.gather(cutter.data(bytes).await?, &mut gathered).await?;
                 }

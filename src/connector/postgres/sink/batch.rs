@@ -267,3 +267,64 @@ async fn copy(
     }
     Ok(rows)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Silent;
+    use std::sync::Arc;
+
+    fn batch() -> Batch {
+        let name = TableName {
+            schema: b"public".to_vec(),
+            table: b"orders".to_vec(),
+        };
+        Batch::new(name, Table::default())
+    }
+
+    fn waiting(bytes: u64) -> Waiting {
+        Waiting {
+            segment: Segment { block: 0, part: 0 },
+            rows: 1,
+            bytes,
+            content: Content::None,
+        }
+    }
+
+    #[test]
+    fn a_batch_takes_no_more_bytes_than_it_may_have_and_one_segment_of_any_size() {
+        let mut batch = batch();
+        assert!(batch.takes(u64::MAX, 100), "alone it is streamed");
+        batch.add(waiting(60));
+        assert!(batch.takes(40, 100));
+        assert!(!batch.takes(41, 100));
+        assert!(!batch.takes(u64::MAX, 100));
+        batch.add(waiting(40));
+        assert!(!batch.takes(1, 100));
+        assert!(batch.takes(0, 100));
+    }
+
+    #[test]
+    fn a_batch_takes_no_more_segments_than_fit_one_statement() {
+        let mut batch = batch();
+        for _ in 0..SEGMENTS_MAX {
+            assert!(batch.takes(0, 100));
+            batch.add(waiting(0));
+        }
+        assert!(!batch.takes(0, 100));
+        assert_eq!(batch.into_segments().len(), SEGMENTS_MAX);
+    }
+
+    #[test]
+    fn all_batches_together_hold_an_eighth_of_the_budget() {
+        let context = |bytes: u64| Context::new(Arc::new(Silent), bytes, 1).unwrap();
+        for jobs in [0, 1, 2, 8, 64] {
+            for budget in [64 << 20, 256 << 20, 4 << 30] {
+                let most = most(&context(budget), jobs);
+                assert!(most <= TOGETHER_MAX && most * (jobs.max(1) as u64) <= budget / SHARE);
+            }
+        }
+        assert_eq!(most(&context(4 << 30), 8), TOGETHER_MAX);
+        assert_eq!(most(&context(64 << 20), 8), 1 << 20);
+    }
+}

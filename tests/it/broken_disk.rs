@@ -1,0 +1,253 @@
+//! A disk that does not give one object any more, though it gives the others: that is one copy less, and no reason to end.
+
+use crate::check::errors;
+use crate::collect::{Stage, stage, things};
+use crate::collect_doubts::twice;
+use crate::copy::{Two, make_replica, request as copy_request, version};
+use crate::repair::{damage, largest, replica, request};
+use crate::world::{Objects, Things, World, contents, over, snapshots};
+use holdall::error::{ErrorKind, Result};
+use holdall::ops::{self, CheckRequest};
+use holdall::repository::{ReadData, Repository};
+use holdall::testkit::{Failure, FaultStore, Op, Plan, When, repo};
+use std::sync::Arc;
+
+/// The repository, on a disk that does not give these objects.
+async fn without(stage: &Stage, names: &[&String]) -> (FaultStore, Repository) {
+    let (faults, repository) = stage.faulty().await;
+    for name in names {
+        faults.plan(eio(name).forever());
+    }
+    (faults, repository)
+}
+
+fn eio(name: &str) -> Plan {
+    Plan::new(When::Before, Failure::System(5)).op(Op::Get).name(name)
+}
+
+/// Restores everything; gives how many snapshots there are.
+async fn restored(stage: &Stage, repository: &Repository, expected: &[&Things]) -> Result<usize> {
+    let found = snapshots(&stage.context, repository).await?;
+    for snapshot in &found {
+        let found = contents(snapshot).await?;
+        assert!(expected.iter().any(|things| things.contents == found));
+    }
+    Ok(found.len())
+}
+
+fn data_pack(objects: &Objects, before: &Objects) -> String {
+    let new = objects.iter().filter(|(name, _)| !before.contains_key(*name));
+    let new: Objects = new.map(|(name, bytes)| (name.clone(), bytes.clone())).collect();
+    largest(&new, "packs/")
+}
+
+#[tokio::test]
+async fn what_a_disk_does_not_give_is_read_from_another_copy() {
+    let (stage, things) = twice().await;
+    let mut bad = 0;
+    for pack in stage.pack_names().await {
+        let (_faults, repository) = without(&stage, &[&pack]).await;
+        assert_eq!(
+            restored(&stage, &repository, &[&things]).await.unwrap(),
+            2,
+            "{pack}"
+        );
+        let there = World::new();
+        let target = make_replica(&stage.repository, there.store(&stage.context), &stage.context);
+        let target = target.await.unwrap();
+        let (_faults, repository) = without(&stage, &[&pack]).await;
+        let copied = ops::copy(&stage.context, &repository, Some(&target), &copy_request()).await;
+        let copied = copied.unwrap();
+        assert_eq!(
+            (copied.copied.len(), copied.failed.len()),
+            (2, 0),
+            "{pack}: {copied:?}"
+        );
+        // All was copied, and a pack is bad: that is damage, exit code 13.
+        assert_eq!(copied.is_damaged(), !copied.bad_packs.is_empty());
+        bad += copied.bad_packs.len();
+        assert_eq!(restored(&stage, &target, &[&things]).await.unwrap(), 2, "{pack}");
+    }
+    assert!(bad > 0, "of each two packs one is copied whole");
+}
+
+#[tokio::test]
+async fn what_a_check_calls_stored_elsewhere_is_given_from_there() {
+    let (stage, things) = twice().await;
+    for pack in stage.pack_names().await {
+        let world = World::of(&stage.world.objects().await).await;
+        let faults = world.faults();
+        faults.plan(eio(&pack).forever());
+        let store = over(Arc::new(faults), &stage.context);
+        let open = || async { repo::open(&store).await.unwrap() };
+        let request = CheckRequest {
+            read_data: ReadData::All,
+            ..CheckRequest::default()
+        };
+        let first = ops::check(&stage.context, &open().await, request).await.unwrap();
+        let [found] = errors(&first).try_into().unwrap();
+        assert!(
+            found.object == pack && found.is_elsewhere && found.hit.is_none(),
+            "{found:?}"
+        );
+        let second = ops::check(&stage.context, &open().await, request).await.unwrap();
+        assert!(!second.is_damaged(), "{:?}", second.findings);
+        assert_eq!(restored(&stage, &open().await, &[&things]).await.unwrap(), 2);
+    }
+}
+
+#[tokio::test]
+async fn what_a_disk_gives_at_the_second_try_is_not_lost() {
+    let stage = stage().await;
+    stage.take(&things(1)).await;
+    let (faults, repository) = stage.faulty().await;
+    for pack in stage.pack_names().await {
+        faults.plan(eio(&pack));
+    }
+    assert_eq!(restored(&stage, &repository, &[&things(1)]).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn what_only_a_broken_pack_holds_costs_those_that_need_it_and_no_others() {
+    let two = Two::replica().await;
+    two.take(&things(1)).await;
+    let before = two.here.objects().await;
+    let hit = two.take(&things(10)).await;
+    let pack = data_pack(&two.here.objects().await, &before);
+    let faults = two.here.faults();
+    faults.plan(eio(&pack).forever());
+    let source = repo::open(&over(Arc::new(faults), &two.context)).await.unwrap();
+    let copied = ops::copy(&two.context, &source, Some(&two.target), &copy_request())
+        .await
+        .unwrap();
+    assert_eq!((copied.copied.len(), copied.failed.len()), (1, 1), "{copied:?}");
+    assert_eq!(copied.failed[0].record.sid, hit);
+    assert!(copied.is_damaged() && copied.bad_packs[0].0 == pack, "{copied:?}");
+    assert_eq!(two.whole(&[&things(1)]).await, 1);
+    for snapshot in snapshots(&two.context, &source).await.unwrap() {
+        let read = contents(&snapshot).await;
+        assert_eq!(read.is_err(), snapshot.record().sid == hit);
+        if let Err(error) = read {
+            assert_eq!(error.kind(), ErrorKind::Damaged);
+            assert!(error.causes()[0].contains(&pack), "{error:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_gives_nothing_at_all_has_lost_nothing() {
+    let stage = stage().await;
+    stage.take(&things(1)).await;
+    let (faults, repository) = stage.faulty().await;
+    let found = snapshots(&stage.context, &repository).await.unwrap();
+    faults.plan(Plan::new(When::Before, Failure::Unreachable).forever());
+    assert_eq!(
+        contents(&found[0]).await.unwrap_err().kind(),
+        ErrorKind::Unreachable
+    );
+    faults.heal();
+    assert_eq!(contents(&found[0]).await.unwrap(), things(1).contents);
+}
+
+#[tokio::test]
+async fn a_repair_heals_what_a_disk_does_not_give() {
+    let stage = stage().await;
+    stage.take(&version(0)).await;
+    stage.take(&version(1)).await;
+    let (_world, from) = replica(&stage).await;
+    let expected = [&version(0), &version(1)];
+    for pack in stage.pack_names().await {
+        let world = World::of(&stage.world.objects().await).await;
+        let faults = world.faults();
+        faults.plan(eio(&pack).forever());
+        let store = over(Arc::new(faults), &stage.context);
+        let open = || async { repo::open(&store).await.unwrap() };
+        let alone = ops::repair(&stage.context, &open().await, None, &request())
+            .await
+            .unwrap();
+        assert!(alone.is_damaged() && !alone.hit.is_empty(), "{pack}: {alone:?}");
+        let report = ops::repair(&stage.context, &open().await, Some(&from), &request())
+            .await
+            .unwrap();
+        assert!(
+            !report.is_damaged() && report.blobs_from_replica > 0,
+            "{pack}: {report:?}"
+        );
+        assert_eq!(
+            restored(&stage, &open().await, &expected).await.unwrap(),
+            2,
+            "{pack}"
+        );
+    }
+}
+
+/// A pack of a tree that was found right, and is not given when the tree is walked.
+#[tokio::test]
+async fn what_a_repair_finds_lost_on_its_way_is_named_and_healed() {
+    let stage = stage().await;
+    let sid = stage.take(&version(0)).await;
+    let (_world, from) = replica(&stage).await;
+    let objects = stage.world.objects().await;
+    let run = crate::world::names(&objects, "index/s/").remove(0);
+    let tables = stage.hand().read_run(run).await;
+    let is_of_tree = |pack: usize| {
+        let entries = tables.entries.iter();
+        let mut of_pack = entries.filter(|e| tables.blocks[e.block as usize].pack as usize == pack);
+        of_pack.any(|e| e.kind != holdall::format::index::BlobKind::Data)
+    };
+    let pack = (0..tables.packs.len()).find(|pack| is_of_tree(*pack)).unwrap();
+    let pack = holdall::format::layout::ObjectName::Pack(tables.packs[pack].id).to_string();
+    for heals in [false, true] {
+        let world = World::of(&objects).await;
+        let faults = world.faults();
+        let store = over(Arc::new(faults.clone()), &stage.context);
+        let repository = repo::open(&store).await.unwrap();
+        // The survey reads it whole, once.
+        faults.plan(eio(&pack).skip(1).forever());
+        let from = heals.then_some(&from);
+        let report = ops::repair(&stage.context, &repository, from, &request())
+            .await
+            .unwrap();
+        assert!(
+            report.bad_packs.iter().any(|(name, _)| *name == pack),
+            "{report:?}"
+        );
+        assert_eq!(report.is_damaged(), !heals, "{report:?}");
+        if heals {
+            let repository = repo::open(&store).await.unwrap();
+            assert_eq!(restored(&stage, &repository, &[&version(0)]).await.unwrap(), 1);
+        } else {
+            assert!(
+                report.hit[0].sid == sid && report.hit[0].nodes_hit > 0,
+                "{report:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_repair_that_may_not_set_packs_aside_says_so_and_fails() {
+    let stage = stage().await;
+    stage.take(&things(1)).await;
+    let (_world, from) = replica(&stage).await;
+    let pack = largest(&stage.world.objects().await, "packs/");
+    damage(&stage.world, &pack, 5_000).await;
+    let (faults, repository) = stage.faulty().await;
+    let refusal = Plan::new(When::Before, Failure::Status(403, "AccessDenied"));
+    faults.plan(refusal.op(Op::Put).name("ledger/").forever());
+    let report = ops::repair(&stage.context, &repository, Some(&from), &request())
+        .await
+        .unwrap();
+    assert!(
+        report.not_set_aside.is_some() && report.is_damaged(),
+        "{report:?}"
+    );
+    faults.heal();
+    let report = ops::repair(&stage.context, &repository, Some(&from), &request())
+        .await
+        .unwrap();
+    assert!(
+        report.not_set_aside.is_none() && !report.is_damaged(),
+        "{report:?}"
+    );
+}
