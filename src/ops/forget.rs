@@ -1,13 +1,14 @@
 //! Letting snapshots go. Nothing is removed here: what no snapshot needs any more, a later collection takes.
 
-use super::list::{ListedSnapshot, list};
+use super::list::{ListedSnapshot, listed};
 use super::retention::{Candidate, Policy};
+use super::unread::take_unread;
 use crate::context::{Context, Time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::SessionId;
 use crate::format::session::ForgetRecord;
 use crate::format::snapshot::SnapshotRecord;
-use crate::repository::{Minimum, Repository};
+use crate::repository::{Minimum, Notes, Repository};
 use crate::snapshot::{SnapshotFilter, SnapshotSpec};
 use jiff::tz::TimeZone;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -81,11 +82,15 @@ pub struct ForgetReport {
     pub groups: Vec<Group>,
     /// Those that went, or would.
     pub forgotten: u64,
+    /// Those among them whose records cannot be read; they are in no group.
+    pub unread: Vec<SessionId>,
+    /// Whether the repository may retain these, so that a collector takes them only if it is told that they are lost.
+    pub unread_may_stay: bool,
     /// Whether nothing was written.
     pub dry_run: bool,
 }
 
-/// Lets snapshots go, by name or by a policy.
+/// Lets snapshots go, by name or by a policy; one whose record cannot be read by its full name only.
 ///
 /// # Errors
 /// `Invalid` for an empty policy without names, or a name with a path behind it or of a snapshot that does not pass the filter;
@@ -97,7 +102,11 @@ pub async fn forget(
     repository: &Repository,
     request: &ForgetRequest,
 ) -> Result<ForgetReport> {
-    let listed = list(context, repository, &SnapshotFilter::default()).await?;
+    let view = repository.view(context).await?;
+    let listed = listed(repository, &view, &SnapshotFilter::default()).await?;
+    let mut named = request.named.clone();
+    let unread = take_unread(&mut named, &view);
+    unread_may_go(repository, &unread).await?;
     let now = context.clock.now();
     let known = listed.snapshots.iter().map(|s| (s.record.as_ref(), s.first_seen));
     let retained = Minimum::of(repository.config()).kept(known, now);
@@ -112,20 +121,21 @@ pub async fn forget(
             .hint("run `holdall check`, or name the snapshots to forget"));
         }
         by_policy(listed.snapshots, request, &retained, now)?
+    } else if named.is_empty() {
+        Vec::new()
     } else {
-        vec![by_name(listed.snapshots, request, &retained)?]
+        vec![by_name(listed.snapshots, (request, &named), &retained)?]
     };
-    let going = groups
-        .iter()
-        .flat_map(|group| &group.verdicts)
-        .filter(|v| v.reasons.is_empty());
+    let verdicts = groups.iter().flat_map(|group| &group.verdicts);
+    let going = verdicts.filter(|v| v.reasons.is_empty());
+    let going = going.map(|verdict| verdict.snapshot.record.sid);
     let mut forgotten = 0;
-    for verdict in going {
+    for sid in going.chain(unread.iter().copied()) {
         context.check_cancelled()?;
         forgotten += 1;
         if !request.dry_run {
             let record = ForgetRecord {
-                sid: verdict.snapshot.record.sid,
+                sid,
                 who: request.who.clone(),
                 why: if request.named.is_empty() {
                     "policy".into()
@@ -142,6 +152,8 @@ pub async fn forget(
     Ok(ForgetReport {
         groups,
         forgotten,
+        unread_may_stay: !unread.is_empty() && Minimum::of(repository.config()).is_any(),
+        unread,
         dry_run: request.dry_run,
     })
 }
@@ -149,7 +161,30 @@ pub async fn forget(
 /// What the repository retains, and why.
 type Retained = HashMap<SessionId, String>;
 
-fn by_name(all: Vec<ListedSnapshot>, request: &ForgetRequest, retained: &Retained) -> Result<Group> {
+/// Whether snapshots may go whose records cannot be read.
+async fn unread_may_go(repository: &Repository, unread: &[SessionId]) -> Result<()> {
+    if unread.is_empty() {
+        return Ok(());
+    }
+    let notes = repository.notes().await?;
+    let protected = unread
+        .iter()
+        .find(|sid| notes.get(sid).is_some_and(Notes::may_protect));
+    let Some(sid) = protected else {
+        return Ok(());
+    };
+    let what = "the record of this snapshot cannot be read, and it is protected, or may be";
+    let hint = format!("if it shall go, `holdall unprotect {}` first", sid.name());
+    Err(Error::new(ErrorKind::Refused, what)
+        .with("snapshot", sid.name())
+        .hint(hint))
+}
+
+fn by_name(
+    all: Vec<ListedSnapshot>,
+    (request, named): (&ForgetRequest, &[SnapshotSpec]),
+    retained: &Retained,
+) -> Result<Group> {
     let records: Vec<_> = all.iter().map(|s| s.record.clone()).collect();
     let tags: HashMap<SessionId, &Vec<String>> = all.iter().map(|s| (s.record.sid, &s.tags)).collect();
     let passes = |record: &SnapshotRecord| {
@@ -157,7 +192,7 @@ fn by_name(all: Vec<ListedSnapshot>, request: &ForgetRequest, retained: &Retaine
         request.filter.passes(record, tags.unwrap_or(&&record.tags))
     };
     let mut sids = HashSet::new();
-    for spec in &request.named {
+    for spec in named {
         let found = spec.whole()?.find(&records, &passes)?;
         if !passes(&found) {
             return Err(Error::new(

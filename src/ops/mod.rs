@@ -21,6 +21,7 @@ mod retention;
 mod snapshot;
 mod stats;
 mod status;
+mod unread;
 
 pub use crate::repository::ReadData;
 pub use crate::repository::collect::{CollectOptions, CollectPlan, SealedRound, Swept, Unused};

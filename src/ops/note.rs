@@ -1,11 +1,12 @@
 //! What people say of a snapshot after it was made: tags, protection.
 
 use super::list::{ListedSnapshot, list};
+use super::unread::take_unread;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::SessionId;
 use crate::format::note::NoteRecord;
-use crate::repository::Repository;
+use crate::repository::{Notes, Repository};
 use crate::snapshot::{SnapshotFilter, SnapshotSpec};
 
 /// How tags change. They are set first, if they are, then added, then removed.
@@ -60,7 +61,7 @@ pub async fn tag(
     note(context, repository, specs, &new).await
 }
 
-/// Protects snapshots from being forgotten, or no longer.
+/// Protects snapshots from being forgotten, or no longer; the latter also one whose record cannot be read, by its full name.
 ///
 /// # Errors
 /// As [`tag`]; a snapshot that was let go is not found. `Refused` for one that was let go without an effect: what stands against the
@@ -92,7 +93,13 @@ pub async fn protect(
             ..NoteRecord::default()
         })
     };
-    let mut noted = note(context, repository, specs, &new).await?;
+    let mut specs = specs.to_vec();
+    let unread = if protected {
+        Vec::new()
+    } else {
+        take_unread(&mut specs, &repository.view(context).await?)
+    };
+    let mut noted = note(context, repository, &specs, &new).await?;
     // Of a forget that came between the look and the note a collector may know that does not know the note; it may even have swept both.
     let still = repository.view(context).await?;
     for one in noted.iter_mut().filter(|one| one.changed) {
@@ -107,7 +114,35 @@ pub async fn protect(
             .hint("a collection that is under way may still take it, or has: restore it, or take a new snapshot"));
         }
     }
+    for sid in unread {
+        noted.push(unprotect_unread(context, repository, sid).await?);
+    }
     Ok(noted)
+}
+
+/// Nobody can tell what else is said of it: its tags may be in the record.
+async fn unprotect_unread(context: &Context, repository: &Repository, sid: SessionId) -> Result<Noted> {
+    let notes = repository.notes().await?;
+    let changed = notes.get(&sid).is_some_and(Notes::may_protect);
+    if changed {
+        let note = NoteRecord {
+            protected: Some(false),
+            ..NoteRecord::default()
+        };
+        repository.put_note(context, sid, note).await?;
+    }
+    let let_go = changed && repository.view(context).await?.has_forget(&sid);
+    Ok(Noted {
+        sid,
+        name: sid.name(),
+        tags: notes
+            .get(&sid)
+            .and_then(|notes| notes.said.tags.clone())
+            .unwrap_or_default(),
+        protected: false,
+        changed,
+        let_go,
+    })
 }
 
 async fn note(

@@ -161,6 +161,14 @@ impl SnapshotSpec {
         }
     }
 
+    /// The full name of a snapshot, if nothing else was typed.
+    pub fn full_name(&self) -> Option<&str> {
+        match &self.base {
+            Base::Prefix(name) if name.len() == 32 && self.back == 0 && self.path.is_none() => Some(name),
+            _ => None,
+        }
+    }
+
     /// Finds the snapshot among `snapshots`, which need no order. `filter` says which count for `latest` and `~`.
     ///
     /// # Errors

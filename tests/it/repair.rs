@@ -2,6 +2,7 @@
 
 use crate::collect::{Stage, all, stage, whole_round};
 use crate::copy::{make_replica, request as copy_request, version};
+use crate::lost_records::stage_without_minimum;
 use crate::world::{
     Objects, START, Things, World, assert_whole, contents, noise, over, seeded, snapshots, take,
 };
@@ -281,7 +282,7 @@ async fn a_snapshot_whose_record_is_lost_comes_back_from_a_replica() {
 
 #[tokio::test]
 async fn a_snapshot_that_was_let_go_does_not_come_back_when_its_record_is_lost() {
-    let stage = stage().await;
+    let stage = stage_without_minimum().await;
     let sid = stage.take(&version(0)).await;
     stage.take(&version(1)).await;
     let (_world, from) = replica(&stage).await;

@@ -7,6 +7,7 @@ use crate::cli::parse;
 use crate::cli::render::{self, Table};
 use crate::cli::repo::{self, Access};
 use crate::error::{Error, ErrorKind, Result, escape};
+use crate::format::id::SessionId;
 use crate::ops::{self, ForgetReport, ForgetRequest, GroupBy, Period, Policy};
 use crate::snapshot::SnapshotSpec;
 use jiff::Span;
@@ -22,7 +23,8 @@ use serde_json::{Value, json};
     A policy holds for each group by itself: the snapshots of one host, project and set of sources. Rules add up. Counting rules count \
     complete snapshots: a partial one never takes the place of a complete one. A snapshot that was let go is not listed any more, and \
     cannot be brought back; the space that it takes stays taken until `holdall prune`, or --prune. What the repository retains (`init --retain-last`, \
-    `--retain-age`) is kept whatever a policy says, and named or not.")]
+    `--retain-age`) is kept whatever a policy says, and named or not. A snapshot whose record cannot be read goes by its full id only; where \
+    snapshots are retained, once `holdall prune --lost` says so too.")]
 pub(in crate::cli) struct Args {
     /// Let these go, whatever a policy says
     #[arg(value_name = "SNAPSHOT", value_parser = parse::snapshot(), conflicts_with_all = ["keep_last", "keep_within", "keep_tag"])]
@@ -131,7 +133,8 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
     }
     let verdicts = report.groups.iter().flat_map(|group| &group.verdicts);
     let forgotten = verdicts.filter(|verdict| verdict.reasons.is_empty());
-    let forgotten = forgotten.map(|verdict| verdict.snapshot.record.sid).collect();
+    let forgotten = forgotten.map(|verdict| verdict.snapshot.record.sid);
+    let forgotten = forgotten.chain(report.unread.iter().copied()).collect();
     prune::collect(app, &repository, &args.how.request(args.dry_run, forgotten)).await
 }
 
@@ -174,6 +177,7 @@ fn tell(app: &App, report: &ForgetReport) -> std::io::Result<()> {
             "message_type": "summary",
             "dry_run": report.dry_run,
             "forgotten": report.forgotten,
+            "unreadable": report.unread.iter().map(SessionId::name).collect::<Vec<_>>(),
             "groups": groups,
         }));
     }
@@ -196,6 +200,15 @@ fn tell(app: &App, report: &ForgetReport) -> std::io::Result<()> {
         }
         text.push_str(&table.text(render::width()));
         text.push('\n');
+    }
+    for sid in &report.unread {
+        let name = sid.name();
+        text.push_str(&format!("forget {name}, whose record cannot be read\n"));
+        if report.unread_may_stay {
+            app.note(&format!(
+                "the repository may retain {name}, which its record alone could tell: `holdall prune --lost {name}` takes it"
+            ));
+        }
     }
     let what = render::count(report.forgotten, "snapshot");
     text.push_str(&if report.dry_run {

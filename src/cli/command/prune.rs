@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::format::id::SessionId;
 use crate::ops::{self, CollectOptions, PruneReport, PruneRequest, Unused};
 use crate::repository::Repository;
+use crate::snapshot::SnapshotSpec;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -29,6 +30,10 @@ use std::time::Duration;
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     pub(super) how: How,
+    /// Take this snapshot for lost, by its full id: its record cannot be read, it was let go, and nobody can tell whether the repository retains it (until the record is gone, by the
+    /// second prune)
+    #[arg(long, value_name = "ID", value_parser = full_id)]
+    lost: Vec<String>,
     /// Only say what would be done; nothing is written or deleted
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -80,11 +85,19 @@ impl How {
                 },
                 dry_run,
                 also_forgotten,
+                lost: BTreeSet::new(),
             },
             confirmed: self.confirm,
             exclusive: self.exclusive,
         }
     }
+}
+
+/// All 32 digits of a snapshot's id.
+fn full_id(text: &str) -> Result<String, String> {
+    let spec = text.parse::<SnapshotSpec>().ok();
+    let name = spec.as_ref().and_then(SnapshotSpec::full_name).map(str::to_owned);
+    name.ok_or_else(|| "the full id of a snapshot has 32 digits".to_owned())
 }
 
 /// `5%`, `10G`, `unlimited`.
@@ -108,7 +121,9 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
         Access::ReadWrite
     };
     let repository = repo::open(app, access).await?;
-    collect(app, &repository, &args.how.request(args.dry_run, BTreeSet::new())).await
+    let mut request = args.how.request(args.dry_run, BTreeSet::new());
+    request.options.lost = args.lost.into_iter().collect();
+    collect(app, &repository, &request).await
 }
 
 /// Collects and tells.

@@ -111,6 +111,8 @@ struct Job<'a> {
     source: &'a Repository,
     target: &'a Repository,
     host: &'a str,
+    /// Whether what was let go in the target is copied too.
+    also_let_go: bool,
 }
 
 /// What became of one snapshot.
@@ -118,6 +120,8 @@ enum Ended {
     Copied(CopiedSnapshot),
     /// Another copy was faster: this is its record in the target.
     There(Arc<SnapshotRecord>),
+    /// Somebody let its copy go meanwhile.
+    LetGo,
     Failed(Error),
 }
 
@@ -147,6 +151,28 @@ pub async fn copy(
     target: Option<&Repository>,
     request: &CopyRequest,
 ) -> Result<CopyReport> {
+    copy_also(context, (source, target), request, false).await
+}
+
+/// As [`copy`], of snapshots that the target has lost: that a copy of one was let go there says nothing, it may have been one too many then.
+///
+/// # Errors
+/// As [`copy`].
+pub(super) async fn bring_back(
+    context: &Context,
+    source: &Repository,
+    target: &Repository,
+    request: &CopyRequest,
+) -> Result<CopyReport> {
+    copy_also(context, (source, Some(target)), request, true).await
+}
+
+async fn copy_also(
+    context: &Context,
+    (source, target): (&Repository, Option<&Repository>),
+    request: &CopyRequest,
+    also_let_go: bool,
+) -> Result<CopyReport> {
     let started = context.clock.now();
     let all = list(context, source, &SnapshotFilter::default()).await?;
     let chosen = choose(&all.snapshots, request)?;
@@ -172,7 +198,7 @@ pub async fn copy(
         let origin = origin_of(source, &snapshot.record);
         if known.there.contains_key(&origin) {
             report.there += 1;
-        } else if known.let_go.contains(&origin) {
+        } else if known.let_go.contains(&origin) && !also_let_go {
             report.let_go += 1;
         } else {
             missing.push(*snapshot);
@@ -185,6 +211,7 @@ pub async fn copy(
                 source,
                 target,
                 host: &request.host,
+                also_let_go,
             };
             if looks_alike {
                 job.must_be_apart().await?;
@@ -308,7 +335,7 @@ impl Job<'_> {
             let ended = self.copy_one(&mut source, snapshot, report).await?;
             let outcome = match &ended {
                 Ended::Failed(_) => Outcome::Failed,
-                Ended::There(_) => Outcome::Skipped,
+                Ended::There(_) | Ended::LetGo => Outcome::Skipped,
                 Ended::Copied(_) => Outcome::New,
             };
             self.context.emit(&Event::EntryDone {
@@ -323,6 +350,7 @@ impl Job<'_> {
                     known.there.insert(origin, copy);
                     report.there += 1;
                 }
+                Ended::LetGo => report.let_go += 1,
                 Ended::Failed(why) => report.failed.push(NotCopied {
                     record: snapshot.record.clone(),
                     why,
@@ -373,7 +401,13 @@ impl Job<'_> {
     ) -> Result<Option<Ended>> {
         let session = Session::begin(self.target, self.context, self.host, None).await?;
         let known = Known::of(self.target, session.view());
-        let there = known.there.get(&origin_of(self.source, &snapshot.record));
+        let origin = origin_of(self.source, &snapshot.record);
+        let there = known.there.get(&origin);
+        if there.is_none() && known.let_go.contains(&origin) && !self.also_let_go {
+            let why = "a copy of the snapshot was let go meanwhile";
+            session.abort(self.context, why).await?;
+            return Ok(Some(Ended::LetGo));
+        }
         if let Some(copy) = there.cloned() {
             session
                 .abort(self.context, "another copy of the snapshot was faster")
@@ -434,7 +468,7 @@ impl Job<'_> {
             nonce: self.context.random.bytes()?,
             ..brought.record
         };
-        notes::carry(self, original.sid, session.sid()).await?;
+        notes::carry(self, original, session).await?;
         let bytes_stored = brought.durable.counts.bytes_stored;
         let copied = match session.commit(self.context, brought.durable, record).await? {
             Commit::Fenced => None,

@@ -4,11 +4,11 @@ use super::{CopyReport, Job, Known, NotCopied, origin_of};
 use crate::context::Time;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::SessionId;
-use crate::format::layout::Prefix;
+use crate::format::layout::{ObjectName, Prefix};
 use crate::format::note::NoteRecord;
 use crate::format::snapshot::SnapshotRecord;
 use crate::ops::list::ListedSnapshot;
-use crate::repository::Notes;
+use crate::repository::{Notes, Repository, Session};
 
 /// What of the source's notes a copy is given: reports are about the other store.
 fn carried(notes: &Notes) -> NoteRecord {
@@ -41,10 +41,22 @@ impl Job<'_> {
     }
 }
 
-/// Puts what the source says of `original` as a note about `copy`, which is not committed yet.
-pub(super) async fn carry(job: &Job<'_>, original: SessionId, copy: SessionId) -> Result<()> {
-    let names = job.source.list(Prefix::NotesOf(original)).await?;
-    let notes = job.source.load_notes(names).await?;
+/// Puts what the source says of a snapshot as a note about its copy, which is not committed yet; and over it what the target says, where the
+/// snapshot was its own and its record is lost: one that comes back is as protected as it was.
+pub(super) async fn carry(job: &Job<'_>, original: &SnapshotRecord, session: &Session) -> Result<()> {
+    carry_of(job, job.source, original.sid, session.sid()).await?;
+    let (repository, first) = origin_of(job.source, original);
+    let lost = ObjectName::Snapshot(first);
+    let is_lost = session.view().damaged.iter().any(|(name, _)| *name == lost);
+    if is_lost && repository == job.target.id() {
+        carry_of(job, job.target, first, session.sid()).await?;
+    }
+    Ok(())
+}
+
+async fn carry_of(job: &Job<'_>, from: &Repository, original: SessionId, copy: SessionId) -> Result<()> {
+    let names = from.list(Prefix::NotesOf(original)).await?;
+    let notes = from.load_notes(names).await?;
     let Some(notes) = notes.get(&original) else {
         return Ok(());
     };

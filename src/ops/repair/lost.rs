@@ -7,7 +7,7 @@ use crate::format::layout::ObjectName;
 use crate::format::snapshot::SnapshotRecord;
 use crate::ops::copy::{self, CopyRequest};
 use crate::ops::list::list;
-use crate::repository::{Notes, Repository, View};
+use crate::repository::{Minimum, Notes, Repository, View};
 use crate::snapshot::SnapshotFilter;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,14 +22,15 @@ pub(super) async fn sort_out(repository: &Repository, view: &View, report: &mut 
         return Ok(());
     }
     let there = originals(repository, view.snapshots());
-    let let_go = originals(repository, view.let_go());
     let notes = repository.notes().await?;
+    // Whether a retention minimum stands against a forget, the record alone could tell: collectors take it as standing.
+    let has_minimum = Minimum::of(repository.config()).is_any();
     for sid in unreadable {
-        // A forget of a protected snapshot has no effect. Whether a retention minimum stands against it, its record alone could tell.
-        let is_kept = notes.get(&sid).is_some_and(Notes::may_protect);
+        // A forget of a protected snapshot has no effect. That a copy was let go says nothing: it may have been one too many then.
+        let is_kept = has_minimum || notes.get(&sid).is_some_and(Notes::may_protect);
         if there.contains(&sid) {
             report.snapshots_there.push(sid);
-        } else if let_go.contains(&sid) || (view.has_forget(&sid) && !is_kept) {
+        } else if view.has_forget(&sid) && !is_kept {
             report.snapshots_let_go.push(sid);
         } else {
             report.unreadable.push(sid);
@@ -79,7 +80,7 @@ pub(super) async fn bring_back(job: &Job<'_>, from: &Repository, report: &mut Re
         dry_run: job.request.dry_run,
         ..CopyRequest::default()
     };
-    let copied = copy::copy(job.context, from, Some(job.repository), &request).await?;
+    let copied = copy::bring_back(job.context, from, job.repository, &request).await?;
     if let Some(error) = copied.stopped {
         return Err(error);
     }

@@ -69,9 +69,9 @@ impl Round {
 
         none_is_gone(&log, &listing)?;
         let (committed, unread) = commits(repository, &log, listing.decided.keys().copied()).await?;
-        let superseded = superseded(repository, &listing, &committed, unread).await?;
         let last = last_round(&log, &listing);
         let forgets = Forgets::read(repository, context, (&listing, last), &committed).await?;
+        let superseded = superseded(repository, &listing, (&committed, &forgets, &options), unread).await?;
         let is_decided = |sid: &SessionId| listing.decided.contains_key(sid);
         let entries = Entries::read((repository, context), &log, &listing.runs, &is_decided).await?;
         let mut quarantined = Ledger::read(repository).await?.whole()?;
@@ -225,8 +225,8 @@ fn last_round(log: &Log, listing: &Listing) -> Option<Time> {
 }
 
 /// What forgets keys and notes say, as of G1.
-struct Forgets {
-    effective: BTreeSet<SessionId>,
+pub(super) struct Forgets {
+    pub(super) effective: BTreeSet<SessionId>,
     without_effect: std::collections::BTreeMap<SessionId, String>,
     /// Those with an effect that an earlier round may have kept in spite of it: a minimum or a protection may have ended since.
     released: BTreeSet<SessionId>,

@@ -1,9 +1,10 @@
 //! What a round may do without: index runs and snapshots whose objects cannot be read, once a repair has put something in their place.
 
+use super::begin::Forgets;
 use super::chains::keep;
 use super::entries::Entries;
 use super::listing::{Listing, Unread, unreadable};
-use super::round::Work;
+use super::round::{CollectOptions, Work};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::{ObjectId, SessionId};
 use crate::format::layout::ObjectName;
@@ -13,41 +14,75 @@ use crate::repository::view::is_damage;
 use crate::repository::{Notes, Repository};
 use std::collections::{BTreeSet, HashSet};
 
-/// Of the snapshots whose records cannot be read, those that nobody misses. Of some another commit here is a copy: all that they need is
-/// needed by that one. Others were let go, and nothing stands against it.
+/// Of the snapshots whose records cannot be read, those that nobody misses. Of some another commit here is a copy that nobody has let go: all
+/// that they need is needed by that one. Others were let go, and nothing stands against it.
 ///
 /// # Errors
 /// `Damaged` for any other: what it needs is not known.
 pub(super) async fn superseded(
     repository: &Repository,
     listing: &Listing,
-    committed: &Committed,
+    (committed, forgets, options): (&Committed, &Forgets, &CollectOptions),
     unread: Unread,
 ) -> Result<BTreeSet<SessionId>> {
     let mut superseded = BTreeSet::new();
     if unread.is_empty() {
         return Ok(superseded);
     }
-    let originals = committed.values().filter_map(|record| record.original);
-    let ours = originals.filter(|(of, _)| *of == repository.id());
-    let back: BTreeSet<SessionId> = ours.map(|(_, sid)| sid).collect();
+    // A copy that was let go may have been one too many, before the record was lost.
+    let kept = committed
+        .values()
+        .filter(|record| !forgets.effective.contains(&record.sid));
+    let ours = kept.filter_map(|record| record.original.zip(Some(record.sid)));
+    let back: Vec<(SessionId, SessionId)> = ours
+        .filter(|((of, _), _)| *of == repository.id())
+        .map(|((_, sid), copy)| (sid, copy))
+        .collect();
     // What a minimum keeps is told by the records of snapshots.
-    let has_minimum = Minimum::of(repository.config()).is_any();
+    let may_retain = Minimum::of(repository.config()).is_any();
     for (sid, error) in unread {
-        let notes = listing.notes.iter();
-        let notes = notes.filter(|name| matches!(name, ObjectName::Note(of, _) if *of == sid));
-        let notes = repository.load_notes(notes.copied().collect()).await?;
-        let is_protected = notes.get(&sid).is_some_and(Notes::may_protect);
-        let is_let_go = listing.forgets.contains(&sid) && !is_protected && !has_minimum;
-        if !back.contains(&sid) && !is_let_go {
-            let error = unreadable(ObjectName::Snapshot(sid), error);
-            return Err(error.hint(
-                "`holdall repair --from REPLICA` brings the snapshot back, and then a collection goes on without this object",
-            ));
+        let copies = back.iter().filter(|(of, _)| *of == sid);
+        let copies: Vec<SessionId> = copies.map(|(_, copy)| *copy).collect();
+        let is_said =
+            |name: &&ObjectName| matches!(name, ObjectName::Note(of, _) if *of == sid || copies.contains(of));
+        let names = listing.notes.iter().filter(is_said).copied().collect();
+        let notes = repository.load_notes(names).await?;
+        let may_protect = |sid: &SessionId| notes.get(sid).is_some_and(Notes::may_protect);
+        let is_released = !may_retain || options.lost.contains(&sid.name());
+        let is_let_go = listing.forgets.contains(&sid) && !may_protect(&sid) && is_released;
+        if !is_let_go && copies.is_empty() {
+            return Err(unreadable(ObjectName::Snapshot(sid), error).hint(what_next(&sid, may_retain)));
+        }
+        // Nothing else remembers that it was protected.
+        if may_protect(&sid)
+            && let Some(copy) = copies.first()
+            && !copies.iter().any(may_protect)
+        {
+            let hint = format!(
+                "it may be protected, and its copy is not: `holdall protect {}`, and then a collection goes on without this object",
+                copy.name()
+            );
+            return Err(unreadable(ObjectName::Snapshot(sid), error).hint(hint));
         }
         superseded.insert(sid);
     }
     Ok(superseded)
+}
+
+/// How a collection goes on that a record blocks.
+fn what_next(sid: &SessionId, may_retain: bool) -> String {
+    let name = sid.name();
+    let how = if may_retain {
+        format!(
+            "`holdall forget {name}` and `holdall prune --lost {name}`: the repository may retain it, which nobody can tell"
+        )
+    } else {
+        format!("`holdall forget {name}`")
+    };
+    format!(
+        "`holdall repair --from REPLICA` brings the snapshot back, and then a collection goes on without this object; or let it go by its full id, \
+         once `holdall copy` has brought it again if this is a copy: {how}"
+    )
 }
 
 fn needed(name: ObjectName) -> Error {

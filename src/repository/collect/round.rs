@@ -39,6 +39,9 @@ pub struct CollectOptions {
     pub dry_run: bool,
     /// Of a plan: snapshots that count as let go though nobody has let them go yet.
     pub also_forgotten: BTreeSet<SessionId>,
+    /// Full names of snapshots whose records cannot be read and that are taken for lost: one that was let go and that no note protects goes,
+    /// though only its record could tell whether the repository retains it.
+    pub lost: BTreeSet<String>,
 }
 
 impl CollectOptions {
@@ -61,6 +64,7 @@ impl Default for CollectOptions {
             take_over: Self::patience(Self::LEASE),
             dry_run: false,
             also_forgotten: BTreeSet::new(),
+            lost: BTreeSet::new(),
         }
     }
 }
