@@ -202,7 +202,9 @@ impl Peer {
                 format!("{dump} | restic -q -r REPO backup --stdin --stdin-filename {table}.sql >&2")
             }
             Tool::Borg => format!("{dump} | borg create -C zstd,3 REPO::{{now}}-$$ - >&2"),
-            Tool::Rustic => format!("{dump} | rustic -r REPO backup --stdin-filename {table}.sql - >&2"),
+            Tool::Rustic => {
+                format!("{dump} | rustic -r REPO backup --force --stdin-filename {table}.sql - >&2")
+            }
         };
         self.measure(place, &script)
     }

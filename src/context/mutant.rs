@@ -51,6 +51,8 @@ mod switch {
     mutants! {
         /// G5: neither waits nor fences.
         NoWait,
+        /// G1 and G6: what a record of references leaves open is not marked.
+        OpenEndsForgotten,
         /// G6: what was committed since G1 is not marked.
         NoRemark,
         /// No session is void.

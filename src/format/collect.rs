@@ -1,6 +1,6 @@
 //! A collector's round, references of subtrees, and the ledger (`format-spec/90-collection.md`).
 
-use super::cbor::Encoder;
+use super::cbor::{Decoder, Encoder};
 use super::error::DecodeError;
 use super::id::{BlobId, ObjectId, SessionId};
 use super::index::BlobKind;
@@ -67,13 +67,15 @@ pub struct SealRecord {
     pub nonce: [u8; 16],
 }
 
-/// `refs/<node id>`: all that a subtree references.
+/// `refs/<node id>`: what a subtree references.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefsRecord {
     /// The node.
     pub node: BlobId,
-    /// Blobs of kind and id; ascending.
+    /// Blobs of kind and id; ascending. What nodes and lists among them refer to stands here too, or in `open`.
     pub blobs: Vec<(BlobKind, BlobId)>,
+    /// Nodes and lists whose own references do not stand here; ascending, none of them in `blobs`.
+    pub open: Vec<(BlobKind, BlobId)>,
 }
 
 /// `ledger/<n>`: packs that were read whole and found right, and packs that must not be used.
@@ -92,7 +94,7 @@ pub struct LedgerRecord {
 }
 
 /// Rounds are numbered from 1.
-fn read_round(d: &mut super::cbor::Decoder<'_>) -> Result<u64, DecodeError> {
+fn read_round(d: &mut Decoder<'_>) -> Result<u64, DecodeError> {
     match d.uint()? {
         0 => Err(DecodeError::Invalid("round 0")),
         round => Ok(round),
@@ -103,7 +105,7 @@ fn pack_ids(ids: &[ObjectId]) -> Vec<u8> {
     ids.iter().flat_map(|id| id.0).collect()
 }
 
-fn read_ids(d: &mut super::cbor::Decoder<'_>, max: usize) -> Result<Vec<ObjectId>, DecodeError> {
+fn read_ids(d: &mut Decoder<'_>, max: usize) -> Result<Vec<ObjectId>, DecodeError> {
     let ids: Vec<_> = rows::<32>(d, max)?.into_iter().map(ObjectId).collect();
     ascending(&ids)?;
     Ok(ids)
@@ -317,15 +319,20 @@ impl SealRecord {
 }
 
 impl RefsRecord {
-    /// Fields: 0 node, 1 blobs (kind 1, id 32).
+    /// Fields: 0 node, 1 blobs (kind 1, id 32), 2 open (the same), absent if there are none.
     pub fn encode(&self) -> Vec<u8> {
-        let mut blobs = Vec::with_capacity(self.blobs.len() * 33);
-        for (kind, id) in &self.blobs {
-            blobs.push(*kind as u8);
-            blobs.extend_from_slice(&id.0);
-        }
+        let rows = |blobs: &[(BlobKind, BlobId)]| -> Vec<u8> {
+            let rows = blobs.iter();
+            rows.flat_map(|(kind, id)| std::iter::once(*kind as u8).chain(id.0))
+                .collect()
+        };
         let mut out = Encoder::new();
-        out.map(2).uint(0).bytes(&self.node.0).uint(1).bytes(&blobs);
+        let has_open = !self.open.is_empty();
+        out.map(2 + usize::from(has_open)).uint(0).bytes(&self.node.0);
+        out.uint(1).bytes(&rows(&self.blobs));
+        if has_open {
+            out.uint(2).bytes(&rows(&self.open));
+        }
         out.finish()
     }
 
@@ -334,32 +341,42 @@ impl RefsRecord {
     /// # Errors
     /// Any class of [`DecodeError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let (mut node, mut blobs) = (None, None);
+        let (mut node, mut blobs, mut open) = (None, None, None);
         read_map(bytes, |field, d| {
             match field {
                 0 => node = Some(BlobId(d.fixed()?)),
-                1 => {
-                    blobs = Some(
-                        rows::<33>(d, limits::REFS_MAX)?
-                            .iter()
-                            .map(blob_row)
-                            .collect::<Result<Vec<_>, _>>()?,
-                    );
-                }
+                1 => blobs = Some(blob_rows(d)?),
+                2 => open = Some(blob_rows(d)?),
                 _ => return Err(UNKNOWN_FIELD),
             }
             Ok(())
         })?;
+        if open.as_ref().is_some_and(Vec::is_empty) {
+            return Err(DecodeError::NotCanonical("no open ends are not told of"));
+        }
         let record = Self {
             node: must(node)?,
             blobs: must(blobs)?,
+            open: open.unwrap_or_default(),
         };
         ascending(&record.blobs)?;
-        if record.node == BlobId::HOLE || record.blobs.iter().any(|(_, id)| *id == BlobId::HOLE) {
+        ascending(&record.open)?;
+        let mut all = record.blobs.iter().chain(&record.open);
+        if record.node == BlobId::HOLE || all.any(|(_, id)| *id == BlobId::HOLE) {
             return Err(DecodeError::Invalid("the hole is not a blob"));
+        }
+        let is_end = |(kind, _): &&(BlobKind, BlobId)| *kind != BlobKind::Data;
+        let is_told = |end: &(BlobKind, BlobId)| record.blobs.binary_search(end).is_ok();
+        if !record.open.iter().all(|end| is_end(&end) && !is_told(end)) {
+            return Err(DecodeError::Invalid("an open end"));
         }
         Ok(record)
     }
+}
+
+fn blob_rows(d: &mut Decoder<'_>) -> Result<Vec<(BlobKind, BlobId)>, DecodeError> {
+    let rows = rows::<33>(d, limits::REFS_MAX)?;
+    rows.iter().map(blob_row).collect()
 }
 
 fn blob_row(row: &[u8; 33]) -> Result<(BlobKind, BlobId), DecodeError> {

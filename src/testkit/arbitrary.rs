@@ -252,9 +252,16 @@ impl Gen {
 
     /// `refs/…`
     pub fn refs(&mut self) -> RefsRecord {
+        let ends = [BlobKind::Node, BlobKind::List];
         RefsRecord {
             node: self.blob_id(),
             blobs: self.ascending(6, |g| (g.blob_kind(), g.blob_id())),
+            open: self.ascending(4, |g| {
+                (
+                    ends.get(g.index(2)).copied().unwrap_or(BlobKind::Node),
+                    g.blob_id(),
+                )
+            }),
         }
     }
 

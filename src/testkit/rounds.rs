@@ -187,6 +187,7 @@ impl Hand<'_> {
         let record = RefsRecord {
             node,
             blobs: Vec::new(),
+            open: Vec::new(),
         };
         self.put(&record).await;
     }

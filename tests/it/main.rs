@@ -18,6 +18,7 @@ mod collect_crash;
 mod collect_damage;
 mod collect_doubts;
 mod collect_races;
+mod collect_records;
 mod copy;
 mod copy_crash;
 mod copy_kinds;

@@ -85,7 +85,7 @@ impl How {
                 },
                 dry_run,
                 also_forgotten,
-                lost: BTreeSet::new(),
+                ..defaults
             },
             confirmed: self.confirm,
             exclusive: self.exclusive,

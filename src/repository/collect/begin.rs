@@ -78,16 +78,20 @@ impl Round {
         if mutated!(QuarantineKept) {
             quarantined.clear();
         }
-        let references = References::new(repository, context, listing.refs.clone(), !options.dry_run);
+        let references = References::new(
+            repository,
+            context,
+            listing.refs.clone(),
+            (options.worth, !options.dry_run),
+        );
         let seen = (entries.index.clone(), log.newest);
         let mut mark = Mark::new((repository, context), seen, &quarantined, references)?;
         let kept = committed
             .iter()
             .filter(|(sid, _)| !forgets.effective.contains(sid));
-        for (_, record) in kept {
-            let marked = mark.snapshot(record).await;
-            marked.map_err(|error| entries.explain(error))?;
-        }
+        let kept: Vec<_> = kept.map(|(_, record)| record.as_ref()).collect();
+        let marked = mark.snapshots(kept).await;
+        marked.map_err(|error| entries.explain(error))?;
         mark.check_sound()?;
         let nodes_read = mark.read;
         let (needed, references) = mark.into_parts();

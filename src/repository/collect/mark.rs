@@ -1,10 +1,14 @@
 //! What snapshots need: every blob that a tree refers to, found from its root. Nodes and lists are read once; what a record of
 //! references covers is not read at all.
+//!
+//! A blob is marked only if what it refers to is marked too, or stands in a record that was read, or waits among the open ends.
 
 use super::listing::doubtful;
 use super::refs::{Gathered, References, Shelf};
 use crate::context::Context;
+use crate::context::mutant::mutated;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::collect::RefsRecord;
 use crate::format::entry::{BlobRef, ContentRecord, decode_list};
 use crate::format::id::{BlobId, ObjectId, SessionId};
 use crate::format::index::BlobKind;
@@ -13,6 +17,7 @@ use crate::format::snapshot::SnapshotRecord;
 use crate::repository::bits::Bits;
 use crate::repository::index::Index;
 use crate::repository::{BlobReader, Repository};
+use futures::stream::{self, StreamExt};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -22,12 +27,26 @@ const READ_AHEAD: usize = 32;
 /// The mark of one collection.
 pub(super) struct Mark {
     reader: BlobReader,
+    repository: Repository,
     index: Arc<Index>,
+    /// What records leave open, each once.
+    ends: Vec<End>,
+    queued: Bits,
     /// Blobs that are needed, by number.
     pub(super) needed: Bits,
     pub(super) references: References,
     /// Nodes and lists that were read.
     pub(super) read: u64,
+}
+
+/// A node or a list that a record names and tells nothing of.
+#[derive(Clone, Copy)]
+struct End {
+    kind: BlobKind,
+    id: BlobId,
+    /// The record.
+    of: BlobId,
+    snapshot: SessionId,
 }
 
 /// A node whose children are being visited.
@@ -54,7 +73,10 @@ impl Mark {
         reader.set_aside(quarantined)?;
         Ok(Self {
             reader,
+            repository: repository.clone(),
             needed: Bits::none(index.all_copies().len()),
+            ends: Vec::new(),
+            queued: Bits::none(index.all_copies().len()),
             index,
             references,
             read: 0,
@@ -66,17 +88,112 @@ impl Mark {
         (self.needed, self.references)
     }
 
-    /// Marks all that a snapshot needs.
+    /// Marks all that snapshots need.
     ///
     /// # Errors
     /// `Damaged` if a blob is in no valid run, or a node cannot be read: what it refers to is not known then.
-    pub(super) async fn snapshot(&mut self, snapshot: &SnapshotRecord) -> Result<()> {
-        let marked = self.tree(snapshot.root.id).await;
-        let marked = match (marked, &snapshot.incident_list) {
-            (Ok(()), Some((level, refs))) => self.content(*level, refs, &mut Shelf::default()).await,
-            (marked, _) => marked,
-        };
-        marked.map_err(|error| in_snapshot(error, snapshot.sid))
+    pub(super) async fn snapshots(&mut self, mut snapshots: Vec<&SnapshotRecord>) -> Result<()> {
+        // The newest first: what they share stands in its record, which is there still when older ones have gone. And those that have no
+        // record before the open ends of others, much of which they have too.
+        snapshots.sort_by_key(|snapshot| std::cmp::Reverse((snapshot.started, snapshot.sid)));
+        for snapshot in self.recorded(&snapshots).await? {
+            let marked = self.tree(snapshot.root.id, snapshot.sid).await;
+            marked.map_err(|error| in_snapshot(error, snapshot.sid))?;
+        }
+        for snapshot in snapshots {
+            if let Some((level, refs)) = &snapshot.incident_list {
+                let marked = self.content(*level, refs, &mut Shelf::none()).await;
+                marked.map_err(|error| in_snapshot(error, snapshot.sid))?;
+            }
+        }
+        self.open_ends().await
+    }
+
+    /// Marks what records say of whole trees; gives the snapshots whose trees have none.
+    async fn recorded<'a>(&mut self, snapshots: &[&'a SnapshotRecord]) -> Result<Vec<&'a SnapshotRecord>> {
+        let has_record = |snapshot: &&&SnapshotRecord| !self.references.lacks(&snapshot.root.id);
+        let (recorded, mut unrecorded): (Vec<&SnapshotRecord>, Vec<_>) =
+            snapshots.iter().partition(|snapshot| has_record(&snapshot));
+        let repository = self.repository.clone();
+        let loads = recorded.into_iter().map(|snapshot| {
+            let load = References::load(&repository, snapshot.root.id);
+            async move { (snapshot, load.await) }
+        });
+        let loads: Vec<_> = loads.collect();
+        let mut loads = stream::iter(loads).buffered(repository.concurrency());
+        while let Some((snapshot, record)) = loads.next().await {
+            self.reader.context().check_cancelled()?;
+            let record = record?;
+            self.references.was_loaded(&snapshot.root.id, record.is_some());
+            match record {
+                Some(record) => {
+                    let marked = self.need(&snapshot.root.id);
+                    let marked = marked.and_then(|_| self.apply(&record, snapshot.sid));
+                    marked.map_err(|error| in_snapshot(error, snapshot.sid))?;
+                }
+                None => unrecorded.push(snapshot),
+            }
+        }
+        Ok(unrecorded)
+    }
+
+    /// Marks what a record says, and remembers what it leaves open.
+    fn apply(&mut self, record: &RefsRecord, snapshot: SessionId) -> Result<()> {
+        for (_, blob) in &record.blobs {
+            self.need(blob)?;
+        }
+        for (kind, id) in record.open.iter().filter(|_| !mutated!(OpenEndsForgotten)) {
+            let number = self.number(id)?;
+            if !self.needed.has(number) && self.queued.set(number) {
+                self.ends.push(End {
+                    kind: *kind,
+                    id: *id,
+                    of: record.node,
+                    snapshot,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks what records left open, unless something else has covered it since.
+    async fn open_ends(&mut self) -> Result<()> {
+        while !self.ends.is_empty() {
+            let from = self.ends.len().saturating_sub(READ_AHEAD);
+            let batch = self.ends.split_off(from);
+            let mut ahead = Vec::new();
+            for end in &batch {
+                if !self.needed.has(self.number(&end.id)?) && self.references.lacks(&end.id) {
+                    ahead.push(end.id);
+                }
+            }
+            self.reader.prefetch(&ahead)?;
+            for end in batch {
+                let marked = self.end(end).await;
+                marked.map_err(|error| in_snapshot(error, end.snapshot))?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn end(&mut self, end: End) -> Result<()> {
+        let (read, made) = (self.read, self.references.made);
+        match end.kind {
+            BlobKind::Node => self.tree(end.id, end.snapshot).await?,
+            _ => {
+                if self.need(&end.id)? {
+                    let (below, refs) = self.list(&end.id, None).await?;
+                    self.content(below, &refs, &mut Shelf::none()).await?;
+                }
+            }
+        }
+        // What has got a record of its own is not read again.
+        if self.references.made == made {
+            let read = self.read - read;
+            self.references
+                .spend(end.of, u32::try_from(read).unwrap_or(u32::MAX));
+        }
+        Ok(())
     }
 
     /// Ends a collection that has seen damage, beyond what the ledger says, while it read: it knows nothing of the copies that it did not read, and could keep the
@@ -91,9 +208,9 @@ impl Mark {
         Ok(())
     }
 
-    async fn tree(&mut self, root: BlobId) -> Result<()> {
+    async fn tree(&mut self, root: BlobId, snapshot: SessionId) -> Result<()> {
         let mut path: Vec<Step> = Vec::new();
-        let mut done = self.enter(root, &mut path).await?;
+        let mut done = self.enter(root, &mut path, snapshot).await?;
         loop {
             if let Some(gathered) = done.take() {
                 match path.last_mut() {
@@ -111,7 +228,7 @@ impl Mark {
                         let ahead: Vec<_> = ahead.filter(|id| self.references.lacks(id)).collect();
                         self.reader.prefetch(&ahead)?;
                     }
-                    self.enter(child, &mut path).await?
+                    self.enter(child, &mut path, snapshot).await?
                 }
                 None => path.pop().map(|Step { id, shelf, .. }| shelf.finish(id)),
             };
@@ -120,15 +237,18 @@ impl Mark {
 
     /// Marks a node. One that is new and has no record is read: an inner one is added to the path. Gives what is known of a subtree
     /// that is done with.
-    async fn enter(&mut self, id: BlobId, path: &mut Vec<Step>) -> Result<Option<Gathered>> {
+    async fn enter(
+        &mut self,
+        id: BlobId,
+        path: &mut Vec<Step>,
+        snapshot: SessionId,
+    ) -> Result<Option<Gathered>> {
         if !self.need(&id)? {
-            return Ok(Some(Gathered::unknown(id)));
+            return Ok(Some(Gathered::elsewhere(id)));
         }
-        if let Some(blobs) = self.references.get(&id).await? {
-            for (_, blob) in &blobs {
-                self.need(blob)?;
-            }
-            return Ok(Some(Gathered::known(id, blobs)));
+        if let Some(record) = self.references.get(&id).await? {
+            self.apply(&record, snapshot)?;
+            return Ok(Some(Gathered::elsewhere(id)));
         }
         let node = self.load(BlobKind::Node, &id).await?;
         let node = Node::decode(&node).map_err(|why| undecodable("node", &id, why))?;
@@ -156,30 +276,35 @@ impl Mark {
     async fn content(&mut self, level: u8, refs: &[BlobRef], shelf: &mut Shelf) -> Result<()> {
         let mut path = vec![(level, Vec::from(refs).into_iter())];
         while let Some((level, refs)) = path.last_mut() {
-            let level = *level;
-            match (refs.next(), level.checked_sub(1)) {
+            let below = level.checked_sub(1);
+            match (refs.next(), below) {
                 (None, _) => drop(path.pop()),
                 (Some(chunk), None) => {
                     if !chunk.is_hole() {
                         self.need(&chunk.id)?;
-                        shelf.add(BlobKind::Data, chunk.id);
+                        shelf.add(BlobKind::Data, chunk.id, &self.references);
                     }
                 }
-                (Some(list), Some(below)) => {
+                (Some(list), Some(_)) => {
                     if self.need(&list.id)? {
-                        let bytes = self.load(BlobKind::List, &list.id).await?;
-                        let refs =
-                            decode_list(&bytes, below).map_err(|why| undecodable("list", &list.id, why))?;
-                        shelf.add(BlobKind::List, list.id);
+                        let (below, refs) = self.list(&list.id, below).await?;
+                        shelf.add(BlobKind::List, list.id, &self.references);
                         path.push((below, refs.into_iter()));
                     } else {
-                        // What it refers to was marked before, and is not at hand.
-                        shelf.lose();
+                        shelf.add_open(BlobKind::List, list.id, &self.references);
                     }
                 }
             }
         }
         Ok(())
+    }
+
+    /// Reads a list: the level of what it refers to, which it must have where that is known, and that.
+    async fn list(&mut self, id: &BlobId, below: Option<u8>) -> Result<(u8, Vec<BlobRef>)> {
+        let bytes = self.load(BlobKind::List, id).await?;
+        let below = below.or(bytes.first().copied()).unwrap_or(0);
+        let refs = decode_list(&bytes, below).map_err(|why| undecodable("list", id, why))?;
+        Ok((below, refs))
     }
 
     async fn load(&mut self, kind: BlobKind, id: &BlobId) -> Result<bytes::Bytes> {
@@ -190,10 +315,12 @@ impl Mark {
 
     /// Marks a blob; gives whether it is new.
     fn need(&mut self, id: &BlobId) -> Result<bool> {
-        match self.index.number(id) {
-            Some(number) => Ok(self.needed.set(number)),
-            None => Err(crate::repository::lost(id)),
-        }
+        let number = self.number(id)?;
+        Ok(self.needed.set(number))
+    }
+
+    fn number(&self, id: &BlobId) -> Result<u32> {
+        self.index.number(id).ok_or_else(|| crate::repository::lost(id))
     }
 }
 

@@ -32,6 +32,7 @@ mod settle;
 mod sweep;
 
 pub use plan::Unused;
+pub use refs::Worth;
 pub use rescue::Rescued;
 pub use round::{CollectOptions, CollectPlan, Round};
 pub use seal::{Sealed, SealedRound};

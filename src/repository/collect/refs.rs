@@ -1,8 +1,9 @@
-//! Records of references (`format-spec/90-collection.md` section 1): all that a subtree refers to, so that a later collection, on
-//! whatever machine, need not read its nodes again.
+//! Records of references (`format-spec/90-collection.md` section 1): what a subtree refers to, so that a later collection, on whatever
+//! machine, need not read its nodes again.
 //!
-//! A record is worth its bytes where it stands for many nodes and does not change with every snapshot: it is put for the largest
-//! subtrees of at most [`RECORD_REFS_MAX`] references, and only if [`READ_MIN`] nodes or more had to be read for it.
+//! A record is put for what took [`Worth::nodes`] nodes or more to read and has no more than [`Worth::references`] references. What was met
+//! before, in another snapshot as a rule, it names as an open end and does not list again: so the record of a snapshot is as large as
+//! its change.
 
 use crate::context::Context;
 use crate::error::{ErrorKind, Result};
@@ -11,20 +12,37 @@ use crate::format::id::BlobId;
 use crate::format::index::BlobKind;
 use crate::format::layout::ObjectName;
 use crate::repository::Repository;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
-/// A record lists at most so many references: half a megabyte.
-const RECORD_REFS_MAX: usize = 16_384;
-/// A record is put for what took so many nodes to read.
-const READ_MIN: u32 = 16;
+/// When a record of references is worth its bytes, which decides what a collection costs and nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Worth {
+    /// Nodes that had to be read for it, at least. Where half as many are read for the open ends of one, it is made anew.
+    pub nodes: u32,
+    /// References in it, at most.
+    pub references: usize,
+}
+
+impl Default for Worth {
+    /// Fewer nodes are read as fast, from a cache. So many references are 3.3 MB.
+    fn default() -> Self {
+        Self {
+            nodes: 8,
+            references: 100_000,
+        }
+    }
+}
 
 /// The records of a repository.
 pub(super) struct References {
     repository: Repository,
     context: Context,
     listed: BTreeSet<BlobId>,
+    worth: Worth,
     /// Whether new ones are put; not after the store refused one, nor in a dry run.
     writes: bool,
+    /// Nodes that were read for the open ends of a record, by its node.
+    spent: HashMap<BlobId, u32>,
     /// How many were used, and put.
     pub(super) used: u64,
     pub(super) made: u64,
@@ -33,22 +51,34 @@ pub(super) struct References {
 /// What was found below a node.
 pub(super) struct Gathered {
     node: BlobId,
-    /// All of it, or nothing if it is not known or too much.
-    blobs: Option<Vec<(BlobKind, BlobId)>>,
+    /// Nothing if it was marked before, has a record of its own, or does not fit into one.
+    found: Option<Found>,
+}
+
+/// References of a subtree.
+#[derive(Default)]
+struct Found {
+    blobs: Vec<(BlobKind, BlobId)>,
+    /// Nodes and lists in it whose own references are not in `blobs`.
+    open: Vec<(BlobKind, BlobId)>,
     /// Nodes that were read for it.
     read: u32,
 }
 
+impl Found {
+    fn len(&self) -> usize {
+        self.blobs.len() + self.open.len()
+    }
+}
+
 /// What is being found below a node.
-#[derive(Default)]
 pub(super) struct Shelf {
-    /// References of the node itself.
-    own: Vec<(BlobKind, BlobId)>,
-    children: Vec<Gathered>,
+    /// References of the node itself, and children that are not told of here.
+    own: Found,
+    children: Vec<(BlobId, Found)>,
     len: usize,
-    /// Whether what is below it cannot be told in one record.
-    lost: bool,
-    read: u32,
+    /// Whether the node alone has more than a record may.
+    is_full: bool,
 }
 
 impl References {
@@ -56,13 +86,15 @@ impl References {
         repository: &Repository,
         context: &Context,
         listed: BTreeSet<BlobId>,
-        writes: bool,
+        (worth, writes): (Worth, bool),
     ) -> Self {
         Self {
             repository: repository.clone(),
             context: context.clone(),
             listed,
+            worth,
             writes,
+            spent: HashMap::new(),
             used: 0,
             made: 0,
         }
@@ -74,39 +106,71 @@ impl References {
     }
 
     /// What a record says, if there is one that can be read.
-    pub(super) async fn get(&mut self, node: &BlobId) -> Result<Option<Vec<(BlobKind, BlobId)>>> {
+    pub(super) async fn get(&mut self, node: &BlobId) -> Result<Option<RefsRecord>> {
         if self.lacks(node) {
             return Ok(None);
         }
-        match self.repository.load::<RefsRecord>(ObjectName::Refs(*node)).await {
-            Ok(record) => {
-                self.used += 1;
-                Ok(Some(record.blobs))
-            }
-            // Absence means walk, and so does damage, which `check` tells of.
+        let record = Self::load(&self.repository, *node).await?;
+        self.was_loaded(node, record.is_some());
+        Ok(record)
+    }
+
+    /// Absence means walk, and so does damage, which `check` tells of.
+    pub(super) async fn load(repository: &Repository, node: BlobId) -> Result<Option<RefsRecord>> {
+        match repository.load::<RefsRecord>(ObjectName::Refs(node)).await {
+            Ok(record) => Ok(Some(record)),
             Err(error)
                 if error.kind() == ErrorKind::NotFound || crate::repository::view::is_damage(&error) =>
             {
-                self.listed.remove(node);
                 Ok(None)
             }
             Err(error) => Err(error),
         }
     }
 
+    /// Counts a record that was loaded, or forgets one that could not be.
+    pub(super) fn was_loaded(&mut self, node: &BlobId, is_there: bool) {
+        if is_there {
+            self.used += 1;
+        } else {
+            self.listed.remove(node);
+        }
+    }
+
+    /// Tells how many nodes were read for an open end of a record.
+    pub(super) fn spend(&mut self, node: BlobId, read: u32) {
+        let spent = self.spent.entry(node).or_default();
+        *spent = spent.saturating_add(read);
+    }
+
+    /// Records that no longer spare enough: what they left to others is told by none of those any more. Without them, the next collection
+    /// puts better ones.
+    pub(super) fn stale(&self) -> impl Iterator<Item = BlobId> {
+        let stale = self
+            .spent
+            .iter()
+            .filter(|(_, read)| **read >= self.worth.nodes.div_ceil(2));
+        stale.map(|(node, _)| *node)
+    }
+
     /// Puts a record if it is worth it.
     pub(super) async fn put(&mut self, gathered: Gathered) -> Result<()> {
-        let Gathered { node, blobs, read } = gathered;
-        let Some(mut blobs) = blobs.filter(|_| self.writes && read >= READ_MIN) else {
+        let Gathered { node, found } = gathered;
+        let is_worth = |found: &Found| self.writes && found.read >= self.worth.nodes;
+        let Some(Found {
+            mut blobs, mut open, ..
+        }) = found.filter(is_worth)
+        else {
             return Ok(());
         };
         blobs.sort_unstable();
         blobs.dedup();
-        match self
-            .repository
-            .save(&self.context, &RefsRecord { node, blobs })
-            .await
-        {
+        open.sort_unstable();
+        open.dedup();
+        // A list that stands in two contents was met again after it was read.
+        open.retain(|end| blobs.binary_search(end).is_err());
+        let record = RefsRecord { node, blobs, open };
+        match self.repository.save(&self.context, &record).await {
             Ok(_) => {
                 self.made += 1;
                 Ok(())
@@ -122,22 +186,9 @@ impl References {
 }
 
 impl Gathered {
-    /// A subtree that was marked before.
-    pub(super) fn unknown(node: BlobId) -> Self {
-        Self {
-            node,
-            blobs: None,
-            read: 0,
-        }
-    }
-
-    /// A subtree that a record covers.
-    pub(super) fn known(node: BlobId, blobs: Vec<(BlobKind, BlobId)>) -> Self {
-        Self {
-            node,
-            blobs: Some(blobs),
-            read: 0,
-        }
+    /// A subtree that was marked before, or that a record covers.
+    pub(super) fn elsewhere(node: BlobId) -> Self {
+        Self { node, found: None }
     }
 }
 
@@ -145,42 +196,59 @@ impl Shelf {
     /// For a node that was read.
     pub(super) fn of_read_node() -> Self {
         Self {
-            read: 1,
-            ..Self::default()
+            own: Found {
+                read: 1,
+                ..Found::default()
+            },
+            children: Vec::new(),
+            len: 0,
+            is_full: false,
+        }
+    }
+
+    /// For what no record is put for.
+    pub(super) fn none() -> Self {
+        Self {
+            is_full: true,
+            ..Self::of_read_node()
         }
     }
 
     /// Adds a reference of the node itself.
-    pub(super) fn add(&mut self, kind: BlobKind, id: BlobId) {
-        if !self.lost {
-            self.own.push((kind, id));
-            self.grow(1);
+    pub(super) fn add(&mut self, kind: BlobKind, id: BlobId, references: &References) {
+        self.own.blobs.push((kind, id));
+        self.grow(references);
+    }
+
+    /// Adds a list of the node itself that was marked before: what it refers to is not at hand.
+    pub(super) fn add_open(&mut self, kind: BlobKind, id: BlobId, references: &References) {
+        self.own.open.push((kind, id));
+        self.grow(references);
+    }
+
+    fn grow(&mut self, references: &References) {
+        self.is_full |= self.own.len() > references.worth.references;
+        if self.is_full {
+            self.own = Found::default();
         }
     }
 
-    /// What is below the node is not known.
-    pub(super) fn lose(&mut self) {
-        self.lost = true;
-        self.own = Vec::new();
-    }
-
-    fn grow(&mut self, by: usize) {
-        self.len += by;
-        if self.len > RECORD_REFS_MAX {
-            self.lose();
-        }
-    }
-
-    /// Adds what was found below a child. Where it does not fit into one record with the rest, each child has its own.
+    /// Adds what was found below a child. What does not fit into one record with the rest gets its own.
     pub(super) async fn add_child(&mut self, child: Gathered, references: &mut References) -> Result<()> {
-        match &child.blobs {
-            None => self.lose(),
-            Some(blobs) => self.grow(blobs.len() + 1),
+        let Gathered { node, found } = child;
+        match found {
+            None => self.add_open(BlobKind::Node, node, references),
+            Some(found) => {
+                self.len += found.len() + 1;
+                self.children.push((node, found));
+            }
         }
-        self.children.push(child);
-        if self.lost {
-            for child in self.children.drain(..) {
-                references.put(child).await?;
+        if self.len + self.own.len() > references.worth.references {
+            self.len = 0;
+            for (node, found) in std::mem::take(&mut self.children) {
+                self.add_open(BlobKind::Node, node, references);
+                let found = Some(found);
+                references.put(Gathered { node, found }).await?;
             }
         }
         Ok(())
@@ -188,20 +256,19 @@ impl Shelf {
 
     /// What was found below the node.
     pub(super) fn finish(self, node: BlobId) -> Gathered {
-        if self.lost {
-            return Gathered::unknown(node);
+        if self.is_full {
+            return Gathered::elsewhere(node);
         }
-        let mut blobs = self.own;
-        let mut read = self.read;
-        for child in self.children {
-            read += child.read;
-            blobs.push((BlobKind::Node, child.node));
-            blobs.extend(child.blobs.into_iter().flatten());
+        let mut all = self.own;
+        for (child, found) in self.children {
+            all.read += found.read;
+            all.blobs.push((BlobKind::Node, child));
+            all.blobs.extend(found.blobs);
+            all.open.extend(found.open);
         }
         Gathered {
             node,
-            blobs: Some(blobs),
-            read,
+            found: Some(all),
         }
     }
 }

@@ -143,14 +143,15 @@ impl Work {
         self.needed = carried_over(&self.needed, &index, blocks);
         if !new.is_empty() {
             let references = self.references.take();
+            let none = (self.options.worth, false);
             let references =
-                references.unwrap_or_else(|| References::new(&repository, &context, BTreeSet::new(), false));
+                references.unwrap_or_else(|| References::new(&repository, &context, BTreeSet::new(), none));
             let seen = (index, self.log.newest);
             let mut mark = Mark::new((&repository, &context), seen, &self.quarantined, references)?;
             mark.needed.merge(&self.needed);
-            for record in new.values().filter(|_| !mutated!(NoRemark)) {
-                mark.snapshot(record).await?;
-            }
+            let records = new.values().filter(|_| !mutated!(NoRemark));
+            let records: Vec<_> = records.map(AsRef::as_ref).collect();
+            mark.snapshots(records).await?;
             mark.check_sound()?;
             self.plan.nodes_read += mark.read;
             let (needed, references) = mark.into_parts();

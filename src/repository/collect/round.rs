@@ -3,7 +3,7 @@
 use super::entries::Entries;
 use super::listing::Listing;
 use super::plan::{Chosen, Unused};
-use super::refs::References;
+use super::refs::{References, Worth};
 use super::reserve::Pen;
 use super::settle::Waiting;
 use super::sweep::Swept;
@@ -35,6 +35,8 @@ pub struct CollectOptions {
     pub lease: Duration,
     /// Another collector's round that is older than this is taken over.
     pub take_over: Duration,
+    /// What is remembered for later rounds.
+    pub worth: Worth,
     /// Only plan: nothing is put, nothing is deleted.
     pub dry_run: bool,
     /// Of a plan: snapshots that count as let go though nobody has let them go yet.
@@ -62,6 +64,7 @@ impl Default for CollectOptions {
             max_repack: u64::MAX,
             lease: Self::LEASE,
             take_over: Self::patience(Self::LEASE),
+            worth: Worth::default(),
             dry_run: false,
             also_forgotten: BTreeSet::new(),
             lost: BTreeSet::new(),

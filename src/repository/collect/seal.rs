@@ -1,6 +1,7 @@
 //! G7 to G10: index runs, the state, the seal, and then the sweep.
 
 use super::compact::{Absorption, Compaction, absorption};
+use super::refs::References;
 use super::rescue::Rescued;
 use super::round::Work;
 use super::sweep::{Swept, delete, may_go};
@@ -177,7 +178,8 @@ impl Rescued {
             let number = index.number(node);
             number.is_none_or(|number| !self.work.needed.has(number))
         });
-        names.extend(lost.map(|node| (ObjectName::Refs(*node), 0)));
+        let stale = self.work.references.iter().flat_map(References::stale);
+        names.extend(lost.copied().chain(stale).map(|node| (ObjectName::Refs(node), 0)));
         names
     }
 }

@@ -15,7 +15,7 @@ use crate::format::layout::ObjectName;
 use crate::format::session::ForgetRecord;
 use crate::format::snapshot::SnapshotRecord;
 use crate::ops::{self, CheckRequest, CopyRequest, PruneRequest, RepairRequest, SnapshotRequest};
-use crate::repository::collect::{CollectOptions, Unused};
+use crate::repository::collect::{CollectOptions, Unused, Worth};
 use crate::repository::{Cache, Commit, ReadData, Repository, Session};
 use crate::snapshot::{DeltaPolicy, SnapshotReader, SnapshotSpec, adopt};
 use futures::FutureExt;
@@ -260,6 +260,11 @@ impl Life {
                 Duration::ZERO
             } else {
                 lease
+            },
+            // Trees are small here.
+            worth: Worth {
+                nodes: 1,
+                references: if dice.permille(500) { 4 } else { 64 },
             },
             ..CollectOptions::default()
         });
