@@ -252,17 +252,14 @@ impl Gen {
 
     /// `refs/…`
     pub fn refs(&mut self) -> RefsRecord {
-        let ends = [BlobKind::Node, BlobKind::List];
-        RefsRecord {
-            node: self.blob_id(),
-            blobs: self.ascending(6, |g| (g.blob_kind(), g.blob_id())),
-            open: self.ascending(4, |g| {
-                (
-                    ends.get(g.index(2)).copied().unwrap_or(BlobKind::Node),
-                    g.blob_id(),
-                )
-            }),
-        }
+        let node = self.blob_id();
+        let all = self.ascending(6, |g| (g.blob_kind(), g.blob_id()));
+        // By what is drawn already: an id is random.
+        let is_end = |(kind, id): &(BlobKind, BlobId)| {
+            *kind != BlobKind::Data && id.0.first().is_some_and(|byte| byte % 2 == 0)
+        };
+        let (open, blobs) = all.into_iter().partition(is_end);
+        RefsRecord { node, blobs, open }
     }
 
     /// `ledger/…`

@@ -3,7 +3,9 @@
 use crate::collect::{Stage, all, stage};
 use crate::world::{Things, World, noise};
 use holdall::format::id::SessionId;
+use holdall::format::layout::{ObjectName, Prefix};
 use holdall::ops::{self, CollectPlan, PruneRequest, Worth};
+use holdall::repository::collect::Round;
 use holdall::testkit::repo;
 use proptest::prelude::*;
 
@@ -175,4 +177,88 @@ async fn a_collection_reads_what_is_new_however_many_snapshots_there_are() {
     let (with, _) = plan(&stage, &stage.world).await;
     let (without, walked) = plan_from_nothing(&stage).await;
     assert_eq!((with, walked.snapshots_kept), (without, 12 + 5));
+}
+
+/// A round, whether it is worth while or not.
+async fn round(stage: &Stage, worth: Worth) -> CollectPlan {
+    let options = request(worth).options;
+    let round = Round::begin(&stage.repository, &stage.context, options)
+        .await
+        .unwrap();
+    let plan = round.plan().clone();
+    let mut waiting = round.condemn().await.unwrap();
+    assert!(waiting.settle().await.unwrap());
+    let sealed = waiting.rescue().await.unwrap().seal().await.unwrap();
+    sealed.sweep().await.unwrap();
+    plan
+}
+
+async fn records(stage: &Stage) -> Vec<ObjectName> {
+    stage.hand().names(Prefix::Refs).await
+}
+
+#[tokio::test]
+async fn records_that_could_not_be_better_are_left_alone() {
+    let stage = stage().await;
+    let mut rows = Rows::new(1_500);
+    let mut sids = Vec::new();
+    for number in 1..6 {
+        (0..6).for_each(|n| rows.change(n * 240 + 7 * usize::try_from(number).unwrap(), number));
+        sids.push(stage.take(&rows.things()).await);
+    }
+    stage.hand().forget(sids[1]).await;
+    stage.hand().forget(sids[3]).await;
+    // What does not fit into one record is read again by each round, whatever is done about it.
+    for references in [3, 60, 200, 700, 100_000] {
+        let worth = Worth { nodes: 2, references };
+        let mut last = Vec::new();
+        for _ in 0..5 {
+            let read = round(&stage, worth).await.nodes_read;
+            last.push((read, records(&stage).await));
+        }
+        assert_eq!(last[3], last[4], "{references} references");
+        assert_eq!(last[2], last[3], "{references} references");
+    }
+}
+
+#[tokio::test]
+async fn a_tree_of_many_snapshots_is_looked_at_once() {
+    let stage = stage().await;
+    let rows = Rows::new(900);
+    for _ in 0..4 {
+        stage.take(&rows.things()).await;
+    }
+    let worth = Worth {
+        nodes: 2,
+        ..Worth::default()
+    };
+    round(&stage, worth).await;
+    let plan = round(&stage, worth).await;
+    assert_eq!((plan.references_used, plan.nodes_read), (1, 0), "{plan:?}");
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_is_made_anew() {
+    let stage = stage().await;
+    let rows = Rows::new(900);
+    stage.take(&rows.things()).await;
+    let worth = Worth {
+        nodes: 2,
+        ..Worth::default()
+    };
+    round(&stage, worth).await;
+    let names = records(&stage).await;
+    assert_eq!(names.len(), 1);
+    let name = names[0].to_string();
+    let mut bytes = stage.world.get(&name).await.unwrap().to_vec();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    stage.world.set(&name, bytes.into()).await;
+    let mut used = Vec::new();
+    for _ in 0..3 {
+        used.push(round(&stage, worth).await.references_used);
+    }
+    assert_eq!((used, records(&stage).await), (vec![0, 0, 1], names));
+    let store = stage.world.store(&stage.context);
+    crate::world::assert_whole(&stage.context, &store, &[&rows.things()]).await;
 }

@@ -4,7 +4,7 @@
 //! A blob is marked only if what it refers to is marked too, or stands in a record that was read, or waits among the open ends.
 
 use super::listing::doubtful;
-use super::refs::{Gathered, References, Shelf};
+use super::refs::{Gathered, Loose, References, Shelf};
 use crate::context::Context;
 use crate::context::mutant::mutated;
 use crate::error::{Error, ErrorKind, Result};
@@ -96,13 +96,19 @@ impl Mark {
         // The newest first: what they share stands in its record, which is there still when older ones have gone. And those that have no
         // record before the open ends of others, much of which they have too.
         snapshots.sort_by_key(|snapshot| std::cmp::Reverse((snapshot.started, snapshot.sid)));
-        for snapshot in self.recorded(&snapshots).await? {
+        let mut roots = HashSet::new();
+        let trees: Vec<_> = snapshots
+            .iter()
+            .copied()
+            .filter(|snapshot| roots.insert(snapshot.root.id))
+            .collect();
+        for snapshot in self.recorded(&trees).await? {
             let marked = self.tree(snapshot.root.id, snapshot.sid).await;
             marked.map_err(|error| in_snapshot(error, snapshot.sid))?;
         }
         for snapshot in snapshots {
             if let Some((level, refs)) = &snapshot.incident_list {
-                let marked = self.content(*level, refs, &mut Shelf::none()).await;
+                let marked = self.content(*level, refs, &mut Shelf::of_read_node()).await;
                 marked.map_err(|error| in_snapshot(error, snapshot.sid))?;
             }
         }
@@ -123,9 +129,7 @@ impl Mark {
         let mut loads = stream::iter(loads).buffered(repository.concurrency());
         while let Some((snapshot, record)) = loads.next().await {
             self.reader.context().check_cancelled()?;
-            let record = record?;
-            self.references.was_loaded(&snapshot.root.id, record.is_some());
-            match record {
+            match self.references.loaded(&snapshot.root.id, record?) {
                 Some(record) => {
                     let marked = self.need(&snapshot.root.id);
                     let marked = marked.and_then(|_| self.apply(&record, snapshot.sid));
@@ -177,21 +181,18 @@ impl Mark {
     }
 
     async fn end(&mut self, end: End) -> Result<()> {
-        let (read, made) = (self.read, self.references.made);
-        match end.kind {
+        let loose = match end.kind {
             BlobKind::Node => self.tree(end.id, end.snapshot).await?,
-            _ => {
-                if self.need(&end.id)? {
-                    let (below, refs) = self.list(&end.id, None).await?;
-                    self.content(below, &refs, &mut Shelf::none()).await?;
-                }
+            _ if self.need(&end.id)? => {
+                let (below, refs) = self.list(&end.id, None).await?;
+                let mut shelf = Shelf::of_read_node();
+                self.content(below, &refs, &mut shelf).await?;
+                shelf.loose()
             }
-        }
-        // What has got a record of its own is not read again.
-        if self.references.made == made {
-            let read = self.read - read;
-            self.references
-                .spend(end.of, u32::try_from(read).unwrap_or(u32::MAX));
+            _ => None,
+        };
+        if let Some(loose) = loose {
+            self.references.spend(end.of, loose);
         }
         Ok(())
     }
@@ -208,7 +209,8 @@ impl Mark {
         Ok(())
     }
 
-    async fn tree(&mut self, root: BlobId, snapshot: SessionId) -> Result<()> {
+    /// Marks a tree; gives what was read for it if that has no record, and would fit into another one.
+    async fn tree(&mut self, root: BlobId, snapshot: SessionId) -> Result<Option<Loose>> {
         let mut path: Vec<Step> = Vec::new();
         let mut done = self.enter(root, &mut path, snapshot).await?;
         loop {
@@ -219,7 +221,7 @@ impl Mark {
                 }
             }
             let Some(step) = path.last_mut() else {
-                return Ok(());
+                return Ok(None);
             };
             done = match step.children.pop() {
                 Some(child) => {
@@ -288,7 +290,7 @@ impl Mark {
                 (Some(list), Some(_)) => {
                     if self.need(&list.id)? {
                         let (below, refs) = self.list(&list.id, below).await?;
-                        shelf.add(BlobKind::List, list.id, &self.references);
+                        shelf.add_list(list.id, &self.references);
                         path.push((below, refs.into_iter()));
                     } else {
                         shelf.add_open(BlobKind::List, list.id, &self.references);

@@ -17,7 +17,7 @@ use std::collections::{BTreeSet, HashMap};
 /// When a record of references is worth its bytes, which decides what a collection costs and nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Worth {
-    /// Nodes that had to be read for it, at least. Where half as many are read for the open ends of one, it is made anew.
+    /// Nodes and lists that had to be read for it, at least.
     pub nodes: u32,
     /// References in it, at most.
     pub references: usize,
@@ -33,6 +33,16 @@ impl Default for Worth {
     }
 }
 
+/// A record is made anew where one of so many nodes that it spares is read again for its open ends.
+const SPARED: usize = 8;
+
+/// What became of a record that is listed.
+pub(super) enum Loaded {
+    Record(RefsRecord),
+    Gone,
+    Unreadable,
+}
+
 /// The records of a repository.
 pub(super) struct References {
     repository: Repository,
@@ -41,11 +51,30 @@ pub(super) struct References {
     worth: Worth,
     /// Whether new ones are put; not after the store refused one, nor in a dry run.
     writes: bool,
-    /// Nodes that were read for the open ends of a record, by its node.
-    spent: HashMap<BlobId, u32>,
+    /// Records with open ends that were used, by their nodes.
+    ends_of: HashMap<BlobId, Spent>,
+    /// Those that cannot be read.
+    unreadable: BTreeSet<BlobId>,
     /// How many were used, and put.
     pub(super) used: u64,
     pub(super) made: u64,
+}
+
+/// A record, and what its open ends took that no other record has.
+struct Spent {
+    /// Nodes and lists that need not be read for what it tells.
+    spared: usize,
+    /// Those that were read for its open ends.
+    read: u32,
+    /// References that it would have with what they hold.
+    len: usize,
+}
+
+/// What was read and has no record.
+#[derive(Clone, Copy)]
+pub(super) struct Loose {
+    pub(super) read: u32,
+    pub(super) len: usize,
 }
 
 /// What was found below a node.
@@ -61,7 +90,7 @@ struct Found {
     blobs: Vec<(BlobKind, BlobId)>,
     /// Nodes and lists in it whose own references are not in `blobs`.
     open: Vec<(BlobKind, BlobId)>,
-    /// Nodes that were read for it.
+    /// Nodes and lists that were read for it.
     read: u32,
 }
 
@@ -94,7 +123,8 @@ impl References {
             listed,
             worth,
             writes,
-            spent: HashMap::new(),
+            ends_of: HashMap::new(),
+            unreadable: BTreeSet::new(),
             used: 0,
             made: 0,
         }
@@ -110,59 +140,81 @@ impl References {
         if self.lacks(node) {
             return Ok(None);
         }
-        let record = Self::load(&self.repository, *node).await?;
-        self.was_loaded(node, record.is_some());
-        Ok(record)
+        let loaded = Self::load(&self.repository, *node).await?;
+        Ok(self.loaded(node, loaded))
     }
 
-    /// Absence means walk, and so does damage, which `check` tells of.
-    pub(super) async fn load(repository: &Repository, node: BlobId) -> Result<Option<RefsRecord>> {
+    /// A record that is listed. Absence means walk, and so does damage, which `check` tells of.
+    pub(super) async fn load(repository: &Repository, node: BlobId) -> Result<Loaded> {
         match repository.load::<RefsRecord>(ObjectName::Refs(node)).await {
-            Ok(record) => Ok(Some(record)),
-            Err(error)
-                if error.kind() == ErrorKind::NotFound || crate::repository::view::is_damage(&error) =>
-            {
-                Ok(None)
-            }
+            Ok(record) => Ok(Loaded::Record(record)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Loaded::Gone),
+            Err(error) if crate::repository::view::is_damage(&error) => Ok(Loaded::Unreadable),
             Err(error) => Err(error),
         }
     }
 
-    /// Counts a record that was loaded, or forgets one that could not be.
-    pub(super) fn was_loaded(&mut self, node: &BlobId, is_there: bool) {
-        if is_there {
-            self.used += 1;
-        } else {
+    /// Gives a record that was loaded, and remembers what became of it.
+    pub(super) fn loaded(&mut self, node: &BlobId, loaded: Loaded) -> Option<RefsRecord> {
+        let Loaded::Record(record) = loaded else {
             self.listed.remove(node);
+            if matches!(loaded, Loaded::Unreadable) {
+                self.unreadable.insert(*node);
+            }
+            return None;
+        };
+        self.used += 1;
+        if !record.open.is_empty() {
+            let spared = record.blobs.iter();
+            let spent = Spent {
+                spared: spared.filter(|(kind, _)| *kind != BlobKind::Data).count(),
+                read: 0,
+                len: record.blobs.len() + record.open.len(),
+            };
+            self.ends_of.insert(*node, spent);
+        }
+        Some(record)
+    }
+
+    /// Tells what was read for an open end of a record.
+    pub(super) fn spend(&mut self, node: BlobId, loose: Loose) {
+        if let Some(spent) = self.ends_of.get_mut(&node) {
+            spent.read = spent.read.saturating_add(loose.read);
+            spent.len = spent.len.saturating_add(loose.len);
         }
     }
 
-    /// Tells how many nodes were read for an open end of a record.
-    pub(super) fn spend(&mut self, node: BlobId, read: u32) {
-        let spent = self.spent.entry(node).or_default();
-        *spent = spent.saturating_add(read);
-    }
-
-    /// Records that no longer spare enough: what they left to others is told by none of those any more. Without them, the next collection
-    /// puts better ones.
+    /// Records that stand in the way of better ones, which the next collection puts in their place: those that cannot be read, and those
+    /// that no longer spare enough, as what they left to others stands in none of them any more, and would go into them.
     pub(super) fn stale(&self) -> impl Iterator<Item = BlobId> {
-        let stale = self
-            .spent
-            .iter()
-            .filter(|(_, read)| **read >= self.worth.nodes.div_ceil(2));
-        stale.map(|(node, _)| *node)
+        let is_stale = |spent: &Spent| {
+            let read = spent.read as usize;
+            let is_much = read * 2 >= self.worth.nodes as usize && read * SPARED >= spent.spared;
+            is_much && spent.len <= self.worth.references
+        };
+        let stale = self.ends_of.iter().filter(move |(_, spent)| is_stale(spent));
+        let stale = stale.map(|(node, _)| *node);
+        let stale = stale.chain(self.unreadable.iter().copied());
+        // Where none can be put, they are better than nothing.
+        stale.filter(|_| self.writes)
     }
 
-    /// Puts a record if it is worth it.
-    pub(super) async fn put(&mut self, gathered: Gathered) -> Result<()> {
+    /// Puts a record if it is worth it. Gives what has none then, and would fit into another one.
+    pub(super) async fn put(&mut self, gathered: Gathered) -> Result<Option<Loose>> {
         let Gathered { node, found } = gathered;
-        let is_worth = |found: &Found| self.writes && found.read >= self.worth.nodes;
-        let Some(Found {
-            mut blobs, mut open, ..
-        }) = found.filter(is_worth)
-        else {
-            return Ok(());
+        let Some(found) = found else {
+            return Ok(None);
         };
+        let loose = Loose {
+            read: found.read,
+            len: found.len(),
+        };
+        if !self.writes || found.read < self.worth.nodes {
+            return Ok(Some(loose));
+        }
+        let Found {
+            mut blobs, mut open, ..
+        } = found;
         blobs.sort_unstable();
         blobs.dedup();
         open.sort_unstable();
@@ -171,14 +223,14 @@ impl References {
         open.retain(|end| blobs.binary_search(end).is_err());
         let record = RefsRecord { node, blobs, open };
         match self.repository.save(&self.context, &record).await {
-            Ok(_) => {
-                self.made += 1;
-                Ok(())
+            Ok(put) => {
+                self.made += u64::from(put.is_mine());
+                Ok(None)
             }
             // It only saves time.
             Err(error) if matches!(error.kind(), ErrorKind::StoreFull | ErrorKind::Denied) => {
                 self.writes = false;
-                Ok(())
+                Ok(Some(loose))
             }
             Err(error) => Err(error),
         }
@@ -206,18 +258,25 @@ impl Shelf {
         }
     }
 
-    /// For what no record is put for.
-    pub(super) fn none() -> Self {
-        Self {
-            is_full: true,
-            ..Self::of_read_node()
-        }
+    /// What it holds, if that would fit into a record.
+    pub(super) fn loose(&self) -> Option<Loose> {
+        let loose = Loose {
+            read: self.own.read,
+            len: self.own.len(),
+        };
+        (!self.is_full).then_some(loose)
     }
 
     /// Adds a reference of the node itself.
     pub(super) fn add(&mut self, kind: BlobKind, id: BlobId, references: &References) {
         self.own.blobs.push((kind, id));
         self.grow(references);
+    }
+
+    /// Adds a list of the node itself that was read.
+    pub(super) fn add_list(&mut self, id: BlobId, references: &References) {
+        self.own.read += 1;
+        self.add(BlobKind::List, id, references);
     }
 
     /// Adds a list of the node itself that was marked before: what it refers to is not at hand.

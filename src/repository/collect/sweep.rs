@@ -51,7 +51,7 @@ pub(crate) fn may_go(log: &Log, name: &ObjectName) -> bool {
         ObjectName::State(round, _) => *round <= newest && log.state != Some(*name),
         ObjectName::Condemned(round) => *round < newest,
         ObjectName::Seal(round) if *round < newest && mutated!(SealsDeleted) => true,
-        // Those of subtrees that are in no live snapshot go too, which only a mark can tell.
+        // Which of them go, only a mark can tell.
         ObjectName::Refs(_)
         | ObjectName::Seal(_)
         | ObjectName::Marker

@@ -183,6 +183,7 @@ fn rules() -> File {
     let state = g.state().encode();
     let ledger = g.ledger().encode();
     let refs = g.refs().encode();
+    let end = |kind: u8, id: u8| [vec![kind], vec![id; 32]].concat();
     let commit = holdall::format::snapshot::Decision::Commit(Box::new(g.snapshot())).encode();
     let nothing = vec![0x58, 24].into_iter().chain([0; 24]).collect::<Vec<u8>>();
     let time = |nanos: u64| encode(|e| e.array(2).int(-1).uint(nanos));
@@ -402,6 +403,40 @@ fn rules() -> File {
             "the hole as the node",
             with(&refs, 0, &encode(|e| e.bytes(&[0; 32]))),
             "invalid",
+        ),
+        (
+            "refs",
+            "no open ends",
+            with(&refs, 2, &encode(|e| e.bytes(&[]))),
+            "not canonical",
+        ),
+        (
+            "refs",
+            "the hole as an open end",
+            with(&refs, 2, &encode(|e| e.bytes(&end(1, 0)))),
+            "invalid",
+        ),
+        (
+            "refs",
+            "data as an open end",
+            with(&refs, 2, &encode(|e| e.bytes(&end(0, 1)))),
+            "invalid",
+        ),
+        (
+            "refs",
+            "an open end that is told of",
+            with(
+                &with(&refs, 1, &encode(|e| e.bytes(&end(1, 1)))),
+                2,
+                &encode(|e| e.bytes(&end(1, 1))),
+            ),
+            "invalid",
+        ),
+        (
+            "refs",
+            "open ends do not ascend",
+            with(&refs, 2, &encode(|e| e.bytes(&[end(1, 2), end(1, 1)].concat()))),
+            "not canonical",
         ),
         (
             "ledger",
