@@ -21,7 +21,7 @@ use std::sync::Arc;
 use tokio_postgres::types::Type;
 
 /// One of so many unchanged ranges is read again as a check.
-const CHECKED: u32 = 100;
+const CHECKED: u32 = 50;
 
 /// A table that is ready to be yielded.
 pub(super) struct Planned {
