@@ -182,9 +182,9 @@ async fn a_collection_reads_what_is_new_however_many_snapshots_there_are() {
 /// A round, whether it is worth while or not.
 async fn round(stage: &Stage, worth: Worth) -> CollectPlan {
     let options = request(worth).options;
-    let round = Round::begin(&stage.repository, &stage.context, options)
-        .await
-        .unwrap();
+    // Without what another one has at hand.
+    let repository = repo::open(&stage.world.store(&stage.context)).await.unwrap();
+    let round = Round::begin(&repository, &stage.context, options).await.unwrap();
     let plan = round.plan().clone();
     let mut waiting = round.condemn().await.unwrap();
     assert!(waiting.settle().await.unwrap());

@@ -185,12 +185,13 @@ impl References {
     }
 
     /// Records that stand in the way of better ones, which the next collection puts in their place: those that cannot be read, and those
-    /// that no longer spare enough, as what they left to others stands in none of them any more, and would go into them.
-    pub(super) fn stale(&self) -> impl Iterator<Item = BlobId> {
-        let is_stale = |spent: &Spent| {
+    /// that no longer spare enough, as what they left to others stands in none of them any more, and would go into them. `has_gone`: whether
+    /// this round lets a snapshot go; where none does, what a new one left out would be left out again.
+    pub(super) fn stale(&self, has_gone: bool) -> impl Iterator<Item = BlobId> {
+        let is_stale = move |spent: &Spent| {
             let read = spent.read as usize;
             let is_much = read * 2 >= self.worth.nodes as usize && read * SPARED >= spent.spared;
-            is_much && spent.len <= self.worth.references
+            has_gone && is_much && spent.len <= self.worth.references
         };
         let stale = self.ends_of.iter().filter(move |(_, spent)| is_stale(spent));
         let stale = stale.map(|(node, _)| *node);

@@ -1,7 +1,6 @@
 //! G7 to G10: index runs, the state, the seal, and then the sweep.
 
 use super::compact::{Absorption, Compaction, absorption};
-use super::refs::References;
 use super::rescue::Rescued;
 use super::round::Work;
 use super::sweep::{Swept, delete, may_go};
@@ -178,7 +177,9 @@ impl Rescued {
             let number = index.number(node);
             number.is_none_or(|number| !self.work.needed.has(number))
         });
-        let stale = self.work.references.iter().flat_map(References::stale);
+        let has_gone = !self.work.plan.snapshots_going.is_empty();
+        let references = self.work.references.iter();
+        let stale = references.flat_map(|references| references.stale(has_gone));
         names.extend(lost.copied().chain(stale).map(|node| (ObjectName::Refs(node), 0)));
         names
     }
