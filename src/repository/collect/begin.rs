@@ -78,12 +78,7 @@ impl Round {
         if mutated!(QuarantineKept) {
             quarantined.clear();
         }
-        let references = References::new(
-            repository,
-            context,
-            listing.refs.clone(),
-            (options.worth, !options.dry_run),
-        );
+        let references = References::new((repository, context), listing.refs.clone(), &options);
         let seen = (entries.index.clone(), log.newest);
         let mut mark = Mark::new((repository, context), seen, &quarantined, references)?;
         let kept = committed

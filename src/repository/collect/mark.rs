@@ -119,7 +119,7 @@ impl Mark {
     async fn recorded<'a>(&mut self, snapshots: &[&'a SnapshotRecord]) -> Result<Vec<&'a SnapshotRecord>> {
         let has_record = |snapshot: &&&SnapshotRecord| !self.references.lacks(&snapshot.root.id);
         let (recorded, mut unrecorded): (Vec<&SnapshotRecord>, Vec<_>) =
-            snapshots.iter().partition(|snapshot| has_record(&snapshot));
+            snapshots.iter().partition(|snapshot| has_record(snapshot));
         let repository = self.repository.clone();
         let loads = recorded.into_iter().map(|snapshot| {
             let load = References::load(&repository, snapshot.root.id);

@@ -5,6 +5,7 @@
 //! before, in another snapshot as a rule, it names as an open end and does not list again: so the record of a snapshot is as large as
 //! its change.
 
+use super::round::CollectOptions;
 use crate::context::Context;
 use crate::error::{ErrorKind, Result};
 use crate::format::collect::RefsRecord;
@@ -112,17 +113,16 @@ pub(super) struct Shelf {
 
 impl References {
     pub(super) fn new(
-        repository: &Repository,
-        context: &Context,
+        (repository, context): (&Repository, &Context),
         listed: BTreeSet<BlobId>,
-        (worth, writes): (Worth, bool),
+        options: &CollectOptions,
     ) -> Self {
         Self {
             repository: repository.clone(),
             context: context.clone(),
             listed,
-            worth,
-            writes,
+            worth: options.worth,
+            writes: !options.dry_run,
             ends_of: HashMap::new(),
             unreadable: BTreeSet::new(),
             used: 0,

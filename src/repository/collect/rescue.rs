@@ -143,9 +143,8 @@ impl Work {
         self.needed = carried_over(&self.needed, &index, blocks);
         if !new.is_empty() {
             let references = self.references.take();
-            let none = (self.options.worth, false);
-            let references =
-                references.unwrap_or_else(|| References::new(&repository, &context, BTreeSet::new(), none));
+            let references = references
+                .unwrap_or_else(|| References::new((&repository, &context), BTreeSet::new(), &self.options));
             let seen = (index, self.log.newest);
             let mut mark = Mark::new((&repository, &context), seen, &self.quarantined, references)?;
             mark.needed.merge(&self.needed);
