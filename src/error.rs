@@ -35,6 +35,8 @@ pub enum ErrorKind {
     Refused,
     /// The store cannot be reached, or does not answer in time (exit 15).
     Unreachable,
+    /// The disk of the store reports that it cannot give something: a bad sector, or a file system that is out of order (exit 15).
+    Unreadable,
     /// The store, or the disk that is written to, is full (exit 16).
     StoreFull,
     /// The store refused the request: read-only, or no permission (exit 17).

@@ -87,6 +87,12 @@ pub(super) fn code_and_hint(kind: ErrorKind) -> (u8, Option<&'static str>) {
             15,
             Some("check the address, the network and whether the server runs; nothing was changed"),
         ),
+        ErrorKind::Unreadable => (
+            15,
+            Some(
+                "the disk fails, or its file system does: see what the system's log says of it; nothing was changed",
+            ),
+        ),
         ErrorKind::StoreFull => (
             16,
             Some("make room and run the command again: what was stored is not stored twice"),
@@ -130,6 +136,7 @@ mod tests {
             ErrorKind::Damaged,
             ErrorKind::Refused,
             ErrorKind::Unreachable,
+            ErrorKind::Unreadable,
             ErrorKind::StoreFull,
             ErrorKind::Denied,
             ErrorKind::Incomplete,

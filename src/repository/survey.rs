@@ -18,6 +18,7 @@ use super::Repository;
 use super::index::PackNumber;
 use super::ledger::Ledger;
 use super::log::Log;
+use super::view::is_not_given;
 use crate::context::{Context, Time};
 use crate::crypto::{open_record, open_run, read_slot_kind, slot_label};
 use crate::error::{Error, ErrorKind, Result};
@@ -532,7 +533,7 @@ impl<'a> Survey<'a> {
 
 /// Gives an error back if it is of one object only: a sector that cannot be read must not end the look at all others.
 pub(super) async fn only_this_object(store: &Store, error: Error) -> Result<Error> {
-    if error.kind() != ErrorKind::Unreachable {
+    if !is_not_given(&error) {
         return Err(error);
     }
     match store.get(&ObjectName::Marker).await {

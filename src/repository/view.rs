@@ -183,6 +183,11 @@ pub(crate) fn is_damage(error: &Error) -> bool {
     )
 }
 
+/// Whether an object was not given, which says nothing of what is stored.
+pub(crate) fn is_not_given(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Unreadable)
+}
+
 /// Packs that nothing new may rest on, as the log says.
 fn retired_packs(log: &Log, purpose: Purpose) -> HashSet<ObjectId> {
     let mut retired = log.dead.clone();

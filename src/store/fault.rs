@@ -54,7 +54,9 @@ pub(crate) enum Class {
     Lost,
     /// The server asks for fewer requests.
     Busy,
-    /// The operating system reports an error that time does not heal, such as EIO.
+    /// The disk does not give what was written to it, or not rightly: EIO, or what a file system says of its own damage.
+    Unreadable,
+    /// The operating system reports another error that time does not heal.
     Broken,
     /// The store cannot do this.
     Unsupported,
@@ -89,6 +91,7 @@ impl Class {
             Self::Denied => ErrorKind::Denied,
             Self::NoStore => ErrorKind::NoRepository,
             Self::NotSent | Self::Lost | Self::Busy | Self::Broken => ErrorKind::Unreachable,
+            Self::Unreadable => ErrorKind::Unreadable,
             Self::Unsupported => ErrorKind::Unsupported,
             Self::Wrong => ErrorKind::Invalid,
         }
@@ -176,6 +179,10 @@ fn of_status(status: u16, code: &str) -> Class {
 
 fn of_system(error: &io::Error) -> Class {
     use io::ErrorKind as K;
+    use rustix::io::Errno;
+    if let Some(Errno::IO | Errno::UCLEAN | Errno::BADMSG) = Errno::from_io_error(error) {
+        return Class::Unreadable;
+    }
     match error.kind() {
         K::NotFound => Class::Absent,
         // A file stands where the directory, or one above it, should be.
@@ -237,12 +244,16 @@ impl Place<'_> {
             Class::NotSent => format!("cannot {verb}: the store cannot be reached"),
             Class::Lost => format!("cannot {verb}: the store does not answer as it should"),
             Class::Busy => format!("cannot {verb}: the store is overloaded"),
+            Class::Unreadable => format!("cannot {verb}: the disk fails"),
             Class::Unsupported => format!("cannot {verb}: the store is not able to do it"),
             Class::Exists | Class::Broken | Class::Wrong => format!("cannot {verb}"),
         };
-        let out = self
-            .place(Error::new(class.kind(), what))
-            .because(self.cause(error));
+        let kind = match class.kind() {
+            // Of what was not written nothing is lost.
+            ErrorKind::Unreadable if self.attempt != Attempt::Read => ErrorKind::Unreachable,
+            kind => kind,
+        };
+        let out = self.place(Error::new(kind, what)).because(self.cause(error));
         match hint(class, self.attempt, error) {
             Some(hint) => out.hint(hint),
             None => out,
@@ -333,7 +344,9 @@ fn hint(class: Class, attempt: Attempt, error: &object_store::Error) -> Option<&
         (Class::NoStore, _) => "check the name; a bucket must be made before a repository is put into it",
         (Class::NotSent, _) => "check the address, the network and whether the server runs",
         (Class::Lost | Class::Busy, _) => "try again later; what was stored is found and used",
-        (Class::Broken, _) => "look at the system's log: the disk or its connection may be failing",
+        (Class::Unreadable | Class::Broken, _) => {
+            "look at the system's log: the disk or its connection may be failing"
+        }
         (Class::Unsupported, _) => {
             "use another file system or server: a repository needs one that puts an object only if its name is free (S3: If-None-Match)"
         }
@@ -392,7 +405,8 @@ mod tests {
             (rustix::io::Errno::ROFS, Class::Denied),
             (rustix::io::Errno::ACCESS, Class::Denied),
             (rustix::io::Errno::NOENT, Class::Absent),
-            (rustix::io::Errno::IO, Class::Broken),
+            (rustix::io::Errno::IO, Class::Unreadable),
+            (rustix::io::Errno::MFILE, Class::Broken),
             (rustix::io::Errno::STALE, Class::Lost),
             (rustix::io::Errno::CONNREFUSED, Class::NotSent),
         ] {

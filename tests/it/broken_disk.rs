@@ -1,14 +1,19 @@
 //! A disk that does not give one object any more, though it gives the others: that is one copy less, and no reason to end.
 
 use crate::check::errors;
-use crate::collect::{Stage, stage, things};
+use crate::collect::{Stage, all, stage, things};
 use crate::collect_doubts::twice;
 use crate::copy::{Two, make_replica, request as copy_request, version};
+use crate::lost_records::{forget, stage_without_minimum};
 use crate::repair::{damage, largest, replica, request};
-use crate::world::{Objects, Things, World, contents, over, snapshots};
+use crate::world::{Objects, Things, World, contents, names, over, snapshots, take};
+use holdall::context::Context;
 use holdall::error::{ErrorKind, Result};
+use holdall::format::layout::ObjectName;
 use holdall::ops::{self, CheckRequest};
 use holdall::repository::{ReadData, Repository};
+use holdall::snapshot::SnapshotFilter;
+use holdall::store::Store;
 use holdall::testkit::{Failure, FaultStore, Op, Plan, When, repo};
 use std::sync::Arc;
 
@@ -188,7 +193,7 @@ async fn what_a_repair_finds_lost_on_its_way_is_named_and_healed() {
     let sid = stage.take(&version(0)).await;
     let (_world, from) = replica(&stage).await;
     let objects = stage.world.objects().await;
-    let run = crate::world::names(&objects, "index/s/").remove(0);
+    let run = names(&objects, "index/s/").remove(0);
     let tables = stage.hand().read_run(run).await;
     let is_of_tree = |pack: usize| {
         let entries = tables.entries.iter();
@@ -196,7 +201,7 @@ async fn what_a_repair_finds_lost_on_its_way_is_named_and_healed() {
         of_pack.any(|e| e.kind != holdall::format::index::BlobKind::Data)
     };
     let pack = (0..tables.packs.len()).find(|pack| is_of_tree(*pack)).unwrap();
-    let pack = holdall::format::layout::ObjectName::Pack(tables.packs[pack].id).to_string();
+    let pack = ObjectName::Pack(tables.packs[pack].id).to_string();
     for heals in [false, true] {
         let world = World::of(&objects).await;
         let faults = world.faults();
@@ -223,6 +228,103 @@ async fn what_a_repair_finds_lost_on_its_way_is_named_and_healed() {
             );
         }
     }
+}
+
+/// These objects on a disk that does not give one of them.
+async fn on_a_disk_without(objects: &Objects, name: &str, context: &Context) -> Store {
+    let faults = World::of(objects).await.faults();
+    faults.plan(eio(name).forever());
+    over(Arc::new(faults), context)
+}
+
+#[tokio::test]
+async fn a_run_that_a_disk_does_not_give_is_made_anew_from_the_packs() {
+    let (stage, things) = twice().await;
+    let objects = stage.world.objects().await;
+    let runs = names(&objects, "index/s/");
+    assert_eq!(runs.len(), 2);
+    for run in &runs {
+        let run = run.to_string();
+        let store = on_a_disk_without(&objects, &run, &stage.context).await;
+        let open = || async { repo::open(&store).await.unwrap() };
+        // What it lists cannot be found, what others list can.
+        for snapshot in snapshots(&stage.context, &open().await).await.unwrap() {
+            match contents(&snapshot).await {
+                Ok(found) => assert_eq!(found, things.contents),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Damaged, "{error}"),
+            }
+        }
+        let check = ops::check(&stage.context, &open().await, CheckRequest::default())
+            .await
+            .unwrap();
+        assert!(
+            errors(&check).iter().any(|found| found.object == run),
+            "{check:?}"
+        );
+        let report = ops::repair(&stage.context, &open().await, None, &request())
+            .await
+            .unwrap();
+        assert!(!report.is_damaged(), "{run}: {report:?}");
+        assert_eq!(
+            restored(&stage, &open().await, &[&things]).await.unwrap(),
+            2,
+            "{run}"
+        );
+        ops::prune(&stage.context, &open().await, &all()).await.unwrap();
+        assert_eq!(
+            restored(&stage, &open().await, &[&things]).await.unwrap(),
+            2,
+            "{run}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_that_a_disk_does_not_give_costs_no_other_and_can_be_let_go() {
+    let stage = stage_without_minimum().await;
+    let lost = stage.take(&version(0)).await;
+    stage.take(&version(1)).await;
+    let objects = stage.world.objects().await;
+    let name = ObjectName::Snapshot(lost).to_string();
+    let store = on_a_disk_without(&objects, &name, &stage.context).await;
+    let open = || async { repo::open(&store).await.unwrap() };
+    assert_eq!(restored(&stage, &open().await, &[&version(1)]).await.unwrap(), 1);
+    // The next snapshot is taken as if it had never been.
+    take(&stage.context, &open().await, &version(2)).await.unwrap();
+    let refused = ops::prune(&stage.context, &open().await, &all())
+        .await
+        .unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Damaged);
+    assert!(
+        refused
+            .advice()
+            .unwrap()
+            .contains(&format!("holdall forget {}", lost.name()))
+    );
+    let told = ops::forget(&stage.context, &open().await, &forget(&lost.name())).await;
+    assert_eq!(told.unwrap().unread, [lost]);
+    ops::prune(&stage.context, &open().await, &all()).await.unwrap();
+    let left = [&version(1), &version(2)];
+    assert_eq!(restored(&stage, &open().await, &left).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_disk_that_gives_nothing_is_no_damage() {
+    let stage = stage().await;
+    stage.take(&things(1)).await;
+    let (faults, repository) = stage.faulty().await;
+    faults.plan(Plan::new(When::Before, Failure::System(5)).op(Op::Get).forever());
+    let error = ops::list(&stage.context, &repository, &SnapshotFilter::default())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreadable, "{error}");
+    faults.heal();
+    // A program that has too many files open has lost none.
+    faults.plan(Plan::new(When::Before, Failure::System(24)).op(Op::Get).forever());
+    let error = ops::list(&stage.context, &repository, &SnapshotFilter::default())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ pub(super) mod fetch;
 use super::delta::apply_delta;
 use super::index::{Copy, Index, PackNumber};
 use super::presence::Presence;
-use super::view::{Purpose, View};
+use super::view::{Purpose, View, is_not_given};
 use super::{Repository, lost};
 use crate::context::mutant::mutated;
 use crate::context::{Context, Reservation};
@@ -162,7 +162,7 @@ impl BlobReader {
                         error,
                     }) => {
                         let error = self.of_copy(error).await?;
-                        if error.kind() == ErrorKind::Unreachable
+                        if is_not_given(&error)
                             && let Blame::Block(number) = blame
                             && alone.insert(number)
                         {
@@ -436,7 +436,7 @@ impl State {
     }
 
     fn condemn_for(&self, blame: Blame, error: &Error) -> Result<()> {
-        if error.kind() != ErrorKind::Unreachable {
+        if !is_not_given(error) {
             return self.condemn(blame);
         }
         let mut bad = self.bad.write().map_err(poisoned)?;
