@@ -16,9 +16,9 @@ use crate::store::Location;
 use serde_json::json;
 use std::path::Path;
 
-/// Free space below which a disk is told: bytes, and percent of it.
-const FREE_MIN: u64 = 1 << 30;
-const FREE_PERCENT_MIN: u64 = 5;
+/// Free space below which a disk is told: a twentieth of it, but no less than the first of these bytes and no more than the second, for
+/// a twentieth of a large disk is room for many snapshots.
+const FREE_MIN: (u64, u64) = (1 << 30, 10 << 30);
 
 /// Arguments of `doctor`.
 #[derive(Debug, clap::Args)]
@@ -101,9 +101,8 @@ fn space(area: &'static str, directory: &Path) -> Option<Diagnosis> {
     let stat = rustix::fs::statvfs(directory).ok()?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     let all = stat.f_blocks.saturating_mul(stat.f_frsize);
-    let percent = free.saturating_mul(100).checked_div(all).unwrap_or(100);
     let told = format!("{} free where {} is", render::bytes(free), directory.display());
-    if free < FREE_MIN || percent < FREE_PERCENT_MIN {
+    if free < (all / 20).clamp(FREE_MIN.0, FREE_MIN.1) {
         let fix = match area {
             "cache" => "make room, or name another place with --cache-dir",
             _ => "make room; `holdall forget` and `holdall prune` free what is not needed any more",
