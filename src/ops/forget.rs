@@ -2,7 +2,7 @@
 
 use super::list::{ListedSnapshot, listed};
 use super::retention::{Candidate, Policy};
-use super::unread::take_unread;
+use super::unread::{refuse_unread, take_unread};
 use crate::context::{Context, Time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::SessionId;
@@ -124,6 +124,9 @@ pub async fn forget(
     } else if named.is_empty() {
         Vec::new()
     } else {
+        for spec in &named {
+            refuse_unread(spec, &listed.unread)?;
+        }
         vec![by_name(listed.snapshots, (request, &named), &retained)?]
     };
     let verdicts = groups.iter().flat_map(|group| &group.verdicts);

@@ -1,7 +1,9 @@
 //! Which snapshots there are, and opening the one that somebody means.
 
+use super::unread::{all_unread, refuse_unread};
 use crate::context::{Context, Time};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
+use crate::format::id::SessionId;
 use crate::format::layout::ObjectName;
 use crate::format::snapshot::SnapshotRecord;
 use crate::repository::{CLOCKS_APART, Notes, Repository, View};
@@ -34,6 +36,8 @@ pub struct ListReport {
     pub snapshots: Vec<ListedSnapshot>,
     /// Objects that cannot be read, and why: a snapshot may be missing from the list.
     pub damaged: Vec<(String, String)>,
+    /// Those of them that are records of snapshots.
+    pub unread: Vec<(SessionId, Error)>,
     /// Notes that cannot be read, and why; one for each snapshot that has any, also of those that do not pass the filter.
     pub damaged_notes: Vec<(String, String)>,
 }
@@ -95,6 +99,7 @@ pub(super) async fn listed(
     Ok(ListReport {
         snapshots,
         damaged: view.damaged.iter().map(told).collect(),
+        unread: all_unread(view),
         damaged_notes: damaged_notes.map(told).collect(),
     })
 }
@@ -102,7 +107,8 @@ pub(super) async fn listed(
 /// Opens the snapshot that `spec` names; for `latest` only those that pass `filter` count.
 ///
 /// # Errors
-/// `NotFound`, `Invalid` for a prefix that several share, or what the store says.
+/// `NotFound`, `Invalid` for a prefix that several share, `Damaged` or `Unreadable` if a snapshot may be meant whose record cannot be read,
+/// or what the store says.
 pub async fn open_snapshot(
     context: &Context,
     repository: &Repository,
@@ -124,17 +130,7 @@ pub(super) fn find_snapshot(
     spec: &SnapshotSpec,
     filter: &SnapshotFilter,
 ) -> Result<Arc<SnapshotRecord>> {
+    refuse_unread(spec, &all_unread(view))?;
     let all: Vec<_> = view.snapshots().cloned().collect();
     spec.find(&all, &|s| filter.passes(s, &s.tags))
-        .map_err(|error| match view.damaged.first() {
-            // It may be there and unreadable: that is another message than "there is none".
-            Some((name, why)) if error.kind() == ErrorKind::NotFound => Error::new(
-                ErrorKind::Damaged,
-                "the snapshot is not among those that can be read, and some cannot",
-            )
-            .with("object", name)
-            .because(why.clone())
-            .hint("run `holdall check` to see what is damaged"),
-            _ => error,
-        })
 }

@@ -1,7 +1,7 @@
 //! What people say of a snapshot after it was made: tags, protection.
 
 use super::list::{ListedSnapshot, list};
-use super::unread::take_unread;
+use super::unread::{refuse_unread, take_unread};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::SessionId;
@@ -151,13 +151,13 @@ async fn note(
     specs: &[SnapshotSpec],
     new: &(dyn Fn(&ListedSnapshot) -> Result<NoteRecord> + Sync),
 ) -> Result<Vec<Noted>> {
-    let listed = list(context, repository, &SnapshotFilter::default())
-        .await?
-        .snapshots;
+    let report = list(context, repository, &SnapshotFilter::default()).await?;
+    let listed = report.snapshots;
     let records: Vec<_> = listed.iter().map(|s| s.record.clone()).collect();
     // All are found, and none is refused, before any is changed.
     let mut sids = Vec::new();
     for spec in specs {
+        refuse_unread(spec, &report.unread)?;
         sids.push(spec.whole()?.find(&records, &|_| true)?.sid);
     }
     let chosen = listed.into_iter().filter(|s| sids.contains(&s.record.sid));

@@ -1,6 +1,6 @@
 //! Snapshots whose records cannot be read, by their full names: something can be said of them nevertheless.
 
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::SessionId;
 use crate::format::layout::ObjectName;
 use crate::repository::View;
@@ -20,6 +20,30 @@ pub(super) fn take_unread(specs: &mut Vec<SnapshotSpec>, view: &View) -> Vec<Ses
         found.is_none()
     });
     taken
+}
+
+/// Refuses a name that a snapshot may be meant by whose record cannot be read: of what it is and how old nobody can tell.
+///
+/// # Errors
+/// What the record was read with.
+pub(super) fn refuse_unread(spec: &SnapshotSpec, unread: &[(SessionId, Error)]) -> Result<()> {
+    let Some((sid, why)) = unread.iter().find(|(sid, _)| spec.may_mean(sid)) else {
+        return Ok(());
+    };
+    let what = "the record of a snapshot that may be meant cannot be read";
+    Err(Error::new(why.kind(), what)
+        .with("object", ObjectName::Snapshot(*sid))
+        .because(why.clone())
+        .hint("name the snapshot by its id: `holdall list` shows those that can be read, and `holdall check` what is wrong"))
+}
+
+/// Snapshots whose records cannot be read, and why.
+pub(super) fn all_unread(view: &View) -> Vec<(SessionId, Error)> {
+    let of_snapshot = |(name, error): &(ObjectName, Error)| match name {
+        ObjectName::Snapshot(sid) => Some((*sid, error.clone())),
+        _ => None,
+    };
+    view.damaged.iter().filter_map(of_snapshot).collect()
 }
 
 fn unread(full_name: &str, view: &View) -> Option<SessionId> {

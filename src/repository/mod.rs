@@ -298,12 +298,7 @@ impl Repository {
         if let Some(value) = known.and_then(|bytes| open(&bytes).ok()) {
             return Ok(value);
         }
-        let bytes = match self.inner.store.get(&name).await {
-            Err(error) if error.kind() == ErrorKind::Unreadable => {
-                return Err(self.lost_by_the_disk(name, error).await);
-            }
-            bytes => bytes?,
-        };
+        let bytes = self.inner.store.get(&name).await?;
         let value = open(&bytes).map_err(|e| Error::from(e).with("object", name))?;
         if numbered {
             self.inner.numbered.put(name, bytes);
@@ -311,18 +306,6 @@ impl Repository {
             self.cache().put(&name, &bytes);
         }
         Ok(value)
-    }
-
-    /// An object that the disk does not give though it gives another is damaged as much as one that was changed: there may be a way to do
-    /// without it. A disk that gives nothing is not there.
-    async fn lost_by_the_disk(&self, name: ObjectName, error: Error) -> Error {
-        if self.inner.store.get(&ObjectName::Marker).await.is_err() {
-            return error;
-        }
-        let what = "the disk does not give an object, though it gives others";
-        Error::new(ErrorKind::Damaged, what)
-            .with("object", name)
-            .because(error)
     }
 
     /// Seals a record and puts it under its name if nothing is there.

@@ -1,5 +1,6 @@
 //! Making and opening a repository.
 
+use super::view::of_the_disk;
 use super::{Cache, Inner, Numbered, Repository};
 use crate::context::Context;
 use crate::crypto::{
@@ -274,7 +275,11 @@ async fn unlock_any(store: &Store, id: RepositoryId, unlock: &Unlock) -> Result<
         let bytes = match store.get(&name).await {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
+            // Another slot may open the same keys.
+            Err(error) => {
+                damaged = Some(of_the_disk(store, error).await?);
+                continue;
+            }
         };
         match read_slot_kind(&bytes) {
             Ok(kind) if kind == unlock.kind() => {}

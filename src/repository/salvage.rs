@@ -2,9 +2,8 @@
 //! (`format-spec/85-sessions.md` section 8).
 
 use super::index::{IndexBuilder, PackNumber};
-use super::survey::only_this_object;
 use super::transfer::{Needs, There};
-use super::view::{View, is_damage};
+use super::view::{View, of_one_object};
 use super::{BlobReader, BlobWriter, Repository, ledger};
 use crate::context::Context;
 use crate::crypto::Opener;
@@ -180,9 +179,8 @@ async fn read_loose(repository: &Repository, context: &Context, view: &View) -> 
             }
             // A collector, or somebody else's upload that was withdrawn.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) if is_damage(&error) => damaged.push((ObjectName::Pack(id), error)),
             Err(error) => {
-                let error = only_this_object(repository.store(), error).await?;
+                let error = of_one_object(repository.store(), error).await?;
                 damaged.push((ObjectName::Pack(id), error));
             }
         }

@@ -18,7 +18,7 @@ use super::Repository;
 use super::index::PackNumber;
 use super::ledger::Ledger;
 use super::log::Log;
-use super::view::is_not_given;
+use super::view::of_one_object;
 use crate::context::{Context, Time};
 use crate::crypto::{open_record, open_run, read_slot_kind, slot_label};
 use crate::error::{Error, ErrorKind, Result};
@@ -32,7 +32,7 @@ use crate::format::note::StampedNote;
 use crate::format::repo_config::ConfigRecord;
 use crate::format::session::{ForgetRecord, SessionRecord};
 use crate::format::snapshot::Decision;
-use crate::store::{Listed, Store};
+use crate::store::Listed;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use remember::Memory;
@@ -399,7 +399,7 @@ impl<'a> Survey<'a> {
                 // Deleted by a collector between list and get.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => {
-                    let error = only_this_object(self.repository.store(), error).await?;
+                    let error = of_one_object(self.repository.store(), error).await?;
                     self.report.error(name, error);
                 }
             }
@@ -528,16 +528,5 @@ impl<'a> Survey<'a> {
             _ => None,
         };
         self.sizes.iter().filter_map(pack).collect()
-    }
-}
-
-/// Gives an error back if it is of one object only: a sector that cannot be read must not end the look at all others.
-pub(super) async fn only_this_object(store: &Store, error: Error) -> Result<Error> {
-    if !is_not_given(&error) {
-        return Err(error);
-    }
-    match store.get(&ObjectName::Marker).await {
-        Ok(_) => Ok(error),
-        Err(_) => Err(error),
     }
 }

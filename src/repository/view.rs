@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::{ObjectId, SessionId};
 use crate::format::layout::ObjectName;
 use crate::format::snapshot::{Decision, SnapshotRecord};
+use crate::store::Store;
 use futures::stream::{self, StreamExt};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -169,8 +170,10 @@ async fn load_decisions(
             Ok(decision) => decisions.push((sid, decision)),
             // Deleted between list and get: forgotten, and swept.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) if is_damage(&error) => damaged.push((ObjectName::Snapshot(sid), error)),
-            Err(error) => return Err(error),
+            Err(error) => {
+                let error = of_the_disk(repository.store(), error).await?;
+                damaged.push((ObjectName::Snapshot(sid), error));
+            }
         }
     }
     Ok((decisions, damaged))
@@ -186,6 +189,21 @@ pub(crate) fn is_damage(error: &Error) -> bool {
 /// Whether an object was not given, which says nothing of what is stored.
 pub(crate) fn is_not_given(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Unreadable)
+}
+
+/// Gives an error back if it is of one object only: it is damaged, or the store does not give it though it gives others. Such a one may be
+/// there again later, or for somebody else: nothing may be let go or deleted because of it.
+pub(crate) async fn of_one_object(store: &Store, error: Error) -> Result<Error> {
+    let is_of_it = is_damage(&error) || is_not_given(&error) && store.get(&ObjectName::Marker).await.is_ok();
+    if is_of_it { Ok(error) } else { Err(error) }
+}
+
+/// As [`of_one_object`], of what there are no copies of: that it is lost a disk may say, but no line.
+pub(crate) async fn of_the_disk(store: &Store, error: Error) -> Result<Error> {
+    match error.kind() {
+        ErrorKind::Unreachable => Err(error),
+        _ => of_one_object(store, error).await,
+    }
 }
 
 /// Packs that nothing new may rest on, as the log says.
@@ -233,10 +251,8 @@ async fn load_index(
     while let Some((name, run)) = loaded.next().await {
         match run {
             Ok(run) => builder.add(&run, is_claimable(&name)),
-            Err(error) if error.kind() == ErrorKind::NotFound || is_damage(&error) => {
-                damaged.push((name, error));
-            }
-            Err(error) => return Err(error),
+            Err(error) if error.kind() == ErrorKind::NotFound => damaged.push((name, error)),
+            Err(error) => damaged.push((name, of_the_disk(repository.store(), error).await?)),
         }
     }
     let index = context.cpu.run(move || builder.finish()).await?;

@@ -169,6 +169,14 @@ impl SnapshotSpec {
         }
     }
 
+    /// Whether a snapshot of which only the id is known may be the one that is meant.
+    pub fn may_mean(&self, sid: &SessionId) -> bool {
+        match &self.base {
+            Base::Prefix(prefix) if self.back == 0 => sid.name().starts_with(prefix),
+            _ => true,
+        }
+    }
+
     /// Finds the snapshot among `snapshots`, which need no order. `filter` says which count for `latest` and `~`.
     ///
     /// # Errors

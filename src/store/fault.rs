@@ -344,9 +344,10 @@ fn hint(class: Class, attempt: Attempt, error: &object_store::Error) -> Option<&
         (Class::NoStore, _) => "check the name; a bucket must be made before a repository is put into it",
         (Class::NotSent, _) => "check the address, the network and whether the server runs",
         (Class::Lost | Class::Busy, _) => "try again later; what was stored is found and used",
-        (Class::Unreadable | Class::Broken, _) => {
-            "look at the system's log: the disk or its connection may be failing"
+        (Class::Unreadable, _) => {
+            "try again; if it stays so the disk is failing: see the system's log, and copy what can be read to another one with `holdall copy --to`"
         }
+        (Class::Broken, _) => "look at the system's log: the disk or its connection may be failing",
         (Class::Unsupported, _) => {
             "use another file system or server: a repository needs one that puts an object only if its name is free (S3: If-None-Match)"
         }

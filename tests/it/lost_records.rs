@@ -238,7 +238,7 @@ async fn a_record_that_nothing_brings_back_is_let_go_by_its_full_name() {
     );
     // A part of the name may be anybody's.
     let part = ops::forget(&stage.context, &stage.open().await, &forget(&sid.short())).await;
-    assert_eq!(part.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(part.unwrap_err().kind(), ErrorKind::Damaged);
     stage.refused().await;
     let report = let_go(&stage, sid).await.unwrap();
     assert_eq!((report.forgotten, report.unread), (1, vec![sid]));
@@ -267,6 +267,37 @@ async fn a_copy_whose_record_is_lost_is_copied_again_and_then_let_go() {
         ops::prune(&two.context, &open().await, &request).await.unwrap();
     }
     assert_eq!(two.whole(&[&version(0), &version(1)]).await, 2);
+}
+
+#[tokio::test]
+async fn nothing_stands_for_the_latest_snapshot_when_that_cannot_be_read() {
+    let stage = stage_without_minimum().await;
+    let older = stage.take(&version(0)).await;
+    let newest = stage.take(&version(1)).await;
+    lose(&stage.world, newest).await;
+    let (context, repository) = (&stage.context, stage.open().await);
+    let filter = SnapshotFilter::default();
+    for spec in ["latest", "latest~1", &newest.name()[..6]] {
+        let spec = spec.parse().unwrap();
+        let opened = ops::open_snapshot(context, &repository, &spec, &filter).await;
+        assert_eq!(opened.err().unwrap().kind(), ErrorKind::Damaged);
+        let protected = ops::protect(context, &repository, &[spec], true).await;
+        assert_eq!(protected.unwrap_err().kind(), ErrorKind::Damaged);
+    }
+    let let_go = ops::forget(context, &repository, &forget("latest")).await;
+    let error = let_go.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Damaged);
+    assert_eq!(
+        error.context("object"),
+        Some(format!("snapshots/{newest}").as_str())
+    );
+    // By its id the other is there.
+    let spec = older.name()[..12].parse().unwrap();
+    let opened = ops::open_snapshot(context, &repository, &spec, &filter)
+        .await
+        .unwrap();
+    assert_eq!(opened.record().sid, older);
+    ops::protect(context, &repository, &[spec], true).await.unwrap();
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ mod notes;
 mod replica;
 
 use super::list::{ListedSnapshot, list};
+use super::unread::refuse_unread;
 use crate::context::{Context, Time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Outcome};
@@ -175,6 +176,9 @@ async fn copy_also(
 ) -> Result<CopyReport> {
     let started = context.clock.now();
     let all = list(context, source, &SnapshotFilter::default()).await?;
+    for spec in &request.snapshots {
+        refuse_unread(spec, &all.unread)?;
+    }
     let chosen = choose(&all.snapshots, request)?;
     let mut report = CopyReport {
         same_keys: target.is_none_or(|target| target.is_replica_of(source)),

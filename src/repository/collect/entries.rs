@@ -9,6 +9,7 @@ use crate::format::layout::ObjectName;
 use crate::repository::Repository;
 use crate::repository::index::{Index, IndexBuilder};
 use crate::repository::log::Log;
+use crate::repository::view::of_the_disk;
 use crate::store::ObjectInfo;
 use futures::stream::{self, StreamExt};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -100,7 +101,9 @@ impl Entries {
             let may_go_on = matches!(&name, ObjectName::SessionRun(sid, _) if !is_decided(sid));
             let run = match run {
                 // What a newer program has written is no damage.
-                Err(error) if leaves_out && !may_go_on && error.kind() == ErrorKind::Damaged => {
+                Err(error) if error.kind() == ErrorKind::Unsupported => return Err(unreadable(name, error)),
+                Err(error) if leaves_out && !may_go_on && error.kind() != ErrorKind::NotFound => {
+                    let _why = of_the_disk(repository.store(), error).await?;
                     new.remove(&name);
                     self.left_out.insert(name);
                     continue;

@@ -13,6 +13,7 @@ use crate::format::id::BlobId;
 use crate::format::index::BlobKind;
 use crate::format::layout::ObjectName;
 use crate::repository::Repository;
+use crate::repository::view::of_the_disk;
 use std::collections::{BTreeSet, HashMap};
 
 /// When a record of references is worth its bytes, which decides what a collection costs and nothing else.
@@ -149,8 +150,10 @@ impl References {
         match repository.load::<RefsRecord>(ObjectName::Refs(node)).await {
             Ok(record) => Ok(Loaded::Record(record)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Loaded::Gone),
-            Err(error) if crate::repository::view::is_damage(&error) => Ok(Loaded::Unreadable),
-            Err(error) => Err(error),
+            Err(error) => {
+                let _why = of_the_disk(repository.store(), error).await?;
+                Ok(Loaded::Unreadable)
+            }
         }
     }
 
@@ -210,7 +213,9 @@ impl References {
             read: found.read,
             len: found.len(),
         };
-        if !self.writes || found.read < self.worth.nodes {
+        // Where a record stands that cannot be read, none can be put until it is swept.
+        let is_taken = self.unreadable.contains(&node);
+        if !self.writes || is_taken || found.read < self.worth.nodes {
             return Ok(Some(loose));
         }
         let Found {

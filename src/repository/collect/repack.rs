@@ -12,6 +12,7 @@ use crate::repository::delta::Delta;
 use crate::repository::index::{Copy, Index, Pack};
 use crate::repository::pack::{ReadyBlock, SealedPack, seal_pack};
 use crate::repository::read::fetch::open_block;
+use crate::repository::view::{is_damage, of_the_disk};
 use crate::repository::write::lane::Lane;
 use crate::repository::write::{DATA_PACK_MAX, NODE_PACK_MAX, SHARED_PACK_MAX};
 use bytes::Bytes;
@@ -123,11 +124,13 @@ impl<'a> Repack<'a> {
             self.context.check_cancelled()?;
             let copied = match bytes {
                 Ok(bytes) => self.copy_pack(job, bytes).await,
-                Err(error) => Err(error),
+                Err(error) if error.kind() == ErrorKind::NotFound => Err(error),
+                Err(error) => Err(of_the_disk(self.repository.store(), error).await?),
             };
             match copied {
                 Err(error)
-                    if error.kind() == ErrorKind::NotFound || crate::repository::view::is_damage(&error) =>
+                    if is_damage(&error)
+                        || matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Unreadable) =>
                 {
                     return Err(doubtful()
                         .because(error)

@@ -3,17 +3,17 @@
 use super::BlobReader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::repository::ledger;
-use crate::repository::survey::only_this_object;
+use crate::repository::view::of_one_object;
 use std::sync::atomic::Ordering;
 
 impl BlobReader {
     /// Gives an error back if it is of one copy, so that another may be tried; else it is the error of this. A store that does not answer is
     /// no reason to call a pack bad; one that gives all but this is.
     pub(super) async fn of_copy(&self, error: Error) -> Result<Error> {
-        if can_try_elsewhere(&error) {
+        if error.kind() == ErrorKind::NotFound {
             return Ok(error);
         }
-        only_this_object(self.inner.repository.store(), error).await
+        of_one_object(self.inner.repository.store(), error).await
     }
 
     /// Where one copy is bad others may be, which a check has found: these are read last from then on. Asked once.
@@ -27,12 +27,4 @@ impl BlobReader {
             Err(_) => Ok(()),
         }
     }
-}
-
-/// A missing or damaged copy.
-fn can_try_elsewhere(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::NotFound | ErrorKind::Damaged | ErrorKind::WrongKey | ErrorKind::Unsupported
-    )
 }

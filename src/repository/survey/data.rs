@@ -1,6 +1,6 @@
 //! Reading packs to prove them: their hash, their directory, every whole blob against its id, every delta with its base.
 
-use super::{Survey, only_this_object};
+use super::Survey;
 use crate::context::{Context, Time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
@@ -13,7 +13,7 @@ use crate::repository::delta::apply_delta;
 use crate::repository::ledger::Ledger;
 use crate::repository::log::Log;
 use crate::repository::pack::{StoredDelta, open_pack};
-use crate::repository::view::is_damage;
+use crate::repository::view::{is_damage, of_one_object};
 use crate::repository::{BlobReader, ReadData, Repository};
 use futures::stream::{self, StreamExt};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -216,11 +216,7 @@ impl Survey<'_> {
 
     /// A pack could not be read, or is not what it must be.
     async fn is_bad(&mut self, id: ObjectId, error: Error) -> Result<()> {
-        let error = if is_damage(&error) {
-            error
-        } else {
-            only_this_object(self.repository.store(), error).await?
-        };
+        let error = of_one_object(self.repository.store(), error).await?;
         self.report.bad_packs.push(id);
         self.report.error(ObjectName::Pack(id), error);
         Ok(())
@@ -369,7 +365,7 @@ async fn verify_delta(
         Err(error) if is_damage(&error) => return Ok(Compared::Unread(bases.rests_on(&delta.base))),
         Err(error) => {
             // A store that gives nothing at all ends the check; a sector that cannot be read is not the delta's.
-            let error = only_this_object(repository.store(), error).await?;
+            let error = of_one_object(repository.store(), error).await?;
             let object = error.context("object").map(ObjectName::parse);
             let suspects = match object {
                 Some(Ok(ObjectName::Pack(pack))) => BTreeSet::from([pack]),

@@ -1,6 +1,6 @@
 //! Looks at every object without a key, as the keeper of a copy can: names, headers, hashes, and what numbers say must be there.
 
-use super::{Finding, ReadData, SurveyReport, is_chosen, only_this_object};
+use super::{Finding, ReadData, SurveyReport, is_chosen};
 use crate::context::Context;
 use crate::crypto::read_slot_kind;
 use crate::error::{Error, ErrorKind, Result};
@@ -11,6 +11,7 @@ use crate::format::layout::{ObjectName, Prefix};
 use crate::format::limits::OBJECT_MAX;
 use crate::format::repo_config::Marker;
 use crate::repository::open::no_repository;
+use crate::repository::view::of_one_object;
 use crate::store::{Listed, Store};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
@@ -68,11 +69,7 @@ pub async fn survey_without_key(
             // A collector may take what it is allowed to at any time; what must stay was looked for among the names.
             (_, Err(error)) if error.kind() == ErrorKind::NotFound => {}
             (name, Err(error)) => {
-                let error = if crate::repository::view::is_damage(&error) {
-                    error
-                } else {
-                    only_this_object(store, error).await?
-                };
+                let error = of_one_object(store, error).await?;
                 if let ObjectName::Pack(id) = name {
                     report.bad_packs.push(id);
                 }

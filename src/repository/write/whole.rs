@@ -13,9 +13,8 @@ use crate::format::index::{PackRow, Tables};
 use crate::format::layout::ObjectName;
 use crate::repository::index::PackNumber;
 use crate::repository::pack::{OpenedPack, open_pack};
-use crate::repository::survey::only_this_object;
 use crate::repository::transfer::{Naming, Needs, There, Transfer, is_outdated};
-use crate::repository::view::is_damage;
+use crate::repository::view::of_one_object;
 use crate::repository::{Repository, Rest};
 use crate::store::Put;
 use bytes::Bytes;
@@ -201,12 +200,12 @@ impl Carrier {
         let name = ObjectName::Pack(id);
         let bytes = match self.from.store().get(&name).await {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound || is_damage(&error) => {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
                 return Err(Failed::Bad(error.with("object", name)));
             }
             // One that the disk does not give is lost as it is, and no reason to leave the others.
             Err(error) => {
-                let error = only_this_object(self.from.store(), error).await;
+                let error = of_one_object(self.from.store(), error).await;
                 return Err(error.map_or_else(Failed::All, Failed::Bad));
             }
         };
