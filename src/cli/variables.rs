@@ -86,7 +86,7 @@ const OTHERS: [Variable; 8] = [
 /// The exit codes, in one line.
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 done but incomplete, 4 overdue or in need of you, 5 data differs, 10 no \
     repository, 11 busy, 12 wrong key, 13 damaged, 14 refused (protected, a plan that asks for --confirm, an unsafe store or clock, nobody to \
-    ask), 15 store unreachable, 16 full, 17 store refused the write, 130 and 143 interrupted.";
+    ask), 15 store unreachable or its disk fails, 16 full, 17 store refused the write, 130 and 143 interrupted.";
 
 const NEW_TO_IT: &str = "New to it? `holdall demo` shows everything on a throwaway database.";
 

@@ -88,6 +88,15 @@ impl Matcher {
     }
 }
 
+/// What was looked through.
+#[derive(Clone, Debug)]
+pub struct FindReport {
+    /// How many snapshots.
+    pub searched: usize,
+    /// Objects that cannot be read, and why: a snapshot may not have been searched.
+    pub damaged: Vec<(String, String)>,
+}
+
 /// Looks through snapshots, oldest first, and tells `found` of each version of each entry that matches. Snapshots of the same host,
 /// project and sources are compared with each other: only what differs from one to the next is read.
 ///
@@ -98,11 +107,14 @@ pub async fn find(
     repository: &Repository,
     request: &FindRequest,
     found: &mut (dyn FnMut(FoundVersion) -> Result<()> + Send),
-) -> Result<usize> {
+) -> Result<FindReport> {
     let matcher = Matcher::new(request)?;
     let view = repository.view(context).await?;
     let listed = list(context, repository, &request.filter).await?;
-    let searched = listed.snapshots.len();
+    let report = FindReport {
+        searched: listed.snapshots.len(),
+        damaged: listed.damaged,
+    };
     for group in GroupBy::default().split(listed.snapshots).into_values() {
         let mut search = Search {
             matcher: &matcher,
@@ -119,7 +131,7 @@ pub async fn find(
             found(version)?;
         }
     }
-    Ok(searched)
+    Ok(report)
 }
 
 /// What matches in the snapshot that was looked at last.

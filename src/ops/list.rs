@@ -99,7 +99,7 @@ pub(super) async fn listed(
     Ok(ListReport {
         snapshots,
         damaged: view.damaged.iter().map(told).collect(),
-        unread: all_unread(view),
+        unread: all_unread(repository, view),
         damaged_notes: damaged_notes.map(told).collect(),
     })
 }
@@ -116,7 +116,7 @@ pub async fn open_snapshot(
     filter: &SnapshotFilter,
 ) -> Result<SnapshotReader> {
     let view = repository.view(context).await?;
-    let record = find_snapshot(&view, spec, filter)?;
+    let record = find_snapshot(repository, &view, spec, filter)?;
     let blobs = repository.reader_of(context, &view, record.sid);
     Ok(SnapshotReader::new(record, blobs, context.budget.total()))
 }
@@ -126,11 +126,12 @@ pub async fn open_snapshot(
 /// # Errors
 /// As [`open_snapshot`].
 pub(super) fn find_snapshot(
+    repository: &Repository,
     view: &View,
     spec: &SnapshotSpec,
     filter: &SnapshotFilter,
 ) -> Result<Arc<SnapshotRecord>> {
-    refuse_unread(spec, &all_unread(view))?;
+    refuse_unread(spec, &all_unread(repository, view))?;
     let all: Vec<_> = view.snapshots().cloned().collect();
     spec.find(&all, &|s| filter.passes(s, &s.tags))
 }

@@ -30,7 +30,7 @@ pub use copy::{CopiedSnapshot, CopyReport, CopyRequest, Lag, NotCopied, copy, la
 pub use database::{TableFilter, content, database, database_place, databases, tables};
 pub use diff::{DiffLine, DiffSide, Difference, diff};
 pub use doctor::{Diagnosis, DoctorRequest, Level, doctor};
-pub use find::{FindRequest, FoundVersion, find};
+pub use find::{FindReport, FindRequest, FoundVersion, find};
 pub use forget::{ForgetReport, ForgetRequest, Group, GroupBy, Verdict, forget};
 pub use init::{InitReport, InitRequest, init};
 pub use key::{AddedKey, KeySlotInfo, NewKey, add_key, change_key, list_keys, remove_key};

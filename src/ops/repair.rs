@@ -130,12 +130,6 @@ pub async fn repair(
         dry_run: request.dry_run,
         ..RepairReport::default()
     };
-    // What the store has lost is not there because this machine remembers it.
-    for finding in &survey.findings {
-        if let Ok(name) = ObjectName::parse(&finding.object) {
-            repository.cache().remove(&name);
-        }
-    }
     found(&survey, &mut report);
     if !request.dry_run {
         report.not_set_aside.clone_from(&survey.not_set_aside);

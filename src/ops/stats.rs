@@ -128,7 +128,7 @@ pub async fn stats(
     };
     let mut chosen: Vec<ListedSnapshot> = all.snapshots;
     if let Some(spec) = &request.snapshot {
-        let record = find_snapshot(&view, spec, &request.filter)?;
+        let record = find_snapshot(repository, &view, spec, &request.filter)?;
         chosen.retain(|snapshot| snapshot.record.sid == record.sid);
         report.snapshot = Some(record);
     }

@@ -145,12 +145,14 @@ async fn a_store_that_gives_nothing_at_all_has_lost_nothing() {
     stage.take(&things(1)).await;
     let (faults, repository) = stage.faulty().await;
     let found = snapshots(&stage.context, &repository).await.unwrap();
-    faults.plan(Plan::new(When::Before, Failure::Unreachable).forever());
-    assert_eq!(
-        contents(&found[0]).await.unwrap_err().kind(),
-        ErrorKind::Unreachable
-    );
-    faults.heal();
+    for (failure, kind) in [
+        (Failure::Unreachable, ErrorKind::Unreachable),
+        (Failure::System(5), ErrorKind::Unreadable),
+    ] {
+        faults.plan(Plan::new(When::Before, failure).forever());
+        assert_eq!(contents(&found[0]).await.unwrap_err().kind(), kind);
+        faults.heal();
+    }
     assert_eq!(contents(&found[0]).await.unwrap(), things(1).contents);
 }
 

@@ -284,20 +284,34 @@ async fn nothing_stands_for_the_latest_snapshot_when_that_cannot_be_read() {
         let protected = ops::protect(context, &repository, &[spec], true).await;
         assert_eq!(protected.unwrap_err().kind(), ErrorKind::Damaged);
     }
-    let let_go = ops::forget(context, &repository, &forget("latest")).await;
-    let error = let_go.unwrap_err();
+    let refused = ops::forget(context, &repository, &forget("latest")).await;
+    let error = refused.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Damaged);
     assert_eq!(
         error.context("object"),
         Some(format!("snapshots/{newest}").as_str())
     );
-    // By its id the other is there.
+    let request = ops::FindRequest {
+        patterns: vec!["*".into()],
+        ..ops::FindRequest::default()
+    };
+    let searched = ops::find(context, &repository, &request, &mut |_| Ok(()))
+        .await
+        .unwrap();
+    assert_eq!((searched.searched, searched.damaged.len()), (1, 1));
+    // By its id the other is there, and without it once nobody misses the newest.
     let spec = older.name()[..12].parse().unwrap();
     let opened = ops::open_snapshot(context, &repository, &spec, &filter)
         .await
         .unwrap();
     assert_eq!(opened.record().sid, older);
     ops::protect(context, &repository, &[spec], true).await.unwrap();
+    let_go(&stage, newest).await.unwrap();
+    let latest = "latest".parse().unwrap();
+    let opened = ops::open_snapshot(context, &stage.open().await, &latest, &filter)
+        .await
+        .unwrap();
+    assert_eq!(opened.record().sid, older);
 }
 
 #[tokio::test]

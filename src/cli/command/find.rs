@@ -2,13 +2,13 @@
 
 use super::Filter;
 use crate::cli::app::App;
-use crate::cli::exit::{DONE, Ended, Failure};
+use crate::cli::exit::{DAMAGED, DONE, Ended, Failure};
 use crate::cli::render;
 use crate::cli::repo::{self, Access};
 use crate::connector::files::{self, Attributes};
 use crate::context::Time;
 use crate::error::{Error, ErrorKind};
-use crate::ops::{self, FindRequest, FoundVersion};
+use crate::ops::{self, FindReport, FindRequest, FoundVersion};
 use serde_json::{Value, json};
 use std::io::Write;
 
@@ -58,13 +58,18 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
     if let Some(error) = failed {
         return Err(Failure::of_content(error));
     }
-    let searched = searched?;
+    let FindReport { searched, damaged } = searched?;
     out.flush().map_err(Failure::of_content)?;
     if !json && versions == 0 {
         let snapshots = render::count(searched as u64, "snapshot");
         app.note(&format!("nothing in {snapshots} matches"));
     }
-    Ok(DONE)
+    for (object, why) in &damaged {
+        app.warning(&format!(
+            "{object} cannot be read, and a snapshot may not have been searched: {why}"
+        ));
+    }
+    Ok(if damaged.is_empty() { DONE } else { DAMAGED })
 }
 
 /// The time that is in a file's metadata.

@@ -7,10 +7,10 @@ use crate::format::layout::ObjectName;
 use crate::format::snapshot::SnapshotRecord;
 use crate::ops::copy::{self, CopyRequest};
 use crate::ops::list::list;
+use crate::ops::unread::originals;
 use crate::repository::{Minimum, Notes, Repository, View};
 use crate::snapshot::SnapshotFilter;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 /// Tells which snapshots are lost, and which of the unreadable ones nobody misses.
 pub(super) async fn sort_out(repository: &Repository, view: &View, report: &mut RepairReport) -> Result<()> {
@@ -44,16 +44,6 @@ fn sid_of(name: &ObjectName) -> Option<SessionId> {
         ObjectName::Snapshot(sid) => Some(*sid),
         _ => None,
     }
-}
-
-/// The snapshots of this repository that these are copies of.
-fn originals<'a>(
-    repository: &Repository,
-    records: impl Iterator<Item = &'a Arc<SnapshotRecord>>,
-) -> BTreeSet<SessionId> {
-    let originals = records.filter_map(|record| record.original);
-    let ours = originals.filter(|(of, _)| *of == repository.id());
-    ours.map(|(_, sid)| sid).collect()
 }
 
 /// Snapshots whose records are lost here come back as copies of what the replica has of them.

@@ -100,9 +100,7 @@ impl Entries {
             context.check_cancelled()?;
             let may_go_on = matches!(&name, ObjectName::SessionRun(sid, _) if !is_decided(sid));
             let run = match run {
-                // What a newer program has written is no damage.
-                Err(error) if error.kind() == ErrorKind::Unsupported => return Err(unreadable(name, error)),
-                Err(error) if leaves_out && !may_go_on && error.kind() != ErrorKind::NotFound => {
+                Err(error) if leaves_out && !may_go_on && may_be_left_out(&error) => {
                     let _why = of_the_disk(repository.store(), error).await?;
                     new.remove(&name);
                     self.left_out.insert(name);
@@ -124,4 +122,9 @@ impl Entries {
         self.index = Arc::new(context.cpu.run(move || builder.finish()).await?);
         Ok(self)
     }
+}
+
+/// What a newer program has written is no damage.
+fn may_be_left_out(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Unreadable)
 }

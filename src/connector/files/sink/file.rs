@@ -92,6 +92,7 @@ impl FileJob {
             Err(Trouble::Content(error)) => match error.kind() {
                 ErrorKind::Cancelled
                 | ErrorKind::Unreachable
+                | ErrorKind::Unreadable
                 | ErrorKind::Denied
                 | ErrorKind::Conflict
                 | ErrorKind::Internal => return Err(error),
