@@ -36,7 +36,7 @@ pub struct ListReport {
     pub snapshots: Vec<ListedSnapshot>,
     /// Objects that cannot be read, and why: a snapshot may be missing from the list.
     pub damaged: Vec<(String, String)>,
-    /// Those of them that are records of snapshots.
+    /// Those of them that are records of snapshots, but for what was let go and what is here again as a copy.
     pub unread: Vec<(SessionId, Error)>,
     /// Notes that cannot be read, and why; one for each snapshot that has any, also of those that do not pass the filter.
     pub damaged_notes: Vec<(String, String)>,

@@ -35,7 +35,7 @@ pub(super) fn refuse_unread(spec: &SnapshotSpec, unread: &[(SessionId, Error)]) 
     };
     let what = "the record of a snapshot that may be meant cannot be read";
     let hint = if spec.full_name().is_some() {
-        "try again, or from another machine; if the store has lost the object for good, move its file away: then nothing speaks of this snapshot any more"
+        "try again, or from another machine; `holdall repair --from REPLICA` brings the snapshot back as a copy"
     } else {
         "name the snapshot by its id: `holdall list` shows those that can be read, and `holdall check` what is wrong"
     };

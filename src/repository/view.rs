@@ -191,8 +191,8 @@ pub(crate) fn is_not_given(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Unreadable)
 }
 
-/// Gives an error back if it is of one object only: it is damaged, or the store does not give it though it gives others. Such a one may be
-/// there again later, or for somebody else: nothing may be let go or deleted because of it.
+/// Gives an error back if it is of one object only: it is damaged, or the store does not give it though it gives others. What is not
+/// given may be there again later, or for somebody else: no snapshot may be let go because of it.
 pub(crate) async fn of_one_object(store: &Store, error: Error) -> Result<Error> {
     let is_of_it = is_damage(&error) || is_not_given(&error) && store.get(&ObjectName::Marker).await.is_ok();
     if is_of_it { Ok(error) } else { Err(error) }

@@ -164,6 +164,7 @@ fn doctor_finds_nothing_wrong_where_nothing_is() {
     let ran = sandbox.run(&["doctor"]);
     let nothing = ran.out.ends_with("nothing needs you\n");
     assert_eq!(nothing, !found.iter().any(of_the_disk), "{}", ran.out);
+    assert_eq!(nothing, ran.code == 0, "{}", ran.out);
     assert!(ran.out.contains("[  ok  ]"), "{}", ran.out);
     assert!(!sandbox.run(&["doctor", "--problems"]).out.contains("[  ok  ]"));
 }
