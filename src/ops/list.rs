@@ -117,7 +117,7 @@ pub async fn open_snapshot(
 ) -> Result<SnapshotReader> {
     let view = repository.view(context).await?;
     let record = find_snapshot(repository, &view, spec, filter)?;
-    let blobs = repository.reader_of(context, &view, record.sid);
+    let blobs = repository.reader_alone(context, &view, record.sid);
     Ok(SnapshotReader::new(record, blobs, context.budget.total()))
 }
 

@@ -193,6 +193,11 @@ impl Repository {
         BlobReader::new(self.clone(), context.clone(), view, Some(snapshot))
     }
 
+    /// As [`Self::reader_of`], where nothing is written to a repository meanwhile: it takes more of the memory budget.
+    pub fn reader_alone(&self, context: &Context, view: &View, snapshot: SessionId) -> BlobReader {
+        BlobReader::alone(self.clone(), context.clone(), view, snapshot)
+    }
+
     /// A reader for a snapshot: content, which it reads only to rest deltas on it, comes from the cache of bases where that has it.
     pub fn reader_of_bases(&self, context: &Context, view: &View) -> BlobReader {
         BlobReader::of_bases(self.clone(), context.clone(), view)

@@ -103,11 +103,8 @@ pub async fn reader(context: &Context, repository: &Repository, spec: &str) -> R
     let view = repository.view(context).await?;
     let snapshots: Vec<_> = view.snapshots().cloned().collect();
     let record = spec.parse::<SnapshotSpec>()?.find(&snapshots, &|_| true)?;
-    Ok(SnapshotReader::new(
-        record,
-        repository.reader(context, &view),
-        context.budget.total(),
-    ))
+    let blobs = repository.reader_alone(context, &view, record.sid);
+    Ok(SnapshotReader::new(record, blobs, context.budget.total()))
 }
 
 /// Restores what a snapshot has of `directory` into `target`.

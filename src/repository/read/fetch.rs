@@ -5,6 +5,7 @@ use super::super::pack::decode_block;
 use super::super::presence::Presence;
 use super::super::{Cache, Repository};
 use super::Cached;
+use super::kept::Kept;
 use crate::context::Context;
 use crate::crypto::{Keyring, Opener};
 use crate::error::{Error, ErrorKind, Result};
@@ -27,7 +28,7 @@ const SPAN: u64 = 1 << 20;
 /// A range of a pack, and the numbered blocks that are wanted of it.
 type Group = (Range<u64>, Vec<(u32, Block)>);
 
-type SharedBytes = Shared<BoxFuture<'static, Result<Bytes>>>;
+pub(super) type SharedBytes = Shared<BoxFuture<'static, Result<Bytes>>>;
 
 /// Bytes of a pack and the permit of their request, which is given back when all blocks of them are open: what was fetched and waits
 /// for the CPU pool counts as under way.
@@ -107,23 +108,18 @@ impl Held {
     }
 }
 
-/// Blocks that are kept. Those that were used last stay: the deltas of neighbours lie in the same few blocks, one for each snapshot that
-/// changed them, and these must outlive what is read ahead.
-#[derive(Default)]
-struct Kept {
-    /// Each with its bytes, and when it was used.
-    blocks: HashMap<u32, (SharedBytes, u64, u64)>,
-    /// By when they were used.
-    order: BTreeMap<u64, u32>,
-    bytes: u64,
-    uses: u64,
-}
-
 impl Blocks {
-    /// `cached` says what local caches may give and are given.
-    pub(super) fn new(repository: Repository, context: Context, index: Arc<Index>, cached: &Cached) -> Self {
+    /// `cached` says what local caches may give and are given; `is_alone`, that nobody writes to a repository meanwhile.
+    pub(super) fn new(
+        (repository, context): (Repository, Context),
+        index: Arc<Index>,
+        cached: &Cached,
+        is_alone: bool,
+    ) -> Self {
         let budget = context.budget.total();
-        let (kept_max, request_max) = (budget / 4, budget / 16);
+        let request_max = budget / 16;
+        // Beside others it has a quarter; alone, as in a restore, what nobody else needs.
+        let kept_max = budget / 8 * if is_alone { 3 } else { 2 };
         let requests = Arc::new(Semaphore::new(repository.concurrency()));
         let (kept, tasks) = (Mutex::default(), Mutex::default());
         let tree = (!matches!(cached, Cached::Nothing)).then(|| Held::new(repository.cache()));
@@ -203,10 +199,23 @@ impl Blocks {
             return Err(Error::new(ErrorKind::Damaged, "block outside the index"));
         };
         let result = asked.await;
-        if result.is_err() {
-            self.kept.lock().map_err(|_| poisoned())?.remove(number);
+        let mut kept = self.kept.lock().map_err(|_| poisoned())?;
+        if result.is_ok() {
+            kept.used_once(number);
+        } else {
+            kept.remove(number);
         }
         result
+    }
+
+    /// Begins to fetch blocks that will be used as often as they stand here.
+    pub(super) fn announce(&self, wanted: &[u32]) -> Result<()> {
+        self.fetch(wanted)?;
+        let mut kept = self.kept.lock().map_err(|_| poisoned())?;
+        for number in wanted {
+            kept.announce(*number);
+        }
+        Ok(())
     }
 
     /// Begins to fetch blocks that are neither at hand nor on their way. Gives a handle to each.
@@ -400,42 +409,6 @@ pub(in crate::repository) fn open_block(
     Ok(decode_block(stored, block.codec, block.plain)?.into())
 }
 
-impl Kept {
-    fn insert(&mut self, number: u32, bytes: u64, block: SharedBytes) {
-        self.remove(number);
-        self.uses += 1;
-        self.blocks.insert(number, (block, bytes, self.uses));
-        self.order.insert(self.uses, number);
-        self.bytes += bytes;
-    }
-
-    fn get(&mut self, number: u32) -> Option<SharedBytes> {
-        let (block, _, used) = self.blocks.get_mut(&number)?;
-        self.order.remove(used);
-        self.uses += 1;
-        *used = self.uses;
-        self.order.insert(self.uses, number);
-        Some(block.clone())
-    }
-
-    fn remove(&mut self, number: u32) {
-        if let Some((_, bytes, used)) = self.blocks.remove(&number) {
-            self.order.remove(&used);
-            self.bytes -= bytes;
-        }
-    }
-
-    /// Lets those go that were not used for longest. Whoever waits for one has a handle of its own.
-    fn shrink(&mut self, max: u64) {
-        while self.bytes > max
-            && self.order.len() > 1
-            && let Some(number) = self.order.first_key_value().map(|(_, number)| *number)
-        {
-            self.remove(number);
-        }
-    }
-}
-
 fn poisoned() -> Error {
     Error::new(ErrorKind::Internal, "block cache is poisoned")
 }
@@ -445,25 +418,6 @@ mod tests {
     use super::*;
     use crate::format::id::RepositoryId;
     use crate::format::index::Codec;
-
-    #[test]
-    fn what_is_used_again_and_again_outlives_what_is_read_ahead() {
-        let block = || futures::future::ready(Ok(Bytes::new())).boxed().shared();
-        let mut kept = Kept::default();
-        for number in 0..100 {
-            kept.insert(number, 10, block());
-            // A block of deltas that each chunk needs.
-            assert!(kept.get(0).is_some(), "after block {number}");
-            kept.shrink(30);
-        }
-        assert_eq!(kept.bytes, 30);
-        let left: Vec<bool> = [0, 1, 97, 98, 99].map(|number| kept.get(number).is_some()).into();
-        assert_eq!(left, [true, false, false, true, true]);
-        for number in [0, 98, 99, 99] {
-            kept.remove(number);
-        }
-        assert!(kept.bytes == 0 && kept.order.is_empty());
-    }
 
     #[test]
     fn only_what_the_cache_has_counts_as_at_hand() {

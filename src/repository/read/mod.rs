@@ -3,6 +3,7 @@
 mod bad;
 mod elsewhere;
 pub(super) mod fetch;
+mod kept;
 
 use super::delta::apply_delta;
 use super::index::{Copy, Index, PackNumber};
@@ -40,6 +41,8 @@ struct Inner {
     cached: Cached,
     /// The only snapshot that is read, if it is only one.
     snapshot: Option<SessionId>,
+    /// Whether nobody of this process writes to a repository meanwhile.
+    is_alone: bool,
     told: RwLock<Told>,
     /// Whether what the ledger says is known already, or is for others to say.
     knows_ledger: AtomicBool,
@@ -75,25 +78,32 @@ impl BlobReader {
         view: &View,
         snapshot: Option<SessionId>,
     ) -> Self {
-        Self::with(repository, context, view, (Cached::Tree, snapshot))
+        Self::with((repository, context), view, Cached::Tree, (snapshot, false))
+    }
+
+    /// A reader of one snapshot beside which nothing is written to a repository.
+    pub(super) fn alone(repository: Repository, context: Context, view: &View, snapshot: SessionId) -> Self {
+        let only = (Some(snapshot), true);
+        Self::with((repository, context), view, Cached::Tree, only)
     }
 
     pub(super) fn without_cache(repository: Repository, context: Context, view: &View) -> Self {
-        Self::with(repository, context, view, (Cached::Nothing, None))
+        Self::with((repository, context), view, Cached::Nothing, (None, false))
     }
 
     pub(super) fn of_bases(repository: Repository, context: Context, view: &View) -> Self {
         let cached = Cached::TreeAndBases(view.presence.clone());
-        Self::with(repository, context, view, (cached, None))
+        Self::with((repository, context), view, cached, (None, false))
     }
 
     fn with(
-        repository: Repository,
-        context: Context,
+        (repository, context): (Repository, Context),
         view: &View,
-        (cached, snapshot): (Cached, Option<SessionId>),
+        cached: Cached,
+        (snapshot, is_alone): (Option<SessionId>, bool),
     ) -> Self {
-        let blocks = Blocks::new(repository.clone(), context.clone(), view.index.clone(), &cached);
+        let both = (repository.clone(), context.clone());
+        let blocks = Blocks::new(both, view.index.clone(), &cached, is_alone);
         let state = RwLock::new(State::new(view, blocks, snapshot));
         Self {
             inner: Arc::new(Inner {
@@ -101,6 +111,7 @@ impl BlobReader {
                 context,
                 cached,
                 snapshot,
+                is_alone,
                 told: RwLock::default(),
                 knows_ledger: AtomicBool::new(false),
                 state,
@@ -123,7 +134,8 @@ impl BlobReader {
         (index, newest): (Arc<Index>, u64),
         cached: Cached,
     ) -> Self {
-        let blocks = Blocks::new(repository.clone(), context.clone(), index.clone(), &cached);
+        let both = (repository.clone(), context.clone());
+        let blocks = Blocks::new(both, index.clone(), &cached, false);
         let state = State {
             index,
             blocks: Arc::new(blocks),
@@ -137,6 +149,7 @@ impl BlobReader {
                 context,
                 cached,
                 snapshot: None,
+                is_alone: false,
                 told: RwLock::default(),
                 knows_ledger: AtomicBool::new(true),
                 state: RwLock::new(state),
@@ -200,7 +213,8 @@ impl BlobReader {
     /// # Errors
     /// As [`Self::get`], the first one.
     pub async fn get_many(&self, kind: BlobKind, ids: &[BlobId]) -> Result<Vec<Bytes>> {
-        self.prefetch(ids)?;
+        let state = self.state()?;
+        state.blocks.fetch(&state.blocks_of(ids)).map(drop)?;
         stream::iter(ids.to_vec())
             .map(|id| async move { self.get(kind, &id).await })
             .buffered(64)
@@ -208,16 +222,14 @@ impl BlobReader {
             .await
     }
 
-    /// Begins to fetch what these blobs need, in as few requests as it takes; [`Self::get`] then waits for it. What is never
-    /// asked for is dropped with the reader.
+    /// Begins to fetch what these blobs need, in as few requests as it takes; [`Self::get`] then waits for it, of each once. What is
+    /// never asked for is dropped with the reader.
     ///
     /// # Errors
     /// `Internal` only.
     pub fn prefetch(&self, ids: &[BlobId]) -> Result<()> {
         let state = self.state()?;
-        let chains = ids.iter().filter_map(|id| state.chain(id)).flatten();
-        let wanted: Vec<u32> = chains.map(|copy| Index::block_number(&copy)).collect();
-        state.blocks.fetch(&wanted).map(drop)
+        state.blocks.announce(&state.blocks_of(ids))
     }
 
     /// Does not read from these packs: a check has found them missing or damaged.
@@ -399,8 +411,8 @@ impl BlobReader {
         }
         let view = View::load(&self.inner.repository, &self.inner.context, Purpose::Read).await?;
         let inner = &self.inner;
-        let (repository, context) = (inner.repository.clone(), inner.context.clone());
-        let blocks = Blocks::new(repository, context, view.index.clone(), &inner.cached);
+        let both = (inner.repository.clone(), inner.context.clone());
+        let blocks = Blocks::new(both, view.index.clone(), &inner.cached, inner.is_alone);
         blocks.count_on(&self.state()?.blocks);
         let state = State::new(&view, blocks, inner.snapshot);
         self.tell(&state)?;
@@ -429,6 +441,12 @@ impl State {
             return self.index.first_chain(id);
         }
         bad.chain(&self.index, id)
+    }
+
+    /// The blocks that these blobs are read from, each as often as it is needed.
+    fn blocks_of(&self, ids: &[BlobId]) -> Vec<u32> {
+        let chains = ids.iter().filter_map(|id| self.chain(id)).flatten();
+        chains.map(|copy| Index::block_number(&copy)).collect()
     }
 
     fn allows(&self, copy: &Copy) -> bool {
