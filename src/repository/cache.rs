@@ -1,21 +1,25 @@
 //! A local cache of sealed objects, and of names once seen. It holds only bytes that the store holds too, and every use of them is
 //! verified like the store's own: a lost, stale or damaged cache changes nothing but time.
 //!
-//! One SQLite file holds it (`benches/README.md` has the figures), so that two processes may share it and a killed one leaves it whole.
+//! One SQLite file and its log hold it (`benches/README.md` has the figures), so that two processes may share it and a killed one leaves it whole.
 //!
 //! It is bounded: a file has a most, and what no recent run used goes first; of all files in a directory, those that were not used for
 //! longest. Rows that this run used are never pushed out by others of it: a run that needs more than there is room for would push out
 //! each row just before it is asked for again.
 
+mod files;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::{ObjectId, RepositoryId, hex, unhex};
 use crate::format::layout::ObjectName;
 use bytes::Bytes;
+use files::{beside, delete, files, make_room};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::SystemTime;
+use std::time::Duration;
 
 /// The largest object that is cached, in bytes.
 const CACHED_MAX: usize = 16 << 20;
@@ -25,6 +29,11 @@ const BYTES_MAX: u64 = 1 << 30;
 const BYTES_IN_MEMORY_MAX: u64 = 64 << 20;
 /// What the caches of all repositories in a directory may hold together, in bytes.
 const DIRECTORY_MAX: u64 = 4 << 30;
+
+/// What a run leaves of SQLite's log for the next one to read, in bytes. To move it into the file at the end of each run, and to begin
+/// a new one with the next, has a disk be waited for four times, and a snapshot of an unchanged database takes little longer than that. What
+/// the last runs noted may be lost with the power: then it is noted again.
+const LOG_LEFT_MAX: u64 = 1 << 20;
 
 /// A cache that became smaller is written anew if more than one in so many of its pages is free.
 const FREE_SHARE: i64 = 4;
@@ -40,6 +49,8 @@ pub struct Cache {
     /// This run's number: greater than that of every run before it.
     run: i64,
     bytes_max: u64,
+    /// What SQLite has not moved into the file yet.
+    log: Option<PathBuf>,
     /// Rows that this run used and that do not say so yet.
     used: Mutex<HashSet<String>>,
 }
@@ -113,12 +124,14 @@ impl Cache {
             .map_err(|e| Error::new(ErrorKind::Source, "cannot make the cache directory").because(e))?;
         let path = directory.join(name);
         make_room(directory, &path, directory_max);
-        let open = || Connection::open(&path).and_then(|connection| Self::set_up(connection, bytes_max));
+        let open = || {
+            let connection = Connection::open(&path)?;
+            Self::set_up(connection, bytes_max, Some(beside(&path, "-wal")))
+        };
         match open() {
             Err(error) if is_damage(&error) => {
                 // It is only a hint: a damaged one is made anew.
-                fs_err::remove_file(&path)
-                    .map_err(|e| Error::new(ErrorKind::Source, "damaged cache").because(e))?;
+                delete(&path).map_err(|e| Error::new(ErrorKind::Source, "damaged cache").because(e))?;
                 open().map_err(failed)
             }
             opened => opened.map_err(failed),
@@ -131,12 +144,13 @@ impl Cache {
     /// `Internal` if SQLite cannot start.
     pub fn in_memory() -> Result<Self> {
         let connection = Connection::open_in_memory().map_err(|e| cache_error(&e))?;
-        Self::set_up(connection, BYTES_IN_MEMORY_MAX).map_err(|e| cache_error(&e))
+        Self::set_up(connection, BYTES_IN_MEMORY_MAX, None).map_err(|e| cache_error(&e))
     }
 
     /// Bodies have a table of their own: to note that a row was used would else write its body again.
-    fn set_up(connection: Connection, bytes_max: u64) -> rusqlite::Result<Self> {
-        connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    fn set_up(connection: Connection, bytes_max: u64, log: Option<PathBuf>) -> rusqlite::Result<Self> {
+        connection.busy_timeout(Duration::from_secs(5))?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         connection.execute_batch(
             "PRAGMA page_size = 16384; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -4096;
              DROP TABLE IF EXISTS objects;
@@ -161,6 +175,7 @@ impl Cache {
             connection: Mutex::new(connection),
             run,
             bytes_max,
+            log,
             used: Mutex::default(),
         })
     }
@@ -351,13 +366,27 @@ impl Cache {
 impl Drop for Cache {
     fn drop(&mut self) {
         // A run that is killed leaves its rows as old as they were: they only go sooner.
-        if let Ok(mut connection) = self.connection.lock()
-            && let Ok(transaction) = connection.transaction()
+        let Ok(mut connection) = self.connection.lock() else {
+            return;
+        };
+        if let Ok(transaction) = connection.transaction()
             && self.note_used(&transaction).is_ok()
         {
             let _ = transaction.commit();
         }
+        if let Some(log) = &self.log {
+            let _ = shorten_log(&connection, log);
+        }
     }
+}
+
+/// Moves SQLite's log into the file if it has become long and nobody else uses it now.
+fn shorten_log(connection: &Connection, log: &Path) -> rusqlite::Result<()> {
+    if log.metadata().map_or(0, |log| log.len()) > LOG_LEFT_MAX {
+        connection.busy_timeout(Duration::from_millis(100))?;
+        connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE);")?;
+    }
+    Ok(())
 }
 
 /// Bytes of all bodies.
@@ -387,19 +416,6 @@ fn shrink(connection: &Connection, most: u64) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Removes a cache's file and what SQLite keeps beside it.
-fn delete(path: &Path) -> std::io::Result<()> {
-    for end in ["", "-wal", "-shm"] {
-        let mut name = path.to_path_buf().into_os_string();
-        name.push(end);
-        match fs_err::remove_file(name) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
 fn remove(connection: &Connection, name: &str) -> rusqlite::Result<()> {
     let body = "DELETE FROM bodies WHERE id = (SELECT id FROM cached WHERE name = ?1)";
     connection.execute(body, [name])?;
@@ -409,62 +425,6 @@ fn remove(connection: &Connection, name: &str) -> rusqlite::Result<()> {
 
 fn block_name(pack: &ObjectId, offset: u32) -> String {
     format!("block/{}/{offset}", hex(&pack.0))
-}
-
-/// The cache files of a directory that end alike: when they were changed, their bytes, their paths.
-fn files(directory: &Path, extension: &str) -> Vec<(SystemTime, u64, PathBuf)> {
-    let Ok(files) = fs_err::read_dir(directory) else {
-        return Vec::new();
-    };
-    let paths = files.flatten().map(|file| file.path());
-    paths
-        .filter(|path| path.extension().is_some_and(|found| found == extension))
-        .filter_map(|path| {
-            let metadata = path.metadata().ok()?;
-            Some((metadata.modified().ok()?, metadata.len(), path))
-        })
-        .collect()
-}
-
-/// Empties the caches of other repositories, those first that were not used for longest, until all together are small enough. What
-/// they have seen in their stores stays: a later `check` of those needs it. One that another process writes to is left alone.
-fn make_room(directory: &Path, own: &Path, most: u64) {
-    let extension = own.extension().and_then(|extension| extension.to_str());
-    let mut caches = files(directory, extension.unwrap_or(OBJECTS));
-    caches.sort();
-    let mut total: u64 = caches.iter().map(|(_, bytes, _)| bytes).sum();
-    for (_, bytes, path) in caches {
-        if total <= most {
-            return;
-        }
-        if path == own {
-            continue;
-        }
-        empty(&path);
-        let left = path.metadata().map_or(0, |metadata| metadata.len());
-        total = total.saturating_sub(bytes.saturating_sub(left));
-    }
-}
-
-/// Drops every body of a cache; all of it where it cannot be read as one.
-fn empty(path: &Path) {
-    let emptied = Connection::open(path).and_then(|connection| {
-        connection.busy_timeout(std::time::Duration::from_millis(100))?;
-        connection.execute_batch(
-            "PRAGMA journal_mode = WAL; DELETE FROM bodies; DELETE FROM cached; VACUUM; PRAGMA wal_checkpoint(TRUNCATE);",
-        )
-    });
-    match emptied {
-        Err(rusqlite::Error::SqliteFailure(e, _))
-            if matches!(
-                e.code,
-                rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked
-            ) => {}
-        Err(_) => {
-            let _ = delete(path);
-        }
-        Ok(()) => {}
-    }
 }
 
 fn is_damage(error: &rusqlite::Error) -> bool {
@@ -505,6 +465,26 @@ mod tests {
     }
 
     #[test]
+    fn what_a_run_leaves_in_the_log_is_there_for_the_next_and_a_long_log_is_not_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let id = RepositoryId([1; 16]);
+        let log = directory.path().join(format!("{id}.sqlite-wal"));
+        for n in 0..3 {
+            let cache = Cache::open(directory.path(), id).unwrap();
+            assert_eq!(cache.blocks().len(), usize::from(n));
+            cache.put_block(&ObjectId([n; 32]), 0, &[n; 1000]);
+            drop(cache);
+            let left = log.metadata().unwrap().len();
+            assert!((1..=LOG_LEFT_MAX).contains(&left), "{left}");
+        }
+        let cache = Cache::open(directory.path(), id).unwrap();
+        cache.put_block(&ObjectId([3; 32]), 0, &vec![3; 2 << 20]);
+        drop(cache);
+        assert!(!log.exists() || log.metadata().unwrap().len() == 0);
+        assert_eq!(Cache::open(directory.path(), id).unwrap().blocks().len(), 4);
+    }
+
+    #[test]
     fn what_no_recent_run_used_goes_first_and_the_bound_holds() {
         let directory = tempfile::tempdir().unwrap();
         let id = RepositoryId([1; 16]);
@@ -527,24 +507,6 @@ mod tests {
             "{held:?}"
         );
         assert!(!held.contains(&(pack(0), 0)));
-    }
-
-    #[test]
-    fn caches_that_were_not_used_for_longest_make_room() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = |n: u8| directory.path().join(format!("{n}.sqlite"));
-        for n in 0..4 {
-            fs_err::write(file(n), [0; 1000]).unwrap();
-            let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(u64::from(n) * 100);
-            fs_err::File::open(file(n))
-                .unwrap()
-                .file()
-                .set_modified(time)
-                .unwrap();
-        }
-        make_room(directory.path(), &file(0), 2500);
-        let left: Vec<bool> = (0..4).map(|n| file(n).exists()).collect();
-        assert_eq!(left, [true, false, false, true]);
     }
 
     #[test]

@@ -2,14 +2,17 @@
 
 use crate::collect::all;
 use crate::copy::{make_replica, request as copy_request, version};
+use crate::limits::one_snapshot;
 use crate::world::{Things, World, assert_whole, contents, context, noise, over, snapshots, take};
 use futures::TryStreamExt;
+use holdall::context::Context;
 use holdall::format::layout::{ObjectName, Prefix};
 use holdall::ops::{self, CheckRequest};
 use holdall::repository::{Cache, ReadData, Repository};
 use holdall::store::{Listed, Store};
 use holdall::testkit::rounds::Hand;
 use holdall::testkit::{SeaweedFs, repo};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -188,5 +191,149 @@ async fn a_repository_and_its_replica_may_share_a_cache_though_their_rounds_diff
     for (n, store) in stores.iter().enumerate() {
         let versions = [version(0), version(1), version(2), version(4 + n as u64)];
         assert_eq!(assert_whole(&context, store, &versions.each_ref()).await, 3);
+    }
+}
+
+/// Takes a snapshot, reads all and checks, through the cache in `directory`.
+async fn through_cache(world: &World, directory: &Path, things: &Things, expected: &[&Things]) {
+    let context = context();
+    let store = world.store(&context);
+    let repository = Repository::open(store, &repo::key(), |id| Cache::open(directory, id))
+        .await
+        .unwrap();
+    let taken = take(&context, &repository, things).await.unwrap().snapshot;
+    assert_eq!(taken.statistics.bytes_new, 0);
+    for reader in snapshots(&context, &repository).await.unwrap() {
+        let found = contents(&reader).await.unwrap();
+        assert!(expected.iter().any(|things| things.contents == found));
+    }
+    let report = repo::check_all(&context, &repository).await.unwrap();
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
+}
+
+#[tokio::test]
+async fn a_cache_changes_nothing_but_time() {
+    let things = Things::new([
+        ("a", noise(1_500_000, 1)),
+        ("b", noise(30_000, 2)),
+        ("c", b"short".to_vec()),
+    ]);
+    let (world, context, repository) = one_snapshot(&things).await;
+    let directory = tempfile::tempdir().unwrap();
+    through_cache(&world, directory.path(), &things, &[&things]).await;
+    let left = files_of(directory.path());
+    let moved = {
+        let file = directory.path().join(format!("{}.sqlite", repository.id()));
+        // Who opens it otherwise moves the log into the file at the end.
+        let connection = rusqlite::Connection::open(file).unwrap();
+        connection
+            .execute_batch("PRAGMA wal_checkpoint(TRUNCATE);")
+            .unwrap();
+        drop(connection);
+        files_of(directory.path())
+    };
+
+    // Lost.
+    fs_err::remove_dir_all(directory.path()).unwrap();
+    through_cache(&world, directory.path(), &things, &[&things]).await;
+    // Stale: what it holds is an older state.
+    write_files(directory.path(), &left);
+    through_cache(&world, directory.path(), &things, &[&things]).await;
+    // Damaged: the header, the middle, the end, all of it, cut short, empty, gone.
+    let of = |files: &BTreeMap<String, Vec<u8>>, end: &str| {
+        let mut names = files.keys().filter(|name| name.ends_with(end));
+        names.next().unwrap().clone()
+    };
+    for (whole, name) in [(&moved, of(&moved, ".sqlite")), (&left, of(&left, "-wal"))] {
+        let bytes = &whole[&name];
+        assert!(bytes.len() > 10_000, "{name}");
+        let mut harms: Vec<Vec<u8>> = Vec::new();
+        for at in (0..bytes.len()).step_by(bytes.len() / 24) {
+            let mut harmed = bytes.clone();
+            let end = (at + 200).min(harmed.len());
+            harmed[at..end].fill(0xa5);
+            harms.push(harmed);
+        }
+        harms.push(noise(bytes.len(), 5));
+        harms.push(bytes[..bytes.len() / 2].to_vec());
+        harms.push(bytes[..100].to_vec());
+        harms.push(Vec::new());
+        for harmed in harms {
+            let mut files = whole.clone();
+            files.insert(name.clone(), harmed);
+            write_files(directory.path(), &files);
+            through_cache(&world, directory.path(), &things, &[&things]).await;
+        }
+        let mut files = whole.clone();
+        files.remove(&name);
+        write_files(directory.path(), &files);
+        through_cache(&world, directory.path(), &things, &[&things]).await;
+    }
+    foreign_caches(&world, &context, &repository, &things, directory.path()).await;
+}
+
+/// A cache's files, by their names.
+fn files_of(directory: &Path) -> BTreeMap<String, Vec<u8>> {
+    let files = fs_err::read_dir(directory).unwrap();
+    let read = |file: fs_err::DirEntry| {
+        let name = file.file_name().into_string().unwrap();
+        (name, fs_err::read(file.path()).unwrap())
+    };
+    files.map(|file| read(file.unwrap())).collect()
+}
+
+/// Makes these all that is in a directory.
+fn write_files(directory: &Path, files: &BTreeMap<String, Vec<u8>>) {
+    fs_err::remove_dir_all(directory).unwrap();
+    fs_err::create_dir(directory).unwrap();
+    for (name, bytes) in files {
+        fs_err::write(directory.join(name), bytes).unwrap();
+    }
+}
+
+/// A cache that another repository left, and one that holds the wrong bytes under every name.
+async fn foreign_caches(
+    world: &World,
+    context: &Context,
+    repository: &Repository,
+    things: &Things,
+    directory: &Path,
+) {
+    let (other, _, other_repository) = one_snapshot(&Things::new([("x", noise(5000, 9))])).await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let cache = |id| Cache::open(elsewhere.path(), id);
+    let opened = Repository::open(other.store(context), &repo::key(), cache)
+        .await
+        .unwrap();
+    repo::check_all(context, &opened).await.unwrap();
+    drop(opened);
+    let (theirs, ours) = (other_repository.id().to_string(), repository.id().to_string());
+    let foreign = files_of(elsewhere.path()).into_iter();
+    let foreign = foreign.map(|(name, bytes)| (name.replace(&theirs, &ours), bytes));
+    write_files(directory, &foreign.collect());
+    let cache = |id| Cache::open(directory, id);
+    let opened = Repository::open(world.store(context), &repo::key(), cache).await;
+    let repository = opened.unwrap();
+    for reader in snapshots(context, &repository).await.unwrap() {
+        assert!(contents(&reader).await.unwrap() == things.contents);
+    }
+    // Bytes under wrong names, and bytes that are wrong.
+    let names: Vec<String> = world.objects().await.into_keys().collect();
+    let cache = Cache::open(directory, repository.id()).unwrap();
+    let whole = world.objects().await;
+    for (name, other) in names.iter().zip(names.iter().skip(1)) {
+        let parsed = ObjectName::parse(name).unwrap();
+        cache.put(
+            &parsed,
+            if name.len() % 2 == 0 {
+                &whole[other]
+            } else {
+                b"wrong"
+            },
+        );
+    }
+    drop(cache);
+    for reader in snapshots(context, &repository).await.unwrap() {
+        assert!(contents(&reader).await.unwrap() == things.contents);
     }
 }

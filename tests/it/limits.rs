@@ -1,8 +1,6 @@
 //! Much, large, hostile, interrupted: memory stays bounded, nothing leaves the target, and nothing is lost.
 
-use crate::world::{
-    Things, Turn, World, assert_whole, contents, context, noise, over, seeded, snapshots, take,
-};
+use crate::world::{Things, Turn, World, assert_whole, context, noise, over, seeded, take};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -17,7 +15,6 @@ use holdall::snapshot::entry::{
     Content, ContentStream, Entry, EntryHead, EntryKind, Item, Key, Metadata, OpenContent, Piece, Prior,
 };
 use holdall::testkit::{Failure, Plan, When, repo};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -284,7 +281,7 @@ async fn a_hundred_thousand_small_files() {
     assert_eq!(files, 100_000);
 }
 
-async fn one_snapshot(things: &Things) -> (World, Context, Repository) {
+pub(crate) async fn one_snapshot(things: &Things) -> (World, Context, Repository) {
     let world = World::new();
     let context = context();
     let repository = repo::init(&world.store(&context), &context).await.unwrap();
@@ -358,117 +355,6 @@ async fn a_wrong_key_is_told_as_such() {
         .err()
         .unwrap();
     assert_eq!(error.kind(), ErrorKind::WrongKey);
-}
-
-/// Takes a snapshot, reads all and checks, through the cache in `directory`.
-async fn through_cache(world: &World, directory: &Path, things: &Things, expected: &[&Things]) {
-    let context = context();
-    let store = world.store(&context);
-    let repository = Repository::open(store, &repo::key(), |id| Cache::open(directory, id))
-        .await
-        .unwrap();
-    let taken = take(&context, &repository, things).await.unwrap().snapshot;
-    assert_eq!(taken.statistics.bytes_new, 0);
-    for reader in snapshots(&context, &repository).await.unwrap() {
-        let found = contents(&reader).await.unwrap();
-        assert!(expected.iter().any(|things| things.contents == found));
-    }
-    let report = repo::check_all(&context, &repository).await.unwrap();
-    assert!(report.findings.is_empty(), "{:?}", report.findings);
-}
-
-#[tokio::test]
-async fn a_cache_changes_nothing_but_time() {
-    let things = some_things();
-    let (world, context, repository) = one_snapshot(&things).await;
-    let directory = tempfile::tempdir().unwrap();
-    through_cache(&world, directory.path(), &things, &[&things]).await;
-    let file = || {
-        fs_err::read_dir(directory.path())
-            .unwrap()
-            .next()
-            .unwrap()
-            .unwrap()
-            .path()
-    };
-    let whole = fs_err::read(file()).unwrap();
-
-    // Lost.
-    fs_err::remove_dir_all(directory.path()).unwrap();
-    through_cache(&world, directory.path(), &things, &[&things]).await;
-    // Stale: what it holds is an older state.
-    let path = directory.path().join(format!("{}.sqlite", repository.id()));
-    fs_err::remove_dir_all(directory.path()).unwrap();
-    fs_err::create_dir(directory.path()).unwrap();
-    fs_err::write(&path, &whole).unwrap();
-    through_cache(&world, directory.path(), &things, &[&things]).await;
-    // Damaged: the header, the middle, the end, all of it, cut short, empty.
-    let mut harms: Vec<Vec<u8>> = Vec::new();
-    for at in (0..whole.len()).step_by(whole.len() / 24) {
-        let mut bytes = whole.clone();
-        let end = (at + 200).min(bytes.len());
-        bytes[at..end].fill(0xa5);
-        harms.push(bytes);
-    }
-    harms.push(noise(whole.len(), 5));
-    harms.push(whole[..whole.len() / 2].to_vec());
-    harms.push(whole[..100].to_vec());
-    harms.push(Vec::new());
-    for bytes in harms {
-        fs_err::remove_dir_all(directory.path()).unwrap();
-        fs_err::create_dir(directory.path()).unwrap();
-        fs_err::write(&path, &bytes).unwrap();
-        through_cache(&world, directory.path(), &things, &[&things]).await;
-    }
-    foreign_caches(&world, &context, &repository, &things, directory.path()).await;
-}
-
-/// A cache that another repository left, and one that holds the wrong bytes under every name.
-async fn foreign_caches(
-    world: &World,
-    context: &Context,
-    repository: &Repository,
-    things: &Things,
-    directory: &Path,
-) {
-    let path = directory.join(format!("{}.sqlite", repository.id()));
-    let (other, _, other_repository) = one_snapshot(&Things::new([("x", noise(5000, 9))])).await;
-    let elsewhere = tempfile::tempdir().unwrap();
-    let cache = |id| Cache::open(elsewhere.path(), id);
-    let opened = Repository::open(other.store(context), &repo::key(), cache)
-        .await
-        .unwrap();
-    repo::check_all(context, &opened).await.unwrap();
-    drop(opened);
-    let foreign = elsewhere.path().join(format!("{}.sqlite", other_repository.id()));
-    fs_err::remove_dir_all(directory).unwrap();
-    fs_err::create_dir(directory).unwrap();
-    fs_err::copy(foreign, &path).unwrap();
-    let cache = |id| Cache::open(directory, id);
-    let opened = Repository::open(world.store(context), &repo::key(), cache).await;
-    let repository = opened.unwrap();
-    for reader in snapshots(context, &repository).await.unwrap() {
-        assert!(contents(&reader).await.unwrap() == things.contents);
-    }
-    // Bytes under wrong names, and bytes that are wrong.
-    let names: Vec<String> = world.objects().await.into_keys().collect();
-    let cache = Cache::open(directory, repository.id()).unwrap();
-    let whole = world.objects().await;
-    for (name, other) in names.iter().zip(names.iter().skip(1)) {
-        let parsed = holdall::format::layout::ObjectName::parse(name).unwrap();
-        cache.put(
-            &parsed,
-            if name.len() % 2 == 0 {
-                &whole[other]
-            } else {
-                b"wrong"
-            },
-        );
-    }
-    drop(cache);
-    for reader in snapshots(context, &repository).await.unwrap() {
-        assert!(contents(&reader).await.unwrap() == things.contents);
-    }
 }
 
 #[tokio::test]
