@@ -1,20 +1,28 @@
-//! Indexes, keys and what else follows the rows, built side by side as far as they do not wait for one another.
+//! Indexes, keys and what else follows the rows, built side by side as far as they do not wait for one another; those first that take
+//! long, so that at the end no connection waits for another one's large index.
 
 use super::PostgresSink;
 use super::refusal::Refusal;
 use super::session::Settings;
 use super::statements::{Prepared, Statements, prepare, run_all, take_setting};
+use crate::connector::postgres::key::TableName;
 use crate::connector::postgres::statement::{Class, ObjectName};
 use crate::context::Context;
 use crate::error::Result;
 use crate::snapshot::entry::Content;
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{HashMap, VecDeque};
 
 /// Jobs that wait at most: a dump may hold any number of statements.
 const WINDOW: usize = 512;
 /// What the server says when two statements waited for each other and it ended one of them, and when one waited too long for
 /// another: foreign keys lock partitions that no statement names. Alone, neither can happen between sessions of ours.
 const IN_THE_WAY: [&str; 2] = ["40P01", "55P03"];
+
+/// Kinds of index that take about as long as their table is large.
+const USUAL: [&str; 3] = [" USING btree ", " USING hash ", " USING brin "];
+/// Others, such as GIN, take so many times as long.
+const UNUSUAL: u64 = 8;
 
 /// One statement and those that belong to it.
 #[derive(Clone, Debug)]
@@ -24,6 +32,8 @@ pub(super) struct Job {
     kind: Group,
     /// Tables that it locks, and whether it shares them with others of its kind.
     locks: Vec<(ObjectName, Lock)>,
+    /// How long it takes, beside others.
+    cost: u64,
 }
 
 /// What may run side by side at all.
@@ -66,6 +76,21 @@ impl Job {
             settings: settings.clone(),
             kind,
             locks,
+            cost: 0,
+        }
+    }
+
+    /// Its cost on tables of so many bytes.
+    fn cost_on(&self, bytes: impl Fn(&ObjectName) -> u64) -> u64 {
+        let bytes = self.locks.first().map_or(0, |(table, _)| bytes(table));
+        let is_unusual = |statement: &Prepared| {
+            matches!(statement.class, Class::CreateIndex(_))
+                && !USUAL.iter().any(|usual| statement.sql.contains(usual))
+        };
+        if self.statements.iter().any(is_unusual) {
+            bytes.saturating_mul(UNUSUAL)
+        } else {
+            bytes
         }
     }
 
@@ -93,14 +118,24 @@ impl Job {
     }
 }
 
-/// The first of the first `count` waiting jobs that waits for none that is running, nor for one before it.
+/// One of the first `count` waiting jobs that waits for none that is running, nor for one before it: of the table whose jobs cost most
+/// together.
 fn ready(waiting: &VecDeque<Job>, count: usize, running: &[(usize, Job)]) -> Option<usize> {
-    (0..count).find(|at| {
-        waiting.get(*at).is_some_and(|job| {
-            let before = waiting.iter().take(*at).chain(running.iter().map(|(_, job)| job));
-            !before.into_iter().any(|other| job.waits_for(other))
-        })
-    })
+    let mut costs: HashMap<&ObjectName, u64> = HashMap::new();
+    for job in waiting.iter().take(count) {
+        for (table, _) in &job.locks {
+            let cost = costs.entry(table).or_default();
+            *cost = cost.saturating_add(job.cost);
+        }
+    }
+    let of_table = |job: &Job| job.locks.iter().filter_map(|(table, _)| costs.get(table)).max();
+    let mut order: Vec<(usize, &Job)> = waiting.iter().take(count).enumerate().collect();
+    order.sort_by_key(|(_, job)| Reverse(of_table(job)));
+    let is_ready = |(at, job): &(usize, &Job)| {
+        let before = waiting.iter().take(*at).chain(running.iter().map(|(_, job)| job));
+        !before.into_iter().any(|other| job.waits_for(other))
+    };
+    order.into_iter().find(is_ready).map(|(at, _)| at)
 }
 
 impl PostgresSink {
@@ -160,10 +195,25 @@ impl PostgresSink {
             Class::Set(name) => return take_setting(settings, name, &statement.sql),
             _ => self.summary.statements += 1,
         }
-        match waiting.back_mut().filter(|job| job.takes(&statement, settings)) {
-            Some(job) => job.statements.push(statement),
-            None => waiting.push_back(Job::new(statement, settings)),
+        if let Some(job) = waiting.back_mut().filter(|job| job.takes(&statement, settings)) {
+            job.statements.push(statement);
+        } else {
+            let mut job = Job::new(statement, settings);
+            job.cost = job.cost_on(|table| self.bytes_of(table));
+            waiting.push_back(job);
         }
+    }
+
+    /// Bytes of the rows that a table was given.
+    fn bytes_of(&self, table: &ObjectName) -> u64 {
+        let [schema, table] = table.0.as_slice() else {
+            return 0;
+        };
+        let name = TableName {
+            schema: schema.clone(),
+            table: table.clone(),
+        };
+        self.tables.get(&name).map_or(0, |table| table.bytes)
     }
 
     async fn start_job(&mut self, context: &Context, number: usize, job: Job) -> Result<()> {
@@ -223,5 +273,36 @@ mod tests {
         let waiting = VecDeque::from([index, alone.clone(), other.clone()]);
         assert_eq!(ready(&waiting, 3, &[(1, alone.clone())]), None);
         assert_eq!(ready(&VecDeque::from([alone]), 1, &[(1, other)]), None);
+    }
+
+    #[test]
+    fn what_takes_long_is_begun_first_and_what_it_waits_for_before_it() {
+        let with = |sql: &str| {
+            let mut job = job(sql);
+            let is_large = |table: &ObjectName| u64::from(table.0[1] == b"large") * 1000 + 100;
+            job.cost = job.cost_on(is_large);
+            job
+        };
+        let small = with("ALTER TABLE ONLY s.small ADD CONSTRAINT p PRIMARY KEY (a);");
+        let large = with("CREATE INDEX i ON s.large USING btree (a);");
+        let key = with("ALTER TABLE ONLY s.gin ADD CONSTRAINT p PRIMARY KEY (a);");
+        let gin = with("CREATE INDEX g ON s.gin USING gin (a);");
+        assert_eq!(
+            (small.cost, large.cost, key.cost, gin.cost),
+            (100, 1100, 100, 800)
+        );
+        let waiting = VecDeque::from([small, large, key.clone(), gin]);
+        assert_eq!(ready(&waiting, 4, &[]), Some(1));
+        let waiting: VecDeque<Job> = waiting.into_iter().filter(|job| job.cost != 1100).collect();
+        assert_eq!(
+            ready(&waiting, 3, &[]),
+            Some(1),
+            "the key of the table that takes longest"
+        );
+        assert_eq!(
+            ready(&waiting, 3, &[(9, key)]),
+            Some(0),
+            "not the index that waits for it"
+        );
     }
 }
