@@ -357,3 +357,24 @@ async fn poolers_are_refused_in_transaction_mode_and_taken_in_session_mode() {
     assert!(error.advice().unwrap().contains(hint), "{}", told(&error));
     assert!(!told(&error).contains("hunter2"));
 }
+
+#[tokio::test]
+async fn a_session_that_ends_within_a_transaction_says_so_to_the_server() {
+    let running = PostgresServer::start(15, "log_disconnections = on").unwrap();
+    let url = running.url("postgres");
+    for _ in 0..20 {
+        let connection = connect(&url, &Surroundings::default()).await.unwrap();
+        connection
+            .client()
+            .batch_execute("BEGIN; SELECT 1")
+            .await
+            .unwrap();
+    }
+    let log = || std::fs::read_to_string(running.socket().join("log")).unwrap();
+    let ended = || log().matches("disconnection: session time").count();
+    let begun = Instant::now();
+    while ended() < 20 && begun.elapsed() < Duration::from_secs(20) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(ended() >= 20 && !log().contains("unexpected EOF"), "{}", log());
+}

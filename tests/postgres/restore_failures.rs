@@ -289,7 +289,7 @@ async fn settings_of_the_database_do_not_stop_the_restore_that_makes_them() {
     }
     let context = Context::deterministic(1).unwrap();
     let connection = server.server("source").unwrap().connect(&context).await.unwrap();
-    let globals = catalog::globals(connection.client()).await.unwrap();
+    let globals = catalog::globals(&connection).await.unwrap();
     drop(connection);
     let snapshot = handmade::snapshot(&server, "source", &globals).await;
     let url = server.url("target").replace("postgres@", "keeper@");

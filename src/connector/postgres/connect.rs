@@ -20,12 +20,11 @@ use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use parameters::Parameters;
-use reach::Reached;
+use reach::{Driver, Reached};
 use settings::Settings;
 use std::ffi::OsString;
 use std::sync::Arc;
 use tokio_postgres::Client;
-use tokio_util::task::AbortOnDropHandle;
 
 /// The oldest server that is read, as `server_version_num`.
 pub const OLDEST: u32 = 120_000;
@@ -48,7 +47,9 @@ pub struct Connection {
     server: Server,
     version: u32,
     backend: u32,
-    _driver: AbortOnDropHandle<()>,
+    has_no_encoding: bool,
+    /// Behind the client, which has to be gone before it ends.
+    _driver: Driver,
 }
 
 /// Ends what a connection's server does, from anywhere and also while the connection waits.
@@ -176,6 +177,7 @@ impl Server {
             server: server.clone(),
             version,
             backend: reached.facts.backend,
+            has_no_encoding: reached.facts.has_no_encoding,
             _driver: reached.driver,
         };
         Ok((connection(reached), other.map(connection)))
@@ -219,6 +221,11 @@ impl Connection {
     /// The server's version as `server_version_num` has it: 150018 is 15.18.
     pub fn version(&self) -> u32 {
         self.version
+    }
+
+    /// Whether the database has no encoding (`SQL_ASCII`): its text is bytes.
+    pub fn has_no_encoding(&self) -> bool {
+        self.has_no_encoding
     }
 
     /// The number of the server's process, as `pg_stat_activity` has it.

@@ -143,7 +143,12 @@ impl Session {
         })
     }
 
-    /// The coordinator.
+    /// The connection that holds the snapshot.
+    pub(crate) fn coordinator(&self) -> &Connection {
+        &self.coordinator
+    }
+
+    /// Its client.
     pub(crate) fn client(&self) -> &Client {
         self.coordinator.client()
     }
@@ -283,7 +288,7 @@ impl Session {
     /// `Source` if it is not.
     pub(crate) async fn end(&self) -> Result<()> {
         self.check()?;
-        let (now, bystander) = tokio::join!(catalog::server(self.client()), self.bystander());
+        let (now, bystander) = tokio::join!(catalog::server(&self.coordinator), self.bystander());
         let now = now.map_err(|e| self.lost().because(e))?;
         let life = |facts: &ServerFacts| {
             (
@@ -356,7 +361,7 @@ async fn begin(coordinator: &Connection) -> Result<(String, Facts)> {
     let (id, row) = (text(&exported?, 0), looked?);
     let number = |index| row.get(index).and_then(|text: &str| text.parse::<u64>().ok());
     let facts = Facts {
-        server: catalog::server(client).await?,
+        server: catalog::server(coordinator).await?,
         xmax: number(0),
         block_size: number(1).ok_or_else(|| Error::new(ErrorKind::Source, what))?,
         moment: row.get(2).and_then(seconds),

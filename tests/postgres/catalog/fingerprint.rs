@@ -129,7 +129,7 @@ async fn now(connection: &Connection, since: Option<u64>) -> (CatalogFingerprint
     begin(connection).await;
     let sql = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::int8";
     let row = connection.client().query_one(sql, &[]).await.unwrap();
-    let found = catalog_fingerprint(connection.client(), since).await.unwrap();
+    let found = catalog_fingerprint(connection, since).await.unwrap();
     (found.unwrap(), row.get::<_, i64>(0).try_into().unwrap())
 }
 

@@ -69,13 +69,13 @@ async fn roles_come_back_as_pg_dumpall_brings_them_back() {
     source.psql("postgres", "CREATE DATABASE shop").unwrap();
     source.psql("postgres", ROLES).unwrap();
     let connection = session(&source.url("shop")).await;
-    let text = globals(connection.client()).await.unwrap();
+    let text = globals(&connection).await.unwrap();
     assert!(
         !text.contains("PASSWORD") && !text.contains("SCRAM") && !text.contains("sesame"),
         "{text}"
     );
     assert!(!text.contains("of another database"));
-    assert_eq!(text, globals(connection.client()).await.unwrap());
+    assert_eq!(text, globals(&connection).await.unwrap());
 
     let ours = PostgresServer::start(15, "").unwrap();
     // Its name is another, and there is one of the old name, which must stay as it is.
@@ -94,7 +94,7 @@ async fn roles_come_back_as_pg_dumpall_brings_them_back() {
     assert_eq!(settings_of(&ours, "shop"), untouched);
     // What the second cluster would give is what the first gave.
     let connection = session(&ours.url("shop's%20%25I")).await;
-    assert_eq!(globals(connection.client()).await.unwrap(), text);
+    assert_eq!(globals(&connection).await.unwrap(), text);
 }
 
 #[tokio::test]
@@ -112,8 +112,5 @@ async fn a_plain_role_reads_the_same_globals() {
             .is_err()
     );
     super::begin(&plain).await;
-    assert_eq!(
-        globals(plain.client()).await.unwrap(),
-        globals(all.client()).await.unwrap()
-    );
+    assert_eq!(globals(&plain).await.unwrap(), globals(&all).await.unwrap());
 }

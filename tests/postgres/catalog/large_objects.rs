@@ -11,7 +11,7 @@ async fn all(connection: &Connection) -> Vec<LargeObject> {
     let mut found: Vec<LargeObject> = Vec::new();
     loop {
         let behind = found.last().map_or(0, |object| object.oid);
-        let page = large_objects(connection.client(), behind).await.unwrap();
+        let page = large_objects(connection, behind).await.unwrap();
         assert!(page.len() <= 1000);
         if page.is_empty() {
             return found;

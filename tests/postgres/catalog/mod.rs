@@ -37,10 +37,10 @@ pub(crate) async fn begin(connection: &Connection) {
 
 /// All tables that a filter keeps.
 pub(crate) async fn all(connection: &Connection, filter: &Filter) -> Result<(Vec<Table>, Tables)> {
-    let mut tables = list(connection.client(), filter).await?;
+    let mut tables = list(connection, filter).await?;
     let mut found = Vec::new();
     let expected = tables.len();
-    while let Some(table) = tables.next(connection.client()).await? {
+    while let Some(table) = tables.next(connection).await? {
         found.push(table);
     }
     assert_eq!(found.len(), expected);

@@ -60,7 +60,7 @@ async fn every_value_is_what_pg_dump_says() {
         (of(&[], &["told"], &[]), 1),
     ];
     for (filter, expected) in filters {
-        let found = sequences(connection.client(), &filter).await.unwrap();
+        let found = sequences(&connection, &filter).await.unwrap();
         assert!(found.missing.is_empty());
         let ours = lines(&found.statements);
         let theirs = of_pg_dump(&server, &filter);
@@ -89,13 +89,13 @@ async fn what_is_said_gives_another_database_the_same_values() {
         )
         .unwrap();
     let connection = session(&server.url("postgres")).await;
-    let statements = sequences(connection.client(), &Filter::default())
+    let statements = sequences(&connection, &Filter::default())
         .await
         .unwrap()
         .statements;
     server.psql("copy", &statements).unwrap();
     let connection = session(&server.url("copy")).await;
-    let again = sequences(connection.client(), &Filter::default())
+    let again = sequences(&connection, &Filter::default())
         .await
         .unwrap()
         .statements;
@@ -113,16 +113,14 @@ async fn a_sequence_that_may_not_be_read_is_an_error_that_names_it() {
         )
         .unwrap();
     let connection = session(&server.url("postgres").replace("postgres@", "plain@")).await;
-    let error = sequences(connection.client(), &Filter::default())
-        .await
-        .unwrap_err();
+    let error = sequences(&connection, &Filter::default()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Source);
     assert_eq!(error.context("sequence"), Some("public.\"Closed\""));
     let without = Filter {
         exclude_tables: vec!["public.\"Closed\"".into()],
         ..Filter::default()
     };
-    let found = sequences(connection.client(), &without).await.unwrap();
+    let found = sequences(&connection, &without).await.unwrap();
     assert_eq!(
         found.statements,
         "SELECT pg_catalog.setval('\"public\".\"open\"', 1, false);\n"
@@ -143,7 +141,7 @@ async fn a_sequence_that_was_dropped_since_the_snapshot_is_told_and_costs_no_oth
     server
         .psql("postgres", "DROP SEQUENCE b; SELECT nextval('c')")
         .unwrap();
-    let found = sequences(connection.client(), &Filter::default()).await.unwrap();
+    let found = sequences(&connection, &Filter::default()).await.unwrap();
     assert_eq!(
         found.statements,
         "SELECT pg_catalog.setval('\"public\".\"a\"', 1, false);\nSELECT pg_catalog.setval('\"public\".\"c\"', 1, true);\n"
@@ -166,7 +164,7 @@ async fn a_sequence_that_was_renamed_since_the_snapshot_keeps_its_value() {
         let rename = "SELECT setval('a', 7), setval('s.b', 8), setval('c', 9); ALTER SEQUENCE a RENAME TO \"it's A\";
             CREATE SEQUENCE a START 1000; ALTER SCHEMA s RENAME TO t; ALTER SEQUENCE c RENAME TO d; CREATE TABLE c (x int)";
         server.psql("postgres", rename).unwrap();
-        let found = sequences(connection.client(), &Filter::default()).await.unwrap();
+        let found = sequences(&connection, &Filter::default()).await.unwrap();
         assert!(found.missing.is_empty(), "{found:?}");
         let expected = ["public\".\"a\"', 7", "public\".\"c\"', 9", "s\".\"b\"', 8"]
             .map(|value| format!("SELECT pg_catalog.setval('\"{value}, true);\n"));
@@ -184,7 +182,7 @@ async fn an_unlogged_sequence_on_a_standby_is_told_and_costs_no_other() {
         server.install("standby.signal", "").unwrap();
         server.control(&["start"]).unwrap();
         let connection = session(&server.url("postgres")).await;
-        let found = sequences(connection.client(), &Filter::default()).await.unwrap();
+        let found = sequences(&connection, &Filter::default()).await.unwrap();
         assert_eq!(
             found.statements,
             "SELECT pg_catalog.setval('\"public\".\"a\"', 1, true);\n"

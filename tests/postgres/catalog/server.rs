@@ -12,7 +12,7 @@ async fn any_role_learns_what_tells_one_history_of_a_server_from_another() {
         .unwrap();
     let plain = server.url("postgres").replace("postgres@", "plain@");
     let connection = session(&plain).await;
-    let found = facts(connection.client()).await.unwrap();
+    let found = facts(&connection).await.unwrap();
     let ask = |sql: &str| server.psql("postgres", sql).unwrap().trim().to_owned();
     assert_eq!(found.version_num.to_string(), ask("SHOW server_version_num"));
     let identifier = found.system_identifier.unwrap();
@@ -44,7 +44,7 @@ async fn any_role_learns_what_tells_one_history_of_a_server_from_another() {
     // Nothing that a restart keeps changes; what it changes does.
     server.control(&["-w", "restart"]).unwrap();
     let connection = session(&plain).await;
-    let later = facts(connection.client()).await.unwrap();
+    let later = facts(&connection).await.unwrap();
     assert_eq!(
         (later.system_identifier, later.timeline),
         (found.system_identifier, found.timeline)
@@ -64,7 +64,7 @@ async fn what_a_server_refuses_to_tell_is_nothing_and_the_snapshot_lives() {
         )
         .unwrap();
     let connection = session(&server.url("postgres").replace("postgres@", "plain@")).await;
-    let found = facts(connection.client()).await.unwrap();
+    let found = facts(&connection).await.unwrap();
     assert_eq!((found.system_identifier, found.timeline), (None, None));
     assert!(found.started.is_some() && found.position.is_some());
     assert_eq!(flushed(connection.client()).await.unwrap(), None);
@@ -78,13 +78,13 @@ async fn a_standby_has_facts_and_a_promotion_is_another_timeline() {
     std::fs::write(server.data().join("standby.signal"), "").unwrap();
     server.control(&["-w", "start"]).unwrap();
     let connection = session(&server.url("postgres")).await;
-    let standby = facts(connection.client()).await.unwrap();
+    let standby = facts(&connection).await.unwrap();
     assert!(standby.in_recovery && standby.position.is_some());
     assert_eq!(standby.timeline, Some(1));
     assert_eq!(flushed(connection.client()).await.unwrap(), standby.position);
     server.control(&["-w", "promote"]).unwrap();
     begin(&connection).await;
-    let promoted = facts(connection.client()).await.unwrap();
+    let promoted = facts(&connection).await.unwrap();
     assert!(!promoted.in_recovery);
     // The postmaster is the same; nothing but the timeline tells.
     assert_eq!((promoted.timeline, promoted.started), (Some(2), standby.started));
@@ -104,7 +104,7 @@ async fn a_database_is_described_as_its_catalog_describes_it() {
         .psql("postgres", "COMMENT ON DATABASE \"Shop %\" IS 'ours'")
         .unwrap();
     let connection = session(&server.url("Shop%20%25")).await;
-    let found = database(connection.client()).await.unwrap();
+    let found = database(&connection).await.unwrap();
     assert_eq!(found.name, b"Shop %");
     assert_eq!(found.owner, b"Own er");
     assert_eq!(found.comment.as_deref(), Some("ours"));
@@ -125,7 +125,7 @@ async fn a_database_is_described_as_its_catalog_describes_it() {
     );
     let plain = session(&server.url("postgres")).await;
     assert_eq!(
-        database(plain.client()).await.unwrap().comment.as_deref(),
+        database(&plain).await.unwrap().comment.as_deref(),
         Some("default administrative connection database")
     );
 }

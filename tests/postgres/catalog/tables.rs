@@ -176,7 +176,7 @@ async fn what_the_role_cannot_read_is_named_before_anything_is_read() {
         )
         .unwrap();
     let connection = session(&server.url("postgres").replace("postgres@", "plain@")).await;
-    let tables = holdall::connector::postgres::catalog::tables(connection.client(), &Filter::default())
+    let tables = holdall::connector::postgres::catalog::tables(&connection, &Filter::default())
         .await
         .unwrap();
     let unreadable: Vec<_> = tables

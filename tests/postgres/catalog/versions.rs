@@ -5,6 +5,7 @@ use holdall::connector::postgres::catalog::{
     Filter, catalog_fingerprint, database, flushed, globals, large_object_heads, large_object_piece,
     large_objects, sequences, server as facts,
 };
+use holdall::connector::postgres::connect::Connection;
 use holdall::connector::postgres::name::display;
 use holdall::testkit::PostgresServer;
 
@@ -21,9 +22,9 @@ GRANT SELECT ON LARGE OBJECT 7 TO plain;
 ";
 
 /// Whether catalogs can be compared.
-async fn tells_catalogs(client: &tokio_postgres::Client) -> bool {
-    let now = catalog_fingerprint(client, None).await.unwrap();
-    now.unwrap() == catalog_fingerprint(client, None).await.unwrap().unwrap()
+async fn tells_catalogs(connection: &Connection) -> bool {
+    let now = catalog_fingerprint(connection, None).await.unwrap();
+    now.unwrap() == catalog_fingerprint(connection, None).await.unwrap().unwrap()
 }
 
 #[tokio::test]
@@ -39,10 +40,10 @@ async fn every_supported_server_tells_all_of_it_to_a_plain_role() {
                 )
                 .unwrap();
         }
-        let connection = session(&server.url("postgres").replace("postgres@", "plain@")).await;
-        let client = connection.client();
+        let link = &session(&server.url("postgres").replace("postgres@", "plain@")).await;
+        let client = link.client();
 
-        let (tables, _) = all(&connection, &Filter::default()).await.unwrap();
+        let (tables, _) = all(link, &Filter::default()).await.unwrap();
         let found: Vec<(String, bool)> = tables
             .iter()
             .map(|t| (t.name.to_string(), t.comparable.is_ok()))
@@ -58,14 +59,14 @@ async fn every_supported_server_tells_all_of_it_to_a_plain_role() {
         assert_eq!(columns, ["id", "m", "p"], "{major}");
         assert!(tables.iter().all(|table| table.readable.is_ok()), "{major}");
 
-        let values = sequences(client, &Filter::default()).await.unwrap();
+        let values = sequences(link, &Filter::default()).await.unwrap();
         let expected =
             [("fresh", 5, false), ("t_id_seq", 1, true), ("told", 40, false)].map(|(name, last, called)| {
                 format!("SELECT pg_catalog.setval('\"public\".\"{name}\"', {last}, {called});\n")
             });
         assert_eq!(values.statements, expected.concat(), "{major}");
 
-        let objects = large_objects(client, 0).await.unwrap();
+        let objects = large_objects(link, 0).await.unwrap();
         assert!(objects.len() == 1 && objects[0].readable, "{major}: {objects:?}");
         assert_eq!(
             large_object_heads(client, &[7], 2).await.unwrap(),
@@ -78,19 +79,19 @@ async fn every_supported_server_tells_all_of_it_to_a_plain_role() {
             "{major}"
         );
 
-        let server_facts = facts(client).await.unwrap();
+        let server_facts = facts(link).await.unwrap();
         assert_eq!(server_facts.version_num / 10_000, major);
         let known = [server_facts.system_identifier, server_facts.position].map(|v| v.is_some());
         assert_eq!(known, [true, true], "{major}");
         assert_eq!(server_facts.timeline, Some(1), "{major}");
         assert!(
-            server_facts.started.is_some() && server_facts.snapshot_xmin > 3 && tells_catalogs(client).await,
+            server_facts.started.is_some() && server_facts.snapshot_xmin > 3 && tells_catalogs(link).await,
             "{major}"
         );
         assert!(flushed(client).await.unwrap().is_some(), "{major}");
-        assert_eq!(database(client).await.unwrap().server_version_num / 10_000, major);
+        assert_eq!(database(link).await.unwrap().server_version_num / 10_000, major);
 
-        let text = globals(client).await.unwrap();
+        let text = globals(link).await.unwrap();
         for part in [
             "CREATE ROLE \"plain\";",
             "GRANT \"team\" TO \"plain\"",
@@ -117,7 +118,7 @@ async fn a_sequence_that_was_dropped_is_told_by_the_newest_server_too() {
     let connection = session(&server.url("postgres")).await;
     connection.client().query_one("SELECT 1", &[]).await.unwrap();
     server.psql("postgres", "DROP SEQUENCE b").unwrap();
-    let found = sequences(connection.client(), &Filter::default()).await.unwrap();
+    let found = sequences(&connection, &Filter::default()).await.unwrap();
     assert_eq!(found.statements.lines().count(), 2);
     let dropped: Vec<String> = found.missing.iter().map(|(name, _)| name.to_string()).collect();
     assert_eq!(dropped, ["public.b"]);
@@ -138,7 +139,7 @@ async fn memberships_keep_the_options_that_they_have_since_16() {
         "CREATE DATABASE builtin LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8' TEMPLATE template0";
     source.psql("postgres", create).unwrap();
     let connection = session(&source.url("postgres")).await;
-    let text = globals(connection.client()).await.unwrap();
+    let text = globals(&connection).await.unwrap();
     let copy = PostgresServer::start(17, "").unwrap();
     copy.psql("postgres", &text).unwrap();
     let memberships = "SELECT roleid::regrole, member::regrole, bool_or(admin_option), bool_or(inherit_option), bool_or(set_option)
@@ -148,7 +149,7 @@ async fn memberships_keep_the_options_that_they_have_since_16() {
     assert!(of_source.contains("made_by_boss|boss|t|f|f"), "{of_source}");
 
     let connection = session(&source.url("builtin")).await;
-    let found = database(connection.client()).await.unwrap();
+    let found = database(&connection).await.unwrap();
     assert_eq!(
         (found.provider.as_deref(), found.locale.as_deref()),
         (Some("b"), Some("C.UTF-8"))

@@ -1,16 +1,16 @@
 //! The database itself, as its entry says it.
 
 use super::query::{Catalog, get, text};
+use crate::connector::postgres::connect::Connection;
 use crate::connector::postgres::record::DatabaseRecord;
 use crate::error::Result;
-use tokio_postgres::Client;
 
 /// The database that the client is connected to. The version of `pg_dump` is the caller's to add.
 ///
 /// # Errors
 /// `Source` if the server cannot be asked.
-pub async fn database(client: &Client) -> Result<DatabaseRecord> {
-    let catalog = Catalog::open(client).await?;
+pub async fn database(connection: &Connection) -> Result<DatabaseRecord> {
+    let catalog = Catalog::of(connection);
     let (provider, locale) = match catalog.version {
         170_000.. => ("d.datlocprovider::text", "d.datlocale"),
         150_000.. => ("d.datlocprovider::text", "d.daticulocale"),
@@ -33,7 +33,7 @@ pub async fn database(client: &Client) -> Result<DatabaseRecord> {
     Ok(DatabaseRecord {
         name: get(&row, 0)?,
         server_version: get(&row, 8)?,
-        server_version_num: u32::try_from(catalog.version).unwrap_or(0),
+        server_version_num: catalog.version,
         encoding: get(&row, 7)?,
         collate: text(get(&row, 1)?),
         ctype: text(get(&row, 2)?),

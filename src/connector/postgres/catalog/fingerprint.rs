@@ -3,11 +3,11 @@
 //! The list of catalogs is the server's own, so that those of a later version are among them.
 
 use super::query::{Catalog, get};
+use crate::connector::postgres::connect::Connection;
 use crate::connector::postgres::mark::{self, OF_ROW};
 use crate::connector::postgres::name::{literal, quote};
 use crate::error::{Error, ErrorKind, Result};
 use std::collections::BTreeMap;
-use tokio_postgres::Client;
 
 /// Catalogs that `pg_dump` does not read as it is run here. The first two are about rows, and change with every analysis; of large
 /// objects there may be millions.
@@ -39,10 +39,10 @@ struct Relation {
 /// # Errors
 /// `Source` if the server cannot be asked; the transaction has failed then.
 pub async fn catalog_fingerprint(
-    client: &Client,
+    connection: &Connection,
     since: Option<u64>,
 ) -> Result<Result<CatalogFingerprint, String>> {
-    let catalog = Catalog::open(client).await?;
+    let catalog = Catalog::of(connection);
     let relations = relations(&catalog).await?;
     let mut parts = Vec::new();
     for relation in &relations {

@@ -6,9 +6,10 @@
 
 use super::grants::{AccessList, exploded};
 use super::query::{Catalog, get, text};
+use crate::connector::postgres::connect::Connection;
 use crate::connector::postgres::name::{literal, quote};
 use crate::error::Result;
-use tokio_postgres::{Client, Row};
+use tokio_postgres::Row;
 
 /// Lists whose elements are names. A setting of such a kind is stored with quotes and must be taken apart to be set again
 /// (`variable_is_guc_list_quote` in PostgreSQL's `src/bin/pg_dump/dumputils.c`).
@@ -29,8 +30,8 @@ const BOOTSTRAP: u32 = 10;
 ///
 /// # Errors
 /// `Source` if the server cannot be asked, `Unsupported` for a name that no statement can hold.
-pub async fn globals(client: &Client) -> Result<String> {
-    let catalog = Catalog::open(client).await?;
+pub async fn globals(connection: &Connection) -> Result<String> {
+    let catalog = Catalog::of(connection);
     let mut out = Statements::default();
     roles(&catalog, &mut out).await?;
     memberships(&catalog, &mut out).await?;

@@ -1,6 +1,7 @@
 //! Large objects: what they are, in pages, and their bytes. `pg_largeobject` itself is for superusers only.
 
 use super::query::{Catalog, get, text};
+use crate::connector::postgres::connect::Connection;
 use crate::connector::postgres::record::LargeObjectRecord;
 use crate::error::{Error, ErrorKind, Result};
 use bytes::Bytes;
@@ -26,8 +27,8 @@ pub struct LargeObject {
 ///
 /// # Errors
 /// `Source` if the server cannot be asked.
-pub async fn large_objects(client: &Client, behind: u32) -> Result<Vec<LargeObject>> {
-    let catalog = Catalog::open(client).await?;
+pub async fn large_objects(connection: &Connection, behind: u32) -> Result<Vec<LargeObject>> {
+    let catalog = Catalog::of(connection);
     // `has_largeobject_privilege` came with 18; before, the rule has to be said.
     let sql = format!(
         "SELECT l.oid, {}, l.lomacl::text[], {},

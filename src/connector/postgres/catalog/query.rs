@@ -1,5 +1,6 @@
 //! One catalog query: names as bytes, rows as a stream, and errors that say what was read.
 
+use crate::connector::postgres::connect::Connection;
 use crate::error::{Error, ErrorKind, Result};
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -14,24 +15,19 @@ pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 pub(super) struct Catalog<'a> {
     client: &'a Client,
     /// `server_version_num`, such as 150018.
-    pub(super) version: i32,
+    pub(super) version: u32,
     /// The database has no encoding: its text is bytes.
     raw: bool,
 }
 
 impl<'a> Catalog<'a> {
-    /// Asks the server for its version and the encoding of the database.
-    pub(super) async fn open(client: &'a Client) -> Result<Self> {
-        let sql = "SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4,
-                          pg_catalog.current_setting('server_encoding')";
-        let rows = client.query_typed(sql, &[]).await;
-        let rows = rows.map_err(|error| failed("the version of the server", error))?;
-        let row = rows.first().ok_or_else(|| short("the version of the server"))?;
-        Ok(Self {
-            client,
-            version: get(row, 0)?,
-            raw: get::<&str>(row, 1)? == "SQL_ASCII",
-        })
+    /// The catalogs of the database that a connection leads to.
+    pub(super) fn of(connection: &'a Connection) -> Self {
+        Self {
+            client: connection.client(),
+            version: connection.version(),
+            raw: connection.has_no_encoding(),
+        }
     }
 
     /// SQL for a text as bytes. As text it could not be read from a database in SQL_ASCII that holds other than UTF-8.

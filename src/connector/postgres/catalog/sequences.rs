@@ -2,6 +2,7 @@
 
 use super::filter::{Filter, Selection};
 use super::query::{Catalog, failed, get};
+use crate::connector::postgres::connect::Connection;
 use crate::connector::postgres::key::TableName;
 use crate::connector::postgres::name::{literal, qualified};
 use crate::error::{Error, ErrorKind, Result};
@@ -36,8 +37,9 @@ struct Listed {
 ///
 /// # Errors
 /// `Source` that names the sequences which the role may not read; as [`super::tables`] for the filter.
-pub async fn sequences(client: &Client, filter: &Filter) -> Result<Sequences> {
-    let catalog = Catalog::open(client).await?;
+pub async fn sequences(connection: &Connection, filter: &Filter) -> Result<Sequences> {
+    let catalog = Catalog::of(connection);
+    let client = connection.client();
     let mut out = Sequences::default();
     let listed = list(&catalog, filter, &mut out.missing).await?;
     for batch in listed.chunks(AT_ONCE) {
@@ -138,7 +140,7 @@ async fn list(
 /// The value of each sequence and whether it was given out already. Nothing stays locked.
 async fn read(
     client: &Client,
-    version: i32,
+    version: u32,
     batch: &[Listed],
 ) -> Result<Vec<Option<(i64, bool)>>, tokio_postgres::Error> {
     client.batch_execute("SAVEPOINT sequences").await?;
@@ -167,7 +169,7 @@ async fn leave(
     Ok(values)
 }
 
-async fn query(client: &Client, version: i32, batch: &[Listed]) -> Result<Vec<Row>, tokio_postgres::Error> {
+async fn query(client: &Client, version: u32, batch: &[Listed]) -> Result<Vec<Row>, tokio_postgres::Error> {
     let oids: Vec<u32> = batch.iter().map(|sequence| sequence.oid).collect();
     if version >= 180_000 {
         let sql = "SELECT (s.n - 1)::int4, v.last_value, v.is_called FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.oid[]))

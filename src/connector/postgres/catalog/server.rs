@@ -1,6 +1,7 @@
 //! What of the server itself decides whether two snapshots of a database may be compared.
 
 use super::query::{Catalog, failed, get};
+use crate::connector::postgres::connect::Connection;
 use crate::error::{Error, ErrorKind, Result};
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row};
@@ -36,8 +37,9 @@ pub struct ServerFacts {
 ///
 /// # Errors
 /// `Source` if the server cannot be asked; not for what it refuses to tell.
-pub async fn server(client: &Client) -> Result<ServerFacts> {
-    let catalog = Catalog::open(client).await?;
+pub async fn server(connection: &Connection) -> Result<ServerFacts> {
+    let catalog = Catalog::of(connection);
+    let client = connection.client();
     let snapshot = if catalog.version >= 130_000 {
         "pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())"
     } else {
@@ -79,7 +81,7 @@ pub async fn server(client: &Client) -> Result<ServerFacts> {
         ),
     };
     Ok(ServerFacts {
-        version_num: u32::try_from(catalog.version).unwrap_or(0),
+        version_num: catalog.version,
         // The server shows its unsigned number as a signed one.
         system_identifier: system_identifier.map(i64::cast_unsigned),
         timeline: timeline.and_then(|t: i64| u32::try_from(t).ok()),

@@ -3,13 +3,13 @@
 use super::filter::{Filter, Selection};
 use super::query::{Catalog, get, text};
 use super::types::{Types, Use, field};
+use crate::connector::postgres::connect::Connection;
 use crate::connector::postgres::key::TableName;
 use crate::connector::postgres::name::display;
 use crate::connector::postgres::record::{Belongs, ColumnRecord, Identity, Persistence, TableRecord};
 use crate::error::{Error, ErrorKind, Result};
 use futures::TryStreamExt;
 use std::collections::{HashMap, VecDeque};
-use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 /// How many columns are looked up at once: with 1,600 columns of 1 KiB each no batch exceeds a few MiB.
@@ -73,8 +73,8 @@ pub struct Tables {
 ///
 /// # Errors
 /// `NotFound` for a pattern that names nothing, `Invalid` for one that cannot be read, `Source` if the server cannot be asked.
-pub async fn tables(client: &Client, filter: &Filter) -> Result<Tables> {
-    let catalog = Catalog::open(client).await?;
+pub async fn tables(connection: &Connection, filter: &Filter) -> Result<Tables> {
+    let catalog = Catalog::of(connection);
     let selection = Selection::resolve(&catalog, filter).await?;
     let mut out = Tables {
         rest: VecDeque::new(),
@@ -253,24 +253,24 @@ impl Tables {
     ///
     /// # Errors
     /// `Source` if the server cannot be asked.
-    pub async fn altered_type(&self, now: &Client) -> Result<Option<&Use>> {
+    pub async fn altered_type(&self, now: &Connection) -> Result<Option<&Use>> {
         self.types.altered(now).await
     }
 
-    /// The next table. `client` must see the snapshot that the list was made in.
+    /// The next table. `connection` must see the snapshot that the list was made in.
     ///
     /// # Errors
     /// `Source` if the server cannot be asked.
-    pub async fn next(&mut self, client: &Client) -> Result<Option<Table>> {
+    pub async fn next(&mut self, connection: &Connection) -> Result<Option<Table>> {
         if self.ready.is_empty() && !self.rest.is_empty() {
-            self.describe(client).await?;
+            self.describe(connection).await?;
         }
         Ok(self.ready.pop_front())
     }
 
     /// Looks up the columns of the next tables.
-    async fn describe(&mut self, client: &Client) -> Result<()> {
-        let catalog = Catalog::open(client).await?;
+    async fn describe(&mut self, connection: &Connection) -> Result<()> {
+        let catalog = Catalog::of(connection);
         let mut columns = 0;
         let fits = |listed: &&Listed| {
             columns += listed.columns;

@@ -5,13 +5,13 @@
 //! table was renamed that a `regclass` points at. The digest holds all of the first kind; types of the second cannot be compared.
 
 use super::query::{Catalog, get, text};
+use crate::connector::postgres::connect::Connection;
 use crate::connector::postgres::key::TableName;
 use crate::connector::postgres::name::display;
 use crate::error::Result;
 use futures::TryStreamExt;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 /// Types of the server whose text depends on the value alone, given the pinned settings. Not here: `reg*` and `aclitem`, which
@@ -139,8 +139,8 @@ impl Types {
     }
 
     /// The first use of a type that is not what it was, by a client that sees what is there now.
-    pub(super) async fn altered(&self, now: &Client) -> Result<Option<&Use>> {
-        let catalog = Catalog::open(now).await?;
+    pub(super) async fn altered(&self, now: &Connection) -> Result<Option<&Use>> {
+        let catalog = Catalog::of(now);
         let mut present = Self::default();
         present.load(&catalog, self.used.keys().copied()).await?;
         let digest = |known: &Known| known.digest;

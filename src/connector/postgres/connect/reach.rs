@@ -12,7 +12,9 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::runtime::Handle;
 use tokio_postgres::config::{SslMode as Negotiated, SslNegotiation};
 use tokio_postgres::tls::{MakeTlsConnect, NoTls, TlsConnect};
 use tokio_postgres::{Client, Config, SimpleQueryMessage};
@@ -22,11 +24,34 @@ use tokio_util::task::AbortOnDropHandle;
 /// A connection that stands.
 pub(super) struct Reached {
     pub(super) client: Client,
-    /// Moves the bytes; ends with the connection.
-    pub(super) driver: AbortOnDropHandle<()>,
+    /// Ends behind the client.
+    pub(super) driver: Driver,
     /// The one place that was reached: a socket or an address.
     pub(super) host: Host,
     pub(super) facts: Facts,
+}
+
+/// Moves the bytes of a connection. When its client is gone it says so to the server, for which it has a moment: a server takes down in
+/// its log whoever goes in the middle of a transaction without a word.
+pub(super) struct Driver(Option<AbortOnDropHandle<()>>);
+
+/// How long a farewell may take.
+const FAREWELL: Duration = Duration::from_millis(100);
+
+impl Driver {
+    fn begin(work: BoxFuture<'static, ()>) -> Self {
+        Self(Some(AbortOnDropHandle::new(tokio::spawn(work))))
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if let Some(work) = self.0.take()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(tokio::time::timeout(FAREWELL, work));
+        }
+    }
 }
 
 /// What a server says of itself.
@@ -36,6 +61,7 @@ pub(super) struct Facts {
     pub(super) version: u32,
     recovering: bool,
     read_only: bool,
+    pub(super) has_no_encoding: bool,
 }
 
 /// How one connection is tried.
@@ -185,7 +211,7 @@ async fn attempt(
             }
         }
     }
-    Err(first.unwrap_or(failure::Failure::Time(std::time::Duration::ZERO)))
+    Err(first.unwrap_or(failure::Failure::Time(Duration::ZERO)))
 }
 
 async fn start(
@@ -216,7 +242,7 @@ async fn start(
             (client, Box::pin(drive(connection)))
         }
     };
-    let driver = AbortOnDropHandle::new(tokio::spawn(work));
+    let driver = Driver::begin(work);
     let facts = facts(&client).await?;
     Ok(Reached {
         client,
@@ -328,12 +354,14 @@ impl TlsConnect<Pieces<Line>> for Watched {
 /// Asked as plain text, which poolers of every kind pass on.
 async fn facts(client: &Client) -> Result<Facts, tokio_postgres::Error> {
     let sql = "SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('server_version_num'), \
-               pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only')";
+               pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only'), \
+               pg_catalog.current_setting('server_encoding')";
     let mut facts = Facts {
         backend: 0,
         version: 0,
         recovering: false,
         read_only: false,
+        has_no_encoding: false,
     };
     for message in client.simple_query(sql).await? {
         if let SimpleQueryMessage::Row(row) = message {
@@ -343,6 +371,7 @@ async fn facts(client: &Client) -> Result<Facts, tokio_postgres::Error> {
                 version: number(1),
                 recovering: row.get(2) == Some("t"),
                 read_only: row.get(3) == Some("on"),
+                has_no_encoding: row.get(4) == Some("SQL_ASCII"),
             };
         }
     }

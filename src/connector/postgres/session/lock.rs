@@ -55,8 +55,8 @@ pub(crate) async fn locked(session: &Session, tables: &[&Table]) -> Result<Locke
     session.hold(tables);
     for some in tables.chunks(AT_ONCE) {
         let oids: Vec<u32> = some.iter().map(|table| table.oid).collect();
-        let before = shapes(session.client(), &oids).await?;
-        let after = in_time(session.options().silence, shapes(now.client(), &oids)).await?;
+        let after = in_time(session.options().silence, shapes(now.client(), &oids));
+        let (before, after) = tokio::try_join!(shapes(session.client(), &oids), after)?;
         for table in some {
             let same = |shape: &&Shape| before.get(&table.oid) == Some(*shape);
             let kept = after
@@ -84,8 +84,8 @@ pub(super) async fn moved(
 ) -> Result<Option<TableName>> {
     for some in tables.chunks(AT_ONCE) {
         let oids: Vec<u32> = some.iter().map(|(oid, _)| *oid).collect();
-        let before = shapes(session.client(), &oids).await?;
-        let after = in_time(session.options().silence, shapes(now.client(), &oids)).await?;
+        let after = in_time(session.options().silence, shapes(now.client(), &oids));
+        let (before, after) = tokio::try_join!(shapes(session.client(), &oids), after)?;
         if let Some((_, name)) = some.iter().find(|(oid, _)| before.get(oid) != after.get(oid)) {
             return Ok(Some(name.clone()));
         }

@@ -116,14 +116,14 @@ impl Attached {
         }
     }
 
-    /// The client.
-    pub(crate) fn client(&self) -> &Client {
-        self.connection.client()
+    /// The connection.
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
     }
 
-    /// The server's process.
-    pub(crate) fn backend(&self) -> u32 {
-        self.connection.backend()
+    /// Its client.
+    pub(crate) fn client(&self) -> &Client {
+        self.connection.client()
     }
 
     /// Says whether there is nothing to end if it is dropped now.

@@ -50,7 +50,7 @@ impl Ahead {
     /// `Source` if the server cannot be asked for them.
     pub(super) async fn fill(&mut self, reading: &Arc<Reading>) -> Result<()> {
         while self.queue.len() < self.most
-            && let Some(table) = self.tables.next(reading.session.client()).await?
+            && let Some(table) = self.tables.next(reading.session.coordinator()).await?
         {
             self.queue.push_back(match reads(&reading.session, &table) {
                 Ok(()) => {

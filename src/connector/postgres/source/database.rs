@@ -129,7 +129,7 @@ async fn read_in(
     out: &mut Out,
 ) -> Result<()> {
     let workers = Arc::new(Workers::new(session.clone(), request.jobs));
-    let record = catalog::database(session.client()).await?;
+    let record = catalog::database(session.coordinator()).await?;
     if let (Ok(mut version), Ok(mut moments)) = (found.version.lock(), found.moments.lock()) {
         *version = Some(record.server_version.clone());
         moments.extend(session.facts.moment);
@@ -233,7 +233,7 @@ async fn open(
 
 /// Locks the tables whose rows are wanted.
 async fn hold(request: &PostgresRequest, session: &Session) -> Result<(Tables, Locked)> {
-    let tables = catalog::tables(session.client(), &request.filter).await?;
+    let tables = catalog::tables(session.coordinator(), &request.filter).await?;
     if request.contents == Contents::Schema {
         return Ok((tables, Locked::Held));
     }
@@ -315,7 +315,7 @@ async fn read_contents(
 ) -> Result<()> {
     let rows = request.contents != Contents::Schema;
     if let Some(statements) = &mut statements {
-        let globals = catalog::globals(reading.session.client()).await?;
+        let globals = catalog::globals(reading.session.coordinator()).await?;
         send_text(reading, &Place::Globals, globals.into(), out).await?;
         statements.send_schema(reading, out).await?;
     }
@@ -343,7 +343,7 @@ async fn read_contents(
 
 async fn read_sequences(reading: &Arc<Reading>, request: &PostgresRequest, out: &mut Out) -> Result<()> {
     reading.session.ping().await?;
-    let sequences = catalog::sequences(reading.session.client(), &request.filter).await?;
+    let sequences = catalog::sequences(reading.session.coordinator(), &request.filter).await?;
     for (name, why) in sequences.missing {
         let key = Key::new(format!("the sequence {name}").into_bytes());
         let why = why.to_owned();
@@ -382,7 +382,7 @@ async fn types_stand(reading: &Reading, tables: &Tables) -> Result<()> {
         return Ok(());
     }
     let now = reading.session.bystander().await?;
-    let altered = tables.altered_type(now.client());
+    let altered = tables.altered_type(now.connection());
     let altered = in_time(reading.session.options().silence, altered).await?;
     reading.session.keep(now);
     match altered {

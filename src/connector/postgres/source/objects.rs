@@ -34,7 +34,7 @@ pub(super) async fn send(reading: &Arc<Reading>, out: &mut Out) -> Result<()> {
     let mut behind = 0;
     loop {
         reading.session.check()?;
-        let page = catalog::large_objects(reading.session.client(), behind).await?;
+        let page = catalog::large_objects(reading.session.coordinator(), behind).await?;
         let Some(last) = page.last() else { return Ok(()) };
         behind = last.oid;
         if let Some(object) = page.iter().find(|object| !object.readable) {

@@ -333,7 +333,7 @@ async fn look(
         if let Hands::Coordinator(_) = hands {
             return Ok::<_, Error>(Err("the server has no connection left".to_owned()));
         }
-        let found = catalog_fingerprint(hands.client(), since).await?;
+        let found = catalog_fingerprint(hands.connection(), since).await?;
         if found.as_ref().is_ok_and(serves) {
             reading.workers.give_back(hands);
         }

@@ -2,6 +2,7 @@
 
 use super::seats::{Seat, Seats};
 use crate::connector::postgres::catalog::Table;
+use crate::connector::postgres::connect::Connection;
 use crate::connector::postgres::name;
 use crate::connector::postgres::session::{Attached, Busy, Session, explain, failed, in_time, is_full};
 use crate::context::Context;
@@ -210,19 +211,22 @@ async fn alive(client: &Client, patience: Duration) -> bool {
 }
 
 impl Hands {
-    pub(super) fn client(&self) -> &Client {
+    /// The connection that they are.
+    pub(super) fn connection(&self) -> &Connection {
         match self {
-            Self::Worker(hands) => hands.worker.client(),
-            Self::Coordinator(session) => session.client(),
+            Self::Worker(hands) => hands.worker.connection(),
+            Self::Coordinator(session) => session.coordinator(),
         }
+    }
+
+    /// Its client.
+    pub(super) fn client(&self) -> &Client {
+        self.connection().client()
     }
 
     /// The server's process.
     pub(super) fn backend(&self) -> u32 {
-        match self {
-            Self::Worker(hands) => hands.worker.backend(),
-            Self::Coordinator(session) => session.backend(),
-        }
+        self.connection().backend()
     }
 
     /// Says that the coordinator may not answer until this is dropped, if it is whose connection this is.
