@@ -5,7 +5,7 @@ use super::repo::{self, Access};
 use super::secret;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ops;
-use crate::repository::{Found, Repository};
+use crate::repository::{Found, LeftOut, Repository};
 use crate::store::Location;
 use std::path::PathBuf;
 
@@ -40,6 +40,15 @@ pub(super) enum Missing {
     Leave,
 }
 
+/// What [`Second::open`] found or made.
+#[derive(Default)]
+pub(super) struct Opened {
+    /// Nothing if it is missing and is left so.
+    pub(super) repository: Option<Repository>,
+    /// Key slots that it was made without.
+    pub(super) left_out: LeftOut,
+}
+
 impl Second {
     /// Opens the repository at `location`; nothing if it is missing and is left so.
     ///
@@ -51,7 +60,7 @@ impl Second {
         location: &Location,
         first: &Repository,
         (access, missing): (Access, Missing),
-    ) -> Result<Option<Repository>> {
+    ) -> Result<Opened> {
         apart(app, location)?;
         let names = repo::names_of_second();
         let create = missing == Missing::Make;
@@ -59,7 +68,7 @@ impl Second {
         let store = match repo::store_at(app, location, names, access) {
             // A directory that a run would make.
             Err(error) if error.kind() == ErrorKind::NoRepository && missing == Missing::Leave => {
-                return Ok(None);
+                return Ok(Opened::default());
             }
             Err(error) if error.kind() == ErrorKind::NoRepository => {
                 return Err(nothing_there(location).because(error));
@@ -69,26 +78,36 @@ impl Second {
         let place = repo::place(location, names)?;
         let cache = |id| repo::cache(app, Some((id, &place)));
         let of_first = || cache(first.id());
-        match Found::at(&store).await? {
-            Found::Nothing | Found::Unfinished(_) if missing == Missing::Leave => Ok(None),
-            Found::Nothing if !create => Err(nothing_there(location)),
+        let opened = match Found::at(&store).await? {
+            Found::Nothing | Found::Unfinished(_) if missing == Missing::Leave => {
+                return Ok(Opened::default());
+            }
+            Found::Nothing if !create => return Err(nothing_there(location)),
             Found::Nothing | Found::Unfinished(_) if create => {
                 let reserves = matches!(location, Location::Local(_));
-                let made = first
+                let (made, left_out) = first
                     .make_replica(store, &app.context, reserves, of_first)
                     .await?;
-                app.note(&format!(
-                    "made a replica at {}: the same keys open it",
-                    made.store()
-                ));
-                Ok(Some(made))
+                let keys = match left_out.len() {
+                    0 => "the same keys open it",
+                    _ => "the same keys open it, but for those that could not be read",
+                };
+                app.note(&format!("made a replica at {}: {keys}", made.store()));
+                return Ok(Opened {
+                    repository: Some(made),
+                    left_out,
+                });
             }
             Found::Repository(id) if id != first.id() => {
                 let unlock = secret::unlock_second(app, self).await?;
-                Repository::open(store, &unlock, cache).await.map(Some)
+                Repository::open(store, &unlock, cache).await
             }
-            _ => first.open_replica(store, of_first).await.map(Some),
-        }
+            _ => first.open_replica(store, of_first).await,
+        };
+        Ok(Opened {
+            repository: Some(opened?),
+            left_out: LeftOut::new(),
+        })
     }
 }
 

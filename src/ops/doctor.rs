@@ -243,7 +243,7 @@ async fn keys(repository: &Repository) -> Result<Vec<Diagnosis>> {
         [_] => Diagnosis::new(
             "keys",
             Level::Warning,
-            format!("one key alone opens this repository ({told}): who loses it loses everything"),
+            format!("one key alone is known to open this repository ({told}): who loses it loses everything"),
             add_phrase,
         ),
         _ if count(SlotKind::Phrase) == 0 => Diagnosis::new(

@@ -2,8 +2,7 @@
 
 use crate::context::Context;
 use crate::crypto::{Secret, SlotInfo, Unlock, phrase_from_secret};
-use crate::error::Result;
-use crate::event::Event;
+use crate::error::{Error, Result};
 use crate::repository::Repository;
 use zeroize::Zeroizing;
 
@@ -53,24 +52,34 @@ pub async fn add_key(
     Ok(AddedKey { slot, phrase })
 }
 
-/// All key slots that can be read, by number; one that cannot is told to the observer.
+/// What there is of key slots.
+#[derive(Clone, Debug)]
+pub struct KeyList {
+    /// The number of the slot that opened the repository this time.
+    pub current: u32,
+    /// Those that can be read, by number.
+    pub slots: Vec<KeySlotInfo>,
+    /// Those that cannot, and why: they are damaged and open nothing, or the disk does not give them, and nobody can tell what they open.
+    pub unread: Vec<(u32, Error)>,
+}
+
+/// All key slots.
 ///
 /// # Errors
 /// As [`Repository::key_slots`].
-pub async fn list_keys(context: &Context, repository: &Repository) -> Result<Vec<KeySlotInfo>> {
-    let mut slots = Vec::new();
+pub async fn list_keys(repository: &Repository) -> Result<KeyList> {
+    let mut list = KeyList {
+        current: repository.slot(),
+        slots: Vec::new(),
+        unread: Vec::new(),
+    };
     for (number, slot) in repository.key_slots().await? {
         match slot {
-            Ok(slot) => slots.push(slot),
-            Err(error) => {
-                let text = format!(
-                    "key slot {number} is damaged and opens nothing: {error}; `holdall key remove {number}`"
-                );
-                context.emit(&Event::Note { text });
-            }
+            Ok(slot) => list.slots.push(slot),
+            Err(error) => list.unread.push((number, error)),
         }
     }
-    Ok(slots)
+    Ok(list)
 }
 
 /// Removes a slot.

@@ -33,7 +33,7 @@ pub use doctor::{Diagnosis, DoctorRequest, Level, doctor};
 pub use find::{FindReport, FindRequest, FoundVersion, find};
 pub use forget::{ForgetReport, ForgetRequest, Group, GroupBy, Verdict, forget};
 pub use init::{InitReport, InitRequest, init};
-pub use key::{AddedKey, KeySlotInfo, NewKey, add_key, change_key, list_keys, remove_key};
+pub use key::{AddedKey, KeyList, KeySlotInfo, NewKey, add_key, change_key, list_keys, remove_key};
 pub use list::{ListReport, ListedSnapshot, list, open_snapshot};
 pub use note::{Noted, TagChange, protect, tag};
 pub use place::{FilesPlace, count_streams, files_place, locate, ls, name_of, path_of};

@@ -38,7 +38,7 @@ pub(crate) use minimum::{CLOCKS_APART, Minimum, is_ahead};
 pub use notes::{Notes, SaidAt};
 pub use open::{InitOptions, Initialized};
 pub use read::BlobReader;
-pub use replica::Found;
+pub use replica::{Found, LeftOut};
 pub use salvage::{Mending, Salvage};
 pub use session::{Commit, Session};
 pub(crate) use survey::Aside;

@@ -1,12 +1,17 @@
 //! Replicas: the same repository, with its id and keys, in another store (`format-spec/85-sessions.md` section 7).
 
 use super::open::{list, newest_config, read_marker, reserve};
+use super::view::of_the_disk;
 use super::{Cache, Repository};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::RepositoryId;
 use crate::format::layout::{ObjectName, Prefix};
 use crate::store::{Put, Store};
+use bytes::Bytes;
+
+/// Key slots that a replica was made without, and why.
+pub type LeftOut = Vec<(ObjectName, Error)>;
 
 /// What a store holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,40 +70,59 @@ impl Repository {
     }
 
     /// Begins a replica of this repository in an empty store, or finishes one that was begun. In a directory space is reserved as
-    /// `init` does, if `reserves`.
+    /// `init` does, if `reserves`. Gives the key slots too that it lacks because the disk does not give them here.
     ///
     /// # Errors
-    /// `Differs` if another repository is there or being made, or what the stores say.
+    /// `Differs` if another repository is there or being made, what the first key slot says if none can be read that is known to open, or what
+    /// the stores say.
     pub async fn make_replica(
         &self,
         store: Store,
         context: &Context,
         reserves: bool,
         cache: impl FnOnce() -> Result<Cache>,
-    ) -> Result<Self> {
-        let mut names = vec![ObjectName::Marker];
-        for prefix in [Prefix::Keys, Prefix::Config] {
-            let mut found = list(self.store(), prefix).await?;
-            found.sort_unstable();
-            names.extend(found);
+    ) -> Result<(Self, LeftOut)> {
+        let mut objects = vec![(ObjectName::Marker, self.marker())];
+        let (keys, left_out) = self.keys_to_copy().await?;
+        objects.extend(keys);
+        let mut configs = list(self.store(), Prefix::Config).await?;
+        configs.sort_unstable();
+        for name in configs {
+            objects.push((name, self.store().get(&name).await?));
         }
-        for name in names {
+        for (name, bytes) in objects {
             context.check_cancelled()?;
             // Before the configuration, which makes it a repository.
             if name == ObjectName::Config(0) && reserves {
                 reserve(&store, context).await?;
             }
-            let bytes = match (name, self.store().get(&name).await) {
-                // A key that was removed meanwhile.
-                (ObjectName::Key(_), Err(error)) if error.kind() == ErrorKind::NotFound => continue,
-                (ObjectName::Marker, _) => self.marker(),
-                (_, bytes) => bytes?,
-            };
             if store.put_new(&name, bytes).await? == Put::Conflict {
                 return Err(another(&store).with("object", name));
             }
         }
-        self.open_replica(store, cache).await
+        Ok((self.open_replica(store, cache).await?, left_out))
+    }
+
+    /// The key slots as they are, and those that the disk does not give. A replica that nobody may be able to open is none.
+    async fn keys_to_copy(&self) -> Result<(Vec<(ObjectName, Bytes)>, LeftOut)> {
+        let mut names = list(self.store(), Prefix::Keys).await?;
+        names.sort_unstable();
+        let (mut keys, mut left_out, mut opens) = (Vec::new(), LeftOut::new(), false);
+        for name in names {
+            match self.store().get(&name).await {
+                Ok(bytes) => {
+                    opens |= matches!(name, ObjectName::Key(slot) if self.read_slot(slot, &bytes).is_ok());
+                    keys.push((name, bytes));
+                }
+                // A key that was removed meanwhile.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => left_out.push((name, of_the_disk(self.store(), error).await?)),
+            }
+        }
+        match left_out.first() {
+            Some((_, why)) if !opens => Err(why.clone()),
+            _ => Ok((keys, left_out)),
+        }
     }
 }
 

@@ -65,6 +65,31 @@ fn nobody_is_asked_without_a_terminal() {
 }
 
 #[test]
+fn a_key_slot_that_cannot_be_read_is_listed_as_such() {
+    let sandbox = Sandbox::new();
+    sandbox.good(&["key", "add", "--generate-key-file", "key2"]);
+    let slot = sandbox.path("repo/keys/1");
+    let mut bytes = std::fs::read(&slot).unwrap();
+    bytes[200] ^= 1;
+    std::fs::remove_file(&slot).unwrap();
+    std::fs::write(&slot, bytes).unwrap();
+    let ran = sandbox.run(&["key", "list"]);
+    assert_eq!(ran.code, 13, "{}", ran.err);
+    assert!(ran.out.contains("cannot be read"), "{}", ran.out);
+    assert!(ran.err.contains("holdall key remove 1"), "{}", ran.err);
+    let ran = sandbox.run(&["key", "list", "--json"]);
+    assert_eq!(ran.code, 13);
+    let keys = ran.json();
+    assert_eq!(
+        (&keys[0]["kind"], &keys[1]["slot"]),
+        (&"key-file".into(), &1.into())
+    );
+    assert!(keys[0]["unreadable"].is_null() && keys[1]["unreadable"].is_string());
+    sandbox.good(&["key", "remove", "1"]);
+    sandbox.good(&["key", "list"]);
+}
+
+#[test]
 fn damage_is_13_and_named() {
     let sandbox = Sandbox::new();
     sandbox.good(&["snapshot", "data"]);

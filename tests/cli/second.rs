@@ -88,6 +88,7 @@ fn what_json_says_of_a_copy_has_its_shape() {
             "damaged_there",
             "dry_run",
             "failed",
+            "keys_left_out",
             "let_go_there",
             "message_type",
             "missing_there",

@@ -26,7 +26,7 @@ async fn without(stage: &Stage, names: &[&String]) -> (FaultStore, Repository) {
     (faults, repository)
 }
 
-fn eio(name: &str) -> Plan {
+pub(crate) fn eio(name: &str) -> Plan {
     Plan::new(When::Before, Failure::System(5)).op(Op::Get).name(name)
 }
 

@@ -38,7 +38,11 @@ pub(crate) fn request() -> CopyRequest {
 }
 
 pub(crate) async fn make_replica(source: &Repository, store: Store, context: &Context) -> Result<Repository> {
-    source.make_replica(store, context, false, Cache::in_memory).await
+    let (made, left_out) = source
+        .make_replica(store, context, false, Cache::in_memory)
+        .await?;
+    assert!(left_out.is_empty(), "{left_out:?}");
+    Ok(made)
 }
 
 /// The other key.

@@ -11,6 +11,7 @@ mod bases;
 mod bounds;
 mod broken_disk;
 mod cache;
+mod broken_keys;
 mod check;
 mod check_doubts;
 mod collect;

@@ -4,7 +4,7 @@ use super::Filter;
 use crate::cli::app::App;
 use crate::cli::exit::{DAMAGED, DONE, Ended, INCOMPLETE, reported};
 use crate::cli::repo::{self, Access};
-use crate::cli::second::{Missing, Second};
+use crate::cli::second::{Missing, Opened, Second};
 use crate::cli::{environment, parse, render};
 use crate::context::Time;
 use crate::error::{Error, ErrorKind, Result};
@@ -83,7 +83,7 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
         host: super::host(None)?,
         dry_run: args.dry_run,
     };
-    copy(app, (&source, target.as_ref()), &to, &request).await
+    copy(app, (&source, &target), &to, &request).await
 }
 
 /// Copies one snapshot that was just made. Whatever happens, that one stays.
@@ -95,7 +95,7 @@ pub(super) async fn after(
 ) -> Ended {
     let copied = async {
         let how = (Access::ReadWrite, Missing::Refuse);
-        let target = second.open(app, to, source, how).await?;
+        let target = second.open(app, to, source, how).await?.repository;
         let request = CopyRequest {
             snapshots: vec![snapshot.sid.name().parse()?],
             host: super::host(None)?,
@@ -125,17 +125,21 @@ pub(super) async fn after(
 
 async fn copy(
     app: &App,
-    (source, target): (&Repository, Option<&Repository>),
+    (source, target): (&Repository, &Opened),
     to: &Location,
     request: &CopyRequest,
 ) -> Ended {
-    let report = ops::copy(&app.context, source, target, request).await;
-    let report = report.map_err(|error| {
+    let report = ops::copy(&app.context, source, target.repository.as_ref(), request).await;
+    let mut report = report.map_err(|error| {
         if error.kind() == ErrorKind::Cancelled && error.advice().is_none() {
             return error.hint("run the same command again: what was copied is found and not copied twice");
         }
         error
     })?;
+    let left_out = target.left_out.iter();
+    report.keys_left_out = left_out
+        .map(|(name, why)| (name.to_string(), with_causes(why)))
+        .collect();
     end(app, "summary", &report, to)
 }
 
@@ -147,6 +151,12 @@ fn end(app: &App, kind: &str, report: &CopyReport, to: &Location) -> Ended {
     for (object, why) in &report.damaged {
         app.warning(&format!(
             "of the first repository {object} cannot be read, and a snapshot, or what is said of one, may be missing here: {why}"
+        ));
+    }
+    for (key, why) in &report.keys_left_out {
+        app.warning(&format!(
+            "of the first repository {key} cannot be read, and the second was made without it: what opens the first by that key does not open the second, \
+             unless `holdall key add` is run there: {why}"
         ));
     }
     for (object, why) in &report.damaged_there {
@@ -297,6 +307,7 @@ fn value(kind: &str, report: &CopyReport, to: &Location) -> Value {
         "notes_added": report.noted,
         "failed": failed.collect::<Vec<_>>(),
         "damaged_packs": report.bad_packs.iter().map(object).collect::<Vec<_>>(),
+        "keys_left_out": report.keys_left_out.iter().map(object).collect::<Vec<_>>(),
         "damaged_objects": report.damaged.iter().map(object).collect::<Vec<_>>(),
         "damaged_there": report.damaged_there.iter().map(object).collect::<Vec<_>>(),
         "stopped": report.stopped.as_ref().map(ToString::to_string),

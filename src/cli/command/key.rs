@@ -2,14 +2,14 @@
 
 use crate::cli::app::App;
 use crate::cli::environment;
-use crate::cli::exit::{DONE, Ended, reported};
+use crate::cli::exit::{DAMAGED, DONE, Ended, reported};
 use crate::cli::render::{self, Table};
 use crate::cli::repo::{self, Access};
 use crate::cli::{prompt, secret};
 use crate::context::Time;
 use crate::crypto::Unlock;
 use crate::error::{Error, ErrorKind, Result, escape};
-use crate::ops::{self, AddedKey, KeySlotInfo, NewKey};
+use crate::ops::{self, AddedKey, KeyList, KeySlotInfo, NewKey};
 use serde_json::json;
 use std::path::PathBuf;
 use zeroize::Zeroizing;
@@ -111,8 +111,10 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
     match args.command {
         Command::List => {
             let repository = repo::open(app, Access::ReadOnly).await?;
-            let slots = ops::list_keys(&app.context, &repository).await?;
-            reported(DONE, show_list(app, &slots))
+            let list = ops::list_keys(&repository).await?;
+            let told = show_list(app, &list);
+            tell_unread(app, &list);
+            reported(if list.unread.is_empty() { DONE } else { DAMAGED }, told)
         }
         Command::Add(args) => {
             let repository = repo::open(app, Access::ReadWrite).await?;
@@ -164,13 +166,24 @@ fn told(added: &AddedKey, shown: std::io::Result<()>) -> Ended {
     }
 }
 
-fn show_list(app: &App, slots: &[KeySlotInfo]) -> std::io::Result<()> {
+/// What is known of slots that cannot be read. A damaged one may go; one that the disk does not give may be somebody's only key.
+fn tell_unread(app: &App, list: &KeyList) {
+    for (slot, why) in &list.unread {
+        app.warning(&if why.kind() == ErrorKind::Damaged {
+            format!("key {slot} is damaged and opens nothing: {why}; `holdall key remove {slot}`")
+        } else {
+            format!("key {slot} cannot be read, and what it opens cannot be told: {why}")
+        });
+    }
+}
+
+fn show_list(app: &App, list: &KeyList) -> std::io::Result<()> {
     let created = |slot: &KeySlotInfo| Time {
         seconds: slot.info.created,
         nanos: 0,
     };
     if app.json() {
-        let all = slots.iter().map(|slot| {
+        let all = list.slots.iter().map(|slot| {
             json!({
                 "slot": slot.slot,
                 "current": slot.current,
@@ -180,18 +193,30 @@ fn show_list(app: &App, slots: &[KeySlotInfo]) -> std::io::Result<()> {
                 "created": created(slot).to_rfc3339(),
             })
         });
-        return render::line(&all.collect::<Vec<_>>());
+        let unread = list.unread.iter().map(|(slot, why)| {
+            json!({
+                "slot": slot,
+                "current": *slot == list.current,
+                "unreadable": why.to_string(),
+            })
+        });
+        return render::line(&all.chain(unread).collect::<Vec<_>>());
     }
     let mut table = Table::new(&["SLOT", "KIND", "CREATED", "HOST", "LABEL"], &[0]);
-    for slot in slots {
-        let mark = if slot.current { "*" } else { "" };
+    let mark = |slot: u32| if slot == list.current { "*" } else { "" };
+    for slot in &list.slots {
         table.row(vec![
-            format!("{mark}{}", slot.slot),
+            format!("{}{}", mark(slot.slot), slot.slot),
             slot.kind.word().to_owned(),
             render::local_time(created(slot)),
             escape(&slot.info.host),
             escape(&slot.info.label),
         ]);
+    }
+    for (slot, _) in &list.unread {
+        let mut row = vec![format!("{}{slot}", mark(*slot)), "cannot be read".to_owned()];
+        row.resize(5, String::new());
+        table.row(row);
     }
     render::print(&table.text(render::width()))
 }

@@ -50,7 +50,7 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
     let copy = match &to {
         Some(to) => {
             let how = (Access::ReadOnly, Missing::Refuse);
-            let there = args.second.open(app, to, &repository, how).await?;
+            let there = args.second.open(app, to, &repository, how).await?.repository;
             let of = (&repository, &report);
             match &there {
                 Some(there) => Some((to, ops::copy_status(&app.context, of, there, &request).await?)),

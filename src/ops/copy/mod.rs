@@ -77,6 +77,8 @@ pub struct CopyReport {
     pub damaged: Vec<(String, String)>,
     /// Objects of the target that cannot be read, and why: nothing that was copied rests on them.
     pub damaged_there: Vec<(String, String)>,
+    /// Key slots that a replica was made without, as the source's disk does not give them, and why.
+    pub keys_left_out: Vec<(String, String)>,
     /// What ended the copy before every snapshot was tried, after damage was found; without damage it is the error of the copy.
     pub stopped: Option<Error>,
     /// Whether source and target have the same keys.
@@ -100,8 +102,13 @@ impl CopyReport {
                 ErrorKind::Damaged | ErrorKind::NotFound | ErrorKind::WrongKey
             )
         };
-        let is_named =
-            !(self.damaged.is_empty() && self.damaged_there.is_empty() && self.bad_packs.is_empty());
+        let lists = [
+            &self.damaged,
+            &self.damaged_there,
+            &self.bad_packs,
+            &self.keys_left_out,
+        ];
+        let is_named = lists.iter().any(|list| !list.is_empty());
         is_named || self.failed.iter().any(is_damage)
     }
 }
