@@ -84,8 +84,9 @@ pub struct ForgetReport {
     pub forgotten: u64,
     /// Those among them whose records cannot be read; they are in no group.
     pub unread: Vec<SessionId>,
-    /// Whether the repository may retain these, so that a collector takes them only if it is told that they are lost.
-    pub unread_may_stay: bool,
+    /// Those of these that a collector takes only if it is told that they are lost: the repository may retain them, or the disk may give
+    /// their records again.
+    pub unread_may_stay: Vec<SessionId>,
     /// Whether nothing was written.
     pub dry_run: bool,
 }
@@ -105,7 +106,8 @@ pub async fn forget(
     let view = repository.view(context).await?;
     let listed = listed(repository, &view, &SnapshotFilter::default()).await?;
     let mut named = request.named.clone();
-    let unread = take_unread(&mut named, &view);
+    let taken = take_unread(&mut named, &view);
+    let unread: Vec<SessionId> = taken.keys().copied().collect();
     unread_may_go(repository, &unread).await?;
     let now = context.clock.now();
     let known = listed.snapshots.iter().map(|s| (s.record.as_ref(), s.first_seen));
@@ -152,10 +154,14 @@ pub async fn forget(
             let _put = repository.save(context, &record).await?;
         }
     }
+    let may_retain = Minimum::of(repository.config()).is_any();
+    let may_stay = taken
+        .into_iter()
+        .filter(|(_, may_be_given)| may_retain || *may_be_given);
     Ok(ForgetReport {
         groups,
         forgotten,
-        unread_may_stay: !unread.is_empty() && Minimum::of(repository.config()).is_any(),
+        unread_may_stay: may_stay.map(|(sid, _)| sid).collect(),
         unread,
         dry_run: request.dry_run,
     })

@@ -1,9 +1,8 @@
 //! Which snapshots there are, and opening the one that somebody means.
 
-use super::unread::{all_unread, refuse_unread};
+use super::unread::{UnreadSnapshot, all_unread, refuse_unread};
 use crate::context::{Context, Time};
 use crate::error::{Error, Result};
-use crate::format::id::SessionId;
 use crate::format::layout::ObjectName;
 use crate::format::snapshot::SnapshotRecord;
 use crate::repository::{CLOCKS_APART, Notes, Repository, View};
@@ -36,8 +35,8 @@ pub struct ListReport {
     pub snapshots: Vec<ListedSnapshot>,
     /// Objects that cannot be read, and why: a snapshot may be missing from the list.
     pub damaged: Vec<(String, String)>,
-    /// Those of them that are records of snapshots, but for what was let go and what is here again as a copy.
-    pub unread: Vec<(SessionId, Error)>,
+    /// Those of them that are records of snapshots, but for what was let go.
+    pub unread: Vec<UnreadSnapshot>,
     /// Notes that cannot be read, and why; one for each snapshot that has any, also of those that do not pass the filter.
     pub damaged_notes: Vec<(String, String)>,
 }

@@ -46,3 +46,4 @@ pub use stats::{Growth, Kind, Part, StatsReport, StatsRequest, stats};
 pub use status::{
     CopyStatus, OpenRun, Overdue, ProjectStatus, StatusReport, StatusRequest, copy_status, status,
 };
+pub use unread::UnreadSnapshot;

@@ -8,6 +8,7 @@ use crate::format::id::SessionId;
 use crate::format::note::NoteRecord;
 use crate::repository::{Notes, Repository};
 use crate::snapshot::{SnapshotFilter, SnapshotSpec};
+use std::collections::BTreeMap;
 
 /// How tags change. They are set first, if they are, then added, then removed.
 #[derive(Clone, Debug, Default)]
@@ -95,7 +96,7 @@ pub async fn protect(
     };
     let mut specs = specs.to_vec();
     let unread = if protected {
-        Vec::new()
+        BTreeMap::new()
     } else {
         take_unread(&mut specs, &repository.view(context).await?)
     };
@@ -114,7 +115,7 @@ pub async fn protect(
             .hint("a collection that is under way may still take it, or has: restore it, or take a new snapshot"));
         }
     }
-    for sid in unread {
+    for sid in unread.into_keys() {
         noted.push(unprotect_unread(context, repository, sid).await?);
     }
     Ok(noted)

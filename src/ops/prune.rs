@@ -43,8 +43,8 @@ pub struct PruneReport {
 ///
 /// # Errors
 /// `Refused` for a plan that takes over 30 % of the snapshots or half of the bytes and is not confirmed, and on a store that
-/// overwrites without [`PruneRequest::exclusive`]; `Busy` if another collector works here; `Conflict` if one was faster; `Damaged` if
-/// nobody can tell what is needed; `Cancelled`; or what the store says. Whatever happens, nothing that a snapshot needs is gone, and
+/// overwrites without [`PruneRequest::exclusive`]; `Busy` if another collector works here; `Conflict` if one was faster; `Damaged` or
+/// `Unreadable` if nobody can tell what is needed; `Cancelled`; or what the store says. Whatever happens, nothing that a snapshot needs is gone, and
 /// the next collection goes on where this one ended.
 pub async fn prune(
     context: &Context,

@@ -76,6 +76,9 @@ pub struct RepairReport {
     pub snapshots_there: Vec<SessionId>,
     /// Snapshots whose records cannot be read and that somebody had let go: they do not come back.
     pub snapshots_let_go: Vec<SessionId>,
+    /// Those of all these whose records the disk does not give though it gives others: a collection goes on without such a record only once
+    /// the snapshot is let go and taken for lost.
+    pub snapshots_not_given: Vec<SessionId>,
     /// Snapshots that still do not restore wholly.
     pub hit: Vec<StillHit>,
     /// Snapshots whose own records cannot be read, and of which nothing else is here.

@@ -6,72 +6,96 @@ use crate::format::layout::ObjectName;
 use crate::format::snapshot::SnapshotRecord;
 use crate::repository::{Repository, View};
 use crate::snapshot::SnapshotSpec;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Takes out of `specs` those that name, in full, a snapshot whose record is damaged, and gives these snapshots. What a newer program has
-/// written is no damage.
-pub(super) fn take_unread(specs: &mut Vec<SnapshotSpec>, view: &View) -> Vec<SessionId> {
-    let mut taken = Vec::new();
+/// A snapshot whose record cannot be read.
+#[derive(Clone, Debug)]
+pub struct UnreadSnapshot {
+    /// Its id.
+    pub sid: SessionId,
+    /// Why not.
+    pub why: Error,
+    /// The snapshot that is here as a copy of it, if there is one.
+    pub copy: Option<SessionId>,
+}
+
+/// Takes out of `specs` those that name, in full, a snapshot whose record is damaged or not given, and gives these snapshots, and whether
+/// the disk may give them again. What a newer program has written is no damage.
+pub(super) fn take_unread(specs: &mut Vec<SnapshotSpec>, view: &View) -> BTreeMap<SessionId, bool> {
+    let mut taken = BTreeMap::new();
     specs.retain(|spec| {
         let found = spec.full_name().and_then(|name| unread(name, view));
-        if let Some(sid) = found
-            && !taken.contains(&sid)
-        {
-            taken.push(sid);
-        }
+        taken.extend(found);
         found.is_none()
     });
     taken
 }
 
-/// Refuses a name that a snapshot may be meant by whose record cannot be read: of what it is and how old nobody can tell.
+/// Refuses a name that a snapshot may be meant by whose record cannot be read: of what it is and how old nobody can tell. One that is here
+/// again as a copy may be meant by its id only.
 ///
 /// # Errors
 /// What the record was read with.
-pub(super) fn refuse_unread(spec: &SnapshotSpec, unread: &[(SessionId, Error)]) -> Result<()> {
-    let Some((sid, why)) = unread.iter().find(|(sid, _)| spec.may_mean(sid)) else {
+pub(super) fn refuse_unread(spec: &SnapshotSpec, unread: &[UnreadSnapshot]) -> Result<()> {
+    let may_be_meant = |unread: &&UnreadSnapshot| match unread.copy {
+        None => spec.may_mean(&unread.sid),
+        Some(_) => spec.names(&unread.sid),
+    };
+    let Some(UnreadSnapshot { sid, why, copy }) = unread.iter().find(may_be_meant) else {
         return Ok(());
     };
-    let what = "the record of a snapshot that may be meant cannot be read";
+    let error = |what: &str| {
+        let error = Error::new(why.kind(), what).with("object", ObjectName::Snapshot(*sid));
+        error.because(why.clone())
+    };
+    if let Some(copy) = copy.map(|copy| copy.name()) {
+        let error = error("the record of this snapshot cannot be read, and it is here again as a copy");
+        return Err(error
+            .with("copy", &copy)
+            .hint(format!("name its copy instead: it is snapshot {copy}")));
+    }
     let hint = if spec.full_name().is_some() {
         "try again, or from another machine; `holdall repair --from REPLICA` brings the snapshot back as a copy"
     } else {
         "name the snapshot by its id: `holdall list` shows those that can be read, and `holdall check` what is wrong"
     };
-    Err(Error::new(why.kind(), what)
-        .with("object", ObjectName::Snapshot(*sid))
-        .because(why.clone())
-        .hint(hint))
+    Err(error("the record of a snapshot that may be meant cannot be read").hint(hint))
 }
 
-/// Snapshots whose records cannot be read, and why; without those that somebody let go, and those that are here again as copies.
-pub(super) fn all_unread(repository: &Repository, view: &View) -> Vec<(SessionId, Error)> {
-    let back = originals(repository, view.snapshots());
+/// Snapshots whose records cannot be read, without those that somebody let go.
+pub(super) fn all_unread(repository: &Repository, view: &View) -> Vec<UnreadSnapshot> {
+    let copies = copies(repository, view.snapshots());
     let of_snapshot = |(name, error): &(ObjectName, Error)| match name {
-        ObjectName::Snapshot(sid) if !view.has_forget(sid) && !back.contains(sid) => {
-            Some((*sid, error.clone()))
-        }
+        ObjectName::Snapshot(sid) if !view.has_forget(sid) => Some(UnreadSnapshot {
+            sid: *sid,
+            why: error.clone(),
+            copy: copies.get(sid).copied(),
+        }),
         _ => None,
     };
     view.damaged.iter().filter_map(of_snapshot).collect()
 }
 
-/// What these snapshots were first, of those that were made in this repository.
-pub(super) fn originals<'a>(
+/// Those of these snapshots that are copies of what was made in this repository, by what they were first.
+pub(super) fn copies<'a>(
     repository: &Repository,
     records: impl Iterator<Item = &'a Arc<SnapshotRecord>>,
-) -> BTreeSet<SessionId> {
-    let originals = records.filter_map(|record| record.original);
-    let ours = originals.filter(|(of, _)| *of == repository.id());
-    ours.map(|(_, sid)| sid).collect()
+) -> BTreeMap<SessionId, SessionId> {
+    let originals = records.filter_map(|record| record.original.zip(Some(record.sid)));
+    let ours = originals.filter(|((of, _), _)| *of == repository.id());
+    ours.map(|((_, sid), copy)| (sid, copy)).collect()
 }
 
-fn unread(full_name: &str, view: &View) -> Option<SessionId> {
-    view.damaged.iter().find_map(|(name, error)| match name {
-        ObjectName::Snapshot(sid) if error.kind() == ErrorKind::Damaged && sid.name() == full_name => {
-            Some(*sid)
-        }
-        _ => None,
-    })
+fn unread(full_name: &str, view: &View) -> Option<(SessionId, bool)> {
+    view.damaged
+        .iter()
+        .find_map(|(name, error)| match (name, error.kind()) {
+            (ObjectName::Snapshot(sid), kind @ (ErrorKind::Damaged | ErrorKind::Unreadable))
+                if sid.name() == full_name =>
+            {
+                Some((*sid, kind == ErrorKind::Unreadable))
+            }
+            _ => None,
+        })
 }

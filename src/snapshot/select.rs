@@ -169,10 +169,15 @@ impl SnapshotSpec {
         }
     }
 
+    /// Whether the id of this snapshot was typed, or its beginning.
+    pub fn names(&self, sid: &SessionId) -> bool {
+        matches!(&self.base, Base::Prefix(prefix) if sid.name().starts_with(prefix))
+    }
+
     /// Whether a snapshot of which only the id is known may be the one that is meant.
     pub fn may_mean(&self, sid: &SessionId) -> bool {
         match &self.base {
-            Base::Prefix(prefix) if self.back == 0 => sid.name().starts_with(prefix),
+            Base::Prefix(_) if self.back == 0 => self.names(sid),
             _ => true,
         }
     }

@@ -231,6 +231,7 @@ fn a_damaged_repository_is_copied_as_far_as_it_is_whole_and_repaired_from_its_re
             "snapshots_back",
             "snapshots_hit",
             "snapshots_let_go",
+            "snapshots_not_given",
             "snapshots_there",
             "snapshots_unreadable",
             "total_duration",

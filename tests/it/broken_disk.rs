@@ -310,6 +310,19 @@ async fn a_snapshot_that_a_disk_does_not_give_costs_no_other_and_is_not_let_go()
 
 #[tokio::test]
 async fn a_disk_that_gives_nothing_is_no_damage() {
+    // Once more: this time somebody gives up, and nobody takes it for lost.
+    faults.plan(eio(&name).forever());
+    let forgotten = ops::forget(&stage.context, &open().await, &forget(&lost.name())).await;
+    assert_eq!(forgotten.unwrap().unread, [lost]);
+    let before = world.objects().await;
+    let refused = ops::prune(&stage.context, &open().await, &all()).await;
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unreadable);
+    assert_eq!(world.objects().await, before);
+    faults.heal();
+    for _ in 0..2 {
+        ops::prune(&stage.context, &open().await, &all()).await.unwrap();
+    }
+    assert_eq!(restored(&stage, &open().await, &expected[1..]).await.unwrap(), 2);
     let stage = stage().await;
     stage.take(&things(1)).await;
     let (faults, repository) = stage.faulty().await;

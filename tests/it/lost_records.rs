@@ -189,7 +189,10 @@ async fn what_a_minimum_may_retain_goes_once_whoever_collects_says_so() {
     let early = ops::prune(&stage.context, &stage.open().await, &request).await;
     assert_eq!(early.unwrap_err().kind(), ErrorKind::Damaged);
     let report = let_go(&stage, sid).await.unwrap();
-    assert!(report.unread == [sid] && report.unread_may_stay, "{report:?}");
+    assert!(
+        report.unread == [sid] && report.unread_may_stay == [sid],
+        "{report:?}"
+    );
     let error = stage.refused().await;
     let hint = error.advice().unwrap();
     assert!(

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
     complete snapshots: a partial one never takes the place of a complete one. A snapshot that was let go is not listed any more, and \
     cannot be brought back; the space that it takes stays taken until `holdall prune`, or --prune. What the repository retains (`init --retain-last`, \
     `--retain-age`) is kept whatever a policy says, and named or not. A snapshot whose record cannot be read goes by its full id only; where \
-    snapshots are retained, once `holdall prune --lost` says so too.")]
+    snapshots are retained, or the disk may give the record again, once `holdall prune --lost` says so too.")]
 pub(in crate::cli) struct Args {
     /// Let these go, whatever a policy says
     #[arg(value_name = "SNAPSHOT", value_parser = parse::snapshot(), conflicts_with_all = ["keep_last", "keep_within", "keep_tag"])]
@@ -204,9 +204,9 @@ fn tell(app: &App, report: &ForgetReport) -> std::io::Result<()> {
     for sid in &report.unread {
         let name = sid.name();
         text.push_str(&format!("forget {name}, whose record cannot be read\n"));
-        if report.unread_may_stay {
+        if report.unread_may_stay.contains(sid) {
             app.note(&format!(
-                "the repository may retain {name}, which its record alone could tell: `holdall prune --lost {name}` takes it"
+                "the repository may retain {name}, which its record alone could tell, or the disk may give the record again: `holdall prune --lost {name}` takes it"
             ));
         }
     }

@@ -19,19 +19,23 @@ use std::time::Duration;
 #[command(after_long_help = "Examples:\n  \
     holdall prune --dry-run\n  \
     holdall prune\n  \
-    holdall prune --max-unused 0 --max-repack 20G\n\n\
+    holdall prune --max-unused 0 --max-repack 20G\n  \
+    holdall prune --lost 4f2a91c07be3d2165a0c9d8e1b2f3a47\n\n\
     Frees what no snapshot needs any more. Any machine may run it at any time, while others take snapshots and restore: there is no lock \
     and nothing to unlock. What it would delete is published first; runs that were open then are waited for, and one that was not heard \
     of for the time of --lease is ended (it loses no data, its next run finds what it uploaded). If it is interrupted, the next prune \
     goes on, wherever it runs; if it was killed, its round is left alone for 25 hours (with a --lease above 24h: for the lease and an hour), or \
     taken over at once with --take-over (exit code 11 until then). What a store refuses to delete, because it keeps objects for a time, is counted as retained and tried \
     again next time; that is no failure. On a full local disk the space that init reserved is used for the work.\n\n\
-    A snapshot is let go with `holdall forget`; what is protected, or retained by the repository, stays, and is told.")]
+    A snapshot is let go with `holdall forget`; what is protected, or retained by the repository, stays, and is told. One whose record cannot be read ends a \
+    prune, as nobody can tell what it needs, until `holdall repair --from` has brought it back, or until it is let go by its full id. Where the \
+    repository may retain it, and always where the disk does not give the record though it gives others, --lost must name it too: a disk may give tomorrow what it does not give \
+    today, and what only that snapshot needs is deleted for good. A pack that no index run lists and whose head cannot be read stays, and is told.")]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     pub(super) how: How,
-    /// Take this snapshot for lost, by its full id: its record cannot be read, it was let go, and nobody can tell whether the repository retains it (until the record is gone, by the
-    /// second prune)
+    /// Take this snapshot for lost, by its full id: its record cannot be read, it was let go, and nobody can tell whether the repository retains it, or whether the disk
+    /// gives it again (until the record is gone, by the second prune)
     #[arg(long, value_name = "ID", value_parser = full_id)]
     lost: Vec<String>,
     /// Only say what would be done; nothing is written or deleted

@@ -149,11 +149,22 @@ fn tell_snapshots(text: &mut String, report: &RepairReport) {
         let snapshots = render::count(report.snapshots_back.len() as u64, "snapshot");
         let _ = writeln!(text, "{snapshots} {would}brought back from the replica");
     }
-    if !report.snapshots_there.is_empty() {
-        let snapshots = render::count(report.snapshots_there.len() as u64, "snapshot");
+    let not_given = &report.snapshots_not_given;
+    let there = report.snapshots_there.iter();
+    let there = there.filter(|sid| !not_given.contains(sid)).count() as u64;
+    if there > 0 {
+        let snapshots = render::count(there, "snapshot");
         let _ = writeln!(
             text,
             "{snapshots} with an unreadable record came back before, under other ids; the next prune removes the records"
+        );
+    }
+    // What is lost for good is told as such.
+    for sid in not_given.iter().filter(|sid| !report.unreadable.contains(sid)) {
+        let name = sid.name();
+        let _ = writeln!(
+            text,
+            "the disk may give the record of snapshot {name} again: a prune goes on without it after `holdall forget {name}`, with `holdall prune --lost {name}`"
         );
     }
     if !report.snapshots_let_go.is_empty() {
@@ -188,6 +199,7 @@ fn value(report: &RepairReport) -> Value {
         "snapshots_back": names(&report.snapshots_back),
         "snapshots_there": names(&report.snapshots_there),
         "snapshots_let_go": names(&report.snapshots_let_go),
+        "snapshots_not_given": names(&report.snapshots_not_given),
         "snapshots_hit": hit.collect::<Vec<_>>(),
         "snapshots_unreadable": names(&report.unreadable),
         "not_set_aside": report.not_set_aside,

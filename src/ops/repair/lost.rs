@@ -1,13 +1,13 @@
 //! Snapshots whose own records cannot be read: some came back before, some were let go, and of the rest a replica may have copies.
 
 use super::{Job, RepairReport};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::format::id::SessionId;
 use crate::format::layout::ObjectName;
 use crate::format::snapshot::SnapshotRecord;
 use crate::ops::copy::{self, CopyRequest};
 use crate::ops::list::list;
-use crate::ops::unread::originals;
+use crate::ops::unread::copies;
 use crate::repository::{Minimum, Notes, Repository, View};
 use crate::snapshot::SnapshotFilter;
 use std::collections::BTreeSet;
@@ -17,18 +17,24 @@ pub(super) async fn sort_out(repository: &Repository, view: &View, report: &mut 
     report.unreadable.clear();
     report.snapshots_there.clear();
     report.snapshots_let_go.clear();
-    let unreadable: Vec<_> = view.damaged.iter().filter_map(|(name, _)| sid_of(name)).collect();
+    report.snapshots_not_given.clear();
+    let unreadable = view.damaged.iter();
+    let unreadable = unreadable.filter_map(|(name, error)| Some((sid_of(name)?, error.kind())));
+    let unreadable: Vec<_> = unreadable.collect();
     if unreadable.is_empty() {
         return Ok(());
     }
-    let there = originals(repository, view.snapshots());
+    let there = copies(repository, view.snapshots());
     let notes = repository.notes().await?;
     // Whether a retention minimum stands against a forget, the record alone could tell: collectors take it as standing.
     let has_minimum = Minimum::of(repository.config()).is_any();
-    for sid in unreadable {
+    for (sid, kind) in unreadable {
+        if kind == ErrorKind::Unreadable {
+            report.snapshots_not_given.push(sid);
+        }
         // A forget of a protected snapshot has no effect. That a copy was let go says nothing: it may have been one too many then.
         let is_kept = has_minimum || notes.get(&sid).is_some_and(Notes::may_protect);
-        if there.contains(&sid) {
+        if there.contains_key(&sid) {
             report.snapshots_there.push(sid);
         } else if view.has_forget(&sid) && !is_kept {
             report.snapshots_let_go.push(sid);

@@ -37,7 +37,8 @@ impl Round {
     ///
     /// # Errors
     /// `Busy` if another collector works here and its round is younger than [`CollectOptions::take_over`]; `Damaged` if something that
-    /// snapshots need cannot be read, so that nobody can tell what else they need; or what the store says.
+    /// snapshots need cannot be read, or `Unreadable` if the disk does not give it, so that nobody can tell what else they need; or what the
+    /// store says.
     pub async fn begin(repository: &Repository, context: &Context, options: CollectOptions) -> Result<Self> {
         let mut tries = 1;
         loop {

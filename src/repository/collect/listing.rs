@@ -9,6 +9,7 @@ use crate::format::snapshot::Decision;
 use crate::repository::Repository;
 use crate::repository::forgets::Committed;
 use crate::repository::log::Log;
+use crate::repository::view::{is_damage, of_the_disk};
 use crate::store::{Listed, ObjectInfo};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -134,13 +135,14 @@ pub(super) async fn commits(
     let sids: Vec<_> = decided.filter(|sid| !log.is_void(sid)).collect();
     let loads = sids
         .into_iter()
-        .map(|sid| async move { (sid, repository.load::<Decision>(ObjectName::Snapshot(sid)).await) });
+        .map(|sid| async move { (sid, given(repository, ObjectName::Snapshot(sid)).await) });
     let mut loads = stream::iter(loads).buffered(repository.concurrency());
     let (mut commits, mut unread) = (Committed::new(), Unread::new());
     while let Some((sid, decision)) = loads.next().await {
         match decision {
-            // What a newer program has written is no damage.
-            Err(error) if error.kind() == ErrorKind::Damaged => unread.push((sid, error)),
+            Err(error) if may_be_left_out(&error) => {
+                unread.push((sid, of_the_disk(repository.store(), error).await?));
+            }
             Err(error) => return Err(unreadable(ObjectName::Snapshot(sid), error)),
             Ok(Decision::Commit(mut record)) => {
                 // Up to a megabyte each, and of no interest here.
@@ -151,6 +153,19 @@ pub(super) async fn commits(
         }
     }
     Ok((commits, unread))
+}
+
+/// A decision that a disk does not give may be given at the second try, and too much is said of one that is not.
+async fn given(repository: &Repository, name: ObjectName) -> Result<Decision> {
+    match repository.load(name).await {
+        Err(error) if error.kind() == ErrorKind::Unreadable => repository.load(name).await,
+        loaded => loaded,
+    }
+}
+
+/// Whether a collector may go on without an object for this, once it has proven more. What a newer program has written is no damage.
+pub(super) fn may_be_left_out(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Unreadable)
 }
 
 /// What a collector says where one copy is damaged: others of the same blobs may be, or may be all that is left.
@@ -171,7 +186,14 @@ pub(super) fn unreadable(name: ObjectName, error: Error) -> Error {
         )
         .with("object", name)
         .hint("run the command again; if it says the same, `holdall check` tells what is missing"),
-        kind if crate::repository::view::is_damage(&Error::new(kind, "")) => Error::new(
+        ErrorKind::Unreadable => Error::new(
+            ErrorKind::Unreadable,
+            "the disk does not give an object, so that nobody can tell what is still needed; nothing was deleted",
+        )
+        .with("object", name)
+        .because(error)
+        .hint("run the command again; if it says the same, the disk is failing: `holdall check` tells what is hit"),
+        _ if is_damage(&error) => Error::new(
             ErrorKind::Damaged,
             "an object cannot be read, so that nobody can tell what is still needed; nothing was deleted",
         )

@@ -10,15 +10,16 @@ use crate::format::id::{ObjectId, SessionId};
 use crate::format::layout::ObjectName;
 use crate::repository::forgets::Committed;
 use crate::repository::minimum::Minimum;
-use crate::repository::view::is_damage;
+use crate::repository::view::{is_damage, is_not_given};
 use crate::repository::{Notes, Repository};
 use std::collections::{BTreeSet, HashSet};
 
 /// Of the snapshots whose records cannot be read, those that nobody misses. Of some another commit here is a copy that nobody has let go: all
-/// that they need is needed by that one. Others were let go, and nothing stands against it.
+/// that they need is needed by that one. Others were let go, and nothing stands against it. What the disk does not give may be given again,
+/// and is a snapshot like any other then: nobody misses it only if it was let go and whoever collects takes it for lost.
 ///
 /// # Errors
-/// `Damaged` for any other: what it needs is not known.
+/// `Damaged`, or `Unreadable`, for any other: what it needs is not known.
 pub(super) async fn superseded(
     repository: &Repository,
     listing: &Listing,
@@ -48,10 +49,12 @@ pub(super) async fn superseded(
         let names = listing.notes.iter().filter(is_said).copied().collect();
         let notes = repository.load_notes(names).await?;
         let may_protect = |sid: &SessionId| notes.get(sid).is_some_and(Notes::may_protect);
-        let is_released = !may_retain || options.lost.contains(&sid.name());
+        let may_come_back = is_not_given(&error);
+        let is_released = options.lost.contains(&sid.name()) || !may_retain && !may_come_back;
         let is_let_go = listing.forgets.contains(&sid) && !may_protect(&sid) && is_released;
-        if !is_let_go && copies.is_empty() {
-            return Err(unreadable(ObjectName::Snapshot(sid), error).hint(what_next(&sid, may_retain)));
+        if !is_let_go && (copies.is_empty() || may_come_back) {
+            let hint = what_next(&sid, (may_come_back, may_retain));
+            return Err(unreadable(ObjectName::Snapshot(sid), error).hint(hint));
         }
         // Nothing else remembers that it was protected.
         if may_protect(&sid)
@@ -70,8 +73,15 @@ pub(super) async fn superseded(
 }
 
 /// How a collection goes on that a record blocks.
-fn what_next(sid: &SessionId, may_retain: bool) -> String {
+fn what_next(sid: &SessionId, (may_come_back, may_retain): (bool, bool)) -> String {
     let name = sid.name();
+    if may_come_back {
+        return format!(
+            "the disk may give it again: run the command again. If it stays so, `holdall repair --from REPLICA` brings the snapshot back under another id, \
+             and a collection goes on without this object once the snapshot is let go and taken for lost by its full id: `holdall forget {name}` and \
+             `holdall prune --lost {name}`"
+        );
+    }
     let how = if may_retain {
         format!(
             "`holdall forget {name}` and `holdall prune --lost {name}`: the repository may retain it, which nobody can tell"

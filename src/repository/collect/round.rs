@@ -42,7 +42,7 @@ pub struct CollectOptions {
     /// Of a plan: snapshots that count as let go though nobody has let them go yet.
     pub also_forgotten: BTreeSet<SessionId>,
     /// Full names of snapshots whose records cannot be read and that are taken for lost: one that was let go and that no note protects goes,
-    /// though only its record could tell whether the repository retains it.
+    /// though only its record could tell whether the repository retains it, or though the disk may give it again.
     pub lost: BTreeSet<String>,
 }
 
@@ -129,7 +129,7 @@ pub(super) struct Work {
     pub(super) listing: Listing,
     /// Commits of G1, those that were let go among them.
     pub(super) committed: Committed,
-    /// Sessions whose decisions cannot be read, and that came back as others: they go with the floor.
+    /// Sessions whose decisions cannot be read, and that came back as others or were let go: they go with the floor.
     pub(super) superseded: BTreeSet<SessionId>,
     /// Those that were let go with effect, as of G1.
     pub(super) forgotten: BTreeSet<SessionId>,
