@@ -7,6 +7,7 @@ use crate::cli::render;
 use crate::cli::repo::{self, Access};
 use crate::error::Result;
 use crate::format::id::SessionId;
+use crate::format::layout::ObjectName;
 use crate::ops::{self, CollectOptions, PruneReport, PruneRequest, Unused};
 use crate::repository::Repository;
 use crate::snapshot::SnapshotSpec;
@@ -261,6 +262,7 @@ fn value(report: &PruneReport) -> Value {
         "kept_in_spite": kept,
         "packs": plan.packs,
         "pack_bytes": plan.pack_bytes,
+        "untold_packs": plan.untold_packs.iter().map(|(id, why)| json!({"object": ObjectName::Pack(*id).to_string(), "why": why.to_string()})).collect::<Vec<_>>(),
         "dead_packs": plan.dead_packs,
         "dead_bytes": plan.dead_bytes,
         "repack_packs": plan.repack_packs,

@@ -24,8 +24,9 @@ use crate::repository::index::Index;
 use crate::repository::ledger::Ledger;
 use crate::repository::log::Log;
 use crate::repository::minimum::Minimum;
+use crate::repository::view::of_the_disk;
 use futures::stream::{self, StreamExt};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// How often a round is looked for again because others end rounds meanwhile.
 const TRIES: u32 = 16;
@@ -227,7 +228,7 @@ fn last_round(log: &Log, listing: &Listing) -> Option<Time> {
 /// What forgets keys and notes say, as of G1.
 pub(super) struct Forgets {
     pub(super) effective: BTreeSet<SessionId>,
-    without_effect: std::collections::BTreeMap<SessionId, String>,
+    without_effect: BTreeMap<SessionId, String>,
     /// Those with an effect that an earlier round may have kept in spite of it: a minimum or a protection may have ended since.
     released: BTreeSet<SessionId>,
     /// Commits without a note of their first sight.
@@ -343,7 +344,8 @@ impl Work {
             return Err(self.entries.explain(no_copy_left(&index, number)));
         }
         let uses = self.uses(&kept.copies);
-        let loose = self.loose_packs().await?;
+        let (loose, untold) = self.loose_packs().await?;
+        self.plan.untold_packs = untold;
         self.chosen = plan::choose(&uses, &loose, self.options.max_unused, self.options.max_repack);
         self.check_left_out()?;
         self.tell();
@@ -373,8 +375,9 @@ impl Work {
         uses
     }
 
-    /// Packs that no valid run lists and whose makers have finished, with their sizes.
-    async fn loose_packs(&self) -> Result<Vec<(ObjectId, u64)>> {
+    /// Packs that no valid run lists and whose makers have finished, with their sizes; and those whose headers do not tell who made them,
+    /// and why: they stay.
+    async fn loose_packs(&self) -> Result<(Vec<(ObjectId, u64)>, BTreeMap<ObjectId, Error>)> {
         let listed: HashSet<ObjectId> = self.entries.index.packs().iter().map(|pack| pack.id).collect();
         let packs = self.listing.packs.iter();
         let unlisted = packs.filter(|(id, _)| !listed.contains(id) && !self.log.dead.contains(id));
@@ -389,28 +392,32 @@ impl Work {
         });
         let gets: Vec<_> = gets.collect();
         let mut gets = stream::iter(gets).buffered(self.repository.concurrency());
-        let mut loose = Vec::new();
+        let (mut loose, mut untold) = (Vec::new(), BTreeMap::new());
         while let Some((id, size, header)) = gets.next().await {
-            let header = match header {
-                Ok(header) => header,
+            let origin = match header {
+                Ok(header) => peek_origin(&header).map_err(Error::from),
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
+                Err(error) => Err(of_the_disk(self.repository.store(), error).await?),
             };
-            // What does not tell its maker stays; `check` tells of it.
-            let is_finished = match peek_origin(&header) {
+            let is_finished = match origin {
                 Ok(Origin::Session(sid)) => {
                     self.log.is_void(&sid)
                         || self.listing.decided.contains_key(&sid)
                         || self.is_foreign(&sid).await?
                 }
                 Ok(Origin::Round(round)) => round <= self.log.newest,
-                Ok(Origin::None) | Err(_) => false,
+                Ok(Origin::None) => false,
+                // Its maker may be at work.
+                Err(why) => {
+                    untold.insert(id, why);
+                    false
+                }
             };
             if is_finished {
                 loose.push((id, size));
             }
         }
-        Ok(loose)
+        Ok((loose, untold))
     }
 
     /// Whether a session never was of this store: its packs were copied as they are. Its object comes before its packs, and only goes

@@ -87,6 +87,8 @@ pub struct CollectPlan {
     pub packs: u64,
     /// Their bytes.
     pub pack_bytes: u64,
+    /// Packs that no run lists and whose headers do not tell who made them, and why: they stay, as whoever did may be at work.
+    pub untold_packs: BTreeMap<ObjectId, Error>,
     /// Packs without anything that is needed.
     pub dead_packs: u64,
     /// Their bytes.
