@@ -46,7 +46,7 @@ pub(super) fn absorption(entries: &Entries, log: &Log, floor: u64, gone: &HashSe
         .rows
         .iter()
         .map(name_of)
-        .filter(|n| !absorbed.contains(n) && !entries.left_out.contains(n))
+        .filter(|n| !absorbed.contains(n) && !entries.left_out.contains_key(n))
         .collect();
     rest.sort_by_key(|name| (size(name), *name));
     for name in rest {
@@ -56,7 +56,7 @@ pub(super) fn absorption(entries: &Entries, log: &Log, floor: u64, gone: &HashSe
         total += size(&name);
         absorbed.insert(name);
     }
-    let is_done = |name: &ObjectName| absorbed.contains(name) || entries.left_out.contains(name);
+    let is_done = |name: &ObjectName| absorbed.contains(name) || entries.left_out.contains_key(name);
     let named = log.rows.iter().filter(|row| !is_done(&name_of(row)));
     Absorption {
         named: named.copied().collect(),

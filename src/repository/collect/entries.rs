@@ -1,7 +1,7 @@
 //! The entries of all valid runs, and which run each pack stands in.
 
 use super::compact::name_of;
-use super::listing::unreadable;
+use super::listing::{may_be_left_out, unreadable};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::{ObjectId, SessionId};
@@ -12,7 +12,7 @@ use crate::repository::log::Log;
 use crate::repository::view::of_the_disk;
 use crate::store::ObjectInfo;
 use futures::stream::{self, StreamExt};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// The view of a collector.
@@ -25,8 +25,8 @@ pub(super) struct Entries {
     pub(super) open: HashSet<ObjectId>,
     /// The collector run that lists a pack.
     pub(super) run_of: HashMap<ObjectId, ObjectName>,
-    /// Runs that cannot be read, or are gone though the state names them. Whether a round may do without is for [`super::lost`] to say.
-    pub(super) left_out: BTreeSet<ObjectName>,
+    /// Runs that cannot be read, or are gone though the state names them, and why. Whether a round may do without is for [`super::lost`] to say.
+    pub(super) left_out: BTreeMap<ObjectName, Error>,
 }
 
 impl Entries {
@@ -43,7 +43,9 @@ impl Entries {
         let mut empty = Self::default();
         let is_listed: HashSet<_> = listed.iter().map(|info| info.name).collect();
         let named = log.rows.iter().map(name_of);
-        empty.left_out = named.filter(|name| !is_listed.contains(name)).collect();
+        let gone = named.filter(|name| !is_listed.contains(name));
+        let gone = gone.map(|name| (name, Error::new(ErrorKind::NotFound, "it is missing")));
+        empty.left_out = gone.collect();
         empty
             .add((repository, context), (log, listed), is_decided, true)
             .await
@@ -74,7 +76,7 @@ impl Entries {
         let valid = listed.iter().filter(|info| log.is_valid(&info.name));
         let valid: BTreeMap<ObjectName, u64> = valid.map(|info| (info.name, info.size)).collect();
         let mut named = log.rows.iter().map(name_of);
-        let is_there = |name: &ObjectName| valid.contains_key(name) || self.left_out.contains(name);
+        let is_there = |name: &ObjectName| valid.contains_key(name) || self.left_out.contains_key(name);
         if let Some(name) = named.find(|name| !is_there(name)) {
             return Err(unreadable(name, Error::new(ErrorKind::Damaged, "it is missing")));
         }
@@ -85,7 +87,7 @@ impl Entries {
             ));
         }
         let mut new = valid;
-        new.retain(|name, _| !self.runs.contains_key(name) && !self.left_out.contains(name));
+        new.retain(|name, _| !self.runs.contains_key(name) && !self.left_out.contains_key(name));
         if new.is_empty() {
             return Ok(self);
         }
@@ -101,9 +103,9 @@ impl Entries {
             let may_go_on = matches!(&name, ObjectName::SessionRun(sid, _) if !is_decided(sid));
             let run = match run {
                 Err(error) if leaves_out && !may_go_on && may_be_left_out(&error) => {
-                    let _why = of_the_disk(repository.store(), error).await?;
+                    let why = of_the_disk(repository.store(), error).await?;
                     new.remove(&name);
-                    self.left_out.insert(name);
+                    self.left_out.insert(name, why);
                     continue;
                 }
                 run => run.map_err(|error| unreadable(name, error))?,
@@ -122,9 +124,4 @@ impl Entries {
         self.index = Arc::new(context.cpu.run(move || builder.finish()).await?);
         Ok(self)
     }
-}
-
-/// What a newer program has written is no damage.
-fn may_be_left_out(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Unreadable)
 }

@@ -95,18 +95,29 @@ fn what_next(sid: &SessionId, (may_come_back, may_retain): (bool, bool)) -> Stri
     )
 }
 
-fn needed(name: ObjectName) -> Error {
+fn needed(name: &ObjectName, why: Error) -> Error {
     let what = "an index run cannot be read, and snapshots need what it lists; nothing was deleted";
     Error::new(ErrorKind::Damaged, what)
         .with("object", name)
+        .because(why)
         .hint("run `holdall repair`: it makes the index anew from the packs")
+}
+
+/// An error whose causes end with one more.
+fn at_bottom(error: &Error, last: &Error) -> Error {
+    let mut chain = vec![error.to_string()];
+    chain.extend(error.causes());
+    let causes = chain.into_iter().rev();
+    causes.fold(last.clone(), |cause, what| {
+        Error::new(error.kind(), what).because(cause)
+    })
 }
 
 impl Entries {
     /// What is said of damage that is found where runs are left out.
     pub(super) fn explain(&self, error: Error) -> Error {
-        match self.left_out.first() {
-            Some(name) if is_damage(&error) => needed(*name).because(error),
+        match self.left_out.first_key_value() {
+            Some((name, why)) if is_damage(&error) => needed(name, at_bottom(&error, why)),
             _ => error,
         }
     }
@@ -119,14 +130,14 @@ impl Work {
     /// # Errors
     /// `Damaged` if it is not so.
     pub(super) fn check_whole_without(&self) -> Result<()> {
-        let Some(name) = self.entries.left_out.first() else {
+        let Some((name, why)) = self.entries.left_out.first_key_value() else {
             return Ok(());
         };
         let index = &self.entries.index;
         let (_, good) = self.present(index);
         match keep(index, &self.needed, &[good]).lost {
             None => Ok(()),
-            Some(_) => Err(needed(*name)),
+            Some(_) => Err(needed(name, why.clone())),
         }
     }
 
@@ -136,7 +147,7 @@ impl Work {
     /// # Errors
     /// `Damaged` if it is not so.
     pub(super) fn check_left_out(&self) -> Result<()> {
-        let Some(name) = self.entries.left_out.first() else {
+        let Some((name, why)) = self.entries.left_out.first_key_value() else {
             return Ok(());
         };
         self.check_whole_without()?;
@@ -149,12 +160,21 @@ impl Work {
                 && !self.quarantined.contains(id)
                 && !dead.contains(id)
         };
-        if self.listing.packs.keys().any(is_open) {
-            let what = "an index run cannot be read, and packs that no other lists may be of somebody who is at work; nothing was deleted";
-            return Err(Error::new(ErrorKind::Damaged, what)
-                .with("object", name)
-                .hint("run the command again when no snapshot is being taken"));
-        }
-        Ok(())
+        let open: Vec<&ObjectId> = self.listing.packs.keys().filter(|id| is_open(id)).collect();
+        let Some(first) = open.first() else {
+            return Ok(());
+        };
+        let what = "an index run cannot be read, and packs that no other lists may be of somebody who is at work; nothing was deleted";
+        let error = Error::new(ErrorKind::Damaged, what)
+            .with("object", name)
+            .with("pack", ObjectName::Pack(**first))
+            .because(why.clone());
+        // Of these nobody will ever say that they are done.
+        let is_untold = |id: &&ObjectId| self.plan.untold_packs.contains_key(*id);
+        Err(error.hint(if open.iter().any(is_untold) {
+            "run `holdall check --read-data`: it sets aside the packs that cannot be read either; then run the command again, when no snapshot is being taken"
+        } else {
+            "run the command again when no snapshot is being taken"
+        }))
     }
 }
