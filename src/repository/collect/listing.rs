@@ -177,6 +177,18 @@ pub(super) fn doubtful() -> Error {
     .hint("run `holdall check --read-data`: it sets damaged packs aside, and the next collection leaves them and other copies alone")
 }
 
+/// As [`doubtful`], where the store does not give one, though it gives others.
+pub(super) fn not_given() -> Error {
+    Error::new(
+        ErrorKind::Unreadable,
+        "the store does not give a pack that snapshots rest on, though it gives others, so that nobody can tell which copies are whole; nothing was deleted",
+    )
+    .hint(
+        "run the command again; if it says the same, run `holdall check --read-data`: it sets aside what is not given, and the next \
+         collection leaves it and other copies alone",
+    )
+}
+
 /// What a collector says of an object that it must understand and cannot.
 pub(super) fn unreadable(name: ObjectName, error: Error) -> Error {
     match error.kind() {

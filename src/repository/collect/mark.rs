@@ -3,7 +3,7 @@
 //!
 //! A blob is marked only if what it refers to is marked too, or stands in a record that was read, or waits among the open ends.
 
-use super::listing::doubtful;
+use super::listing::{doubtful, not_given};
 use super::refs::{Gathered, Loose, References, Shelf};
 use crate::context::Context;
 use crate::context::mutant::mutated;
@@ -201,12 +201,13 @@ impl Mark {
     /// damaged ones and delete the others.
     ///
     /// # Errors
-    /// `Damaged`.
+    /// `Damaged`, or `Unreadable` if the store only does not give something.
     pub(super) fn check_sound(&self) -> Result<()> {
-        if self.reader.has_found_damage()? {
-            return Err(doubtful());
+        match self.reader.has_found()? {
+            None => Ok(()),
+            Some(ErrorKind::Unreadable) => Err(not_given()),
+            Some(_) => Err(doubtful()),
         }
-        Ok(())
     }
 
     /// Marks a tree; gives what was read for it if that has no record, and would fit into another one.

@@ -1,6 +1,6 @@
 //! Copying what is needed out of packs that hold too little of it. Encoded blobs are copied as they are: a delta stays the same delta.
 
-use super::listing::doubtful;
+use super::listing::{doubtful, not_given};
 use crate::context::{Context, Reservation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::header::{Origin, check_trailer};
@@ -12,7 +12,7 @@ use crate::repository::delta::Delta;
 use crate::repository::index::{Copy, Index, Pack};
 use crate::repository::pack::{ReadyBlock, SealedPack, seal_pack};
 use crate::repository::read::fetch::open_block;
-use crate::repository::view::{is_damage, of_the_disk};
+use crate::repository::view::of_the_disk;
 use crate::repository::write::lane::Lane;
 use crate::repository::write::{DATA_PACK_MAX, NODE_PACK_MAX, SHARED_PACK_MAX};
 use bytes::Bytes;
@@ -75,8 +75,8 @@ impl<'a> Repack<'a> {
     /// Copies what `jobs` name. All that are left when the store is full stay as they are.
     ///
     /// # Errors
-    /// `Damaged` if a pack is damaged or gone: other copies of its blobs may die in this round, which was planned with these. What the
-    /// store says otherwise.
+    /// `Damaged` if a pack is damaged or gone, `Unreadable` if the disk does not give it: other copies of its blobs may die in this round,
+    /// which was planned with these. What the store says otherwise.
     pub(super) async fn run(mut self, jobs: &[Job]) -> Result<Repacked> {
         match self.copy(jobs).await {
             Err(error) if error.kind() == ErrorKind::StoreFull => {
@@ -122,21 +122,20 @@ impl<'a> Repack<'a> {
         let mut gets = stream::iter(gets).buffered(READ_AHEAD);
         while let Some((job, bytes)) = gets.next().await {
             self.context.check_cancelled()?;
+            let bytes = match bytes {
+                // What a disk does not give beside something else it may give alone.
+                Err(error) if error.kind() == ErrorKind::Unreadable => {
+                    let name = ObjectName::Pack(job.pack.id);
+                    self.repository.store().get(&name).await
+                }
+                bytes => bytes,
+            };
             let copied = match bytes {
                 Ok(bytes) => self.copy_pack(job, bytes).await,
-                Err(error) if error.kind() == ErrorKind::NotFound => Err(error),
-                Err(error) => Err(of_the_disk(self.repository.store(), error).await?),
+                Err(error) => Err(error),
             };
-            match copied {
-                Err(error)
-                    if is_damage(&error)
-                        || matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Unreadable) =>
-                {
-                    return Err(doubtful()
-                        .because(error)
-                        .with("pack", ObjectName::Pack(job.pack.id)));
-                }
-                copied => copied?,
+            if let Err(error) = copied {
+                return Err(of_pack(&repository, job, error).await?);
             }
         }
         self.close().await
@@ -267,4 +266,17 @@ impl<'a> Repack<'a> {
         self.out.packs.push(tables);
         Ok(())
     }
+}
+
+/// What an error means for the round if it is of the pack; else it is the error of this.
+async fn of_pack(repository: &Repository, job: &Job, error: Error) -> Result<Error> {
+    let error = match error.kind() {
+        ErrorKind::NotFound => error,
+        _ => of_the_disk(repository.store(), error).await?,
+    };
+    let what = match error.kind() {
+        ErrorKind::Unreadable => not_given(),
+        _ => doubtful(),
+    };
+    Ok(what.because(error).with("pack", ObjectName::Pack(job.pack.id)))
 }

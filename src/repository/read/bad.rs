@@ -1,5 +1,6 @@
 //! What reading has found to be bad, or was told to be: it looks for other copies then.
 
+use crate::error::ErrorKind;
 use crate::format::id::{BlobId, ObjectId};
 use crate::repository::index::{Copy, Index, PackNumber};
 use std::collections::{HashMap, HashSet};
@@ -24,8 +25,8 @@ pub(super) struct Bad {
     copies: HashSet<(u32, u32)>,
     /// Packs that are known to be damaged: asked for what nothing else has.
     aside: HashSet<PackNumber>,
-    /// Whether anything was found that is not of those packs.
-    is_news: bool,
+    /// What was found that is not of those packs: damage, or only what is not given.
+    news: Option<ErrorKind>,
     /// Of packs, how many blocks the store does not give.
     ungiven: HashMap<PackNumber, u32>,
 }
@@ -65,14 +66,15 @@ impl Bad {
         self.aside = packs;
     }
 
-    /// Whether anything was found that is not of packs that are set aside.
-    pub(super) fn has_news(&self) -> bool {
-        self.is_news
+    /// What was found that is not of packs that are set aside: `Damaged`, or `Unreadable` if the store does not give something and there is
+    /// nothing worse.
+    pub(super) fn news(&self) -> Option<ErrorKind> {
+        self.news
     }
 
     /// As [`Self::add`], of what the store did not give though it answers.
     pub(super) fn add_ungiven(&mut self, index: &Index, blame: Blame) {
-        self.add(index, blame);
+        self.note(index, blame, ErrorKind::Unreadable);
         if let Blame::Block(block) = blame
             && let Some(block) = index.blocks().get(block as usize)
         {
@@ -85,6 +87,10 @@ impl Bad {
     }
 
     pub(super) fn add(&mut self, index: &Index, blame: Blame) {
+        self.note(index, blame, ErrorKind::Damaged);
+    }
+
+    fn note(&mut self, index: &Index, blame: Blame, kind: ErrorKind) {
         let pack = match blame {
             Blame::Pack(pack) => Some(pack),
             Blame::Block(block) | Blame::Copy(block, _) => {
@@ -92,7 +98,10 @@ impl Bad {
                 block.map(|block| block.pack)
             }
         };
-        self.is_news |= pack.is_none_or(|pack| !self.aside.contains(&pack));
+        let is_news = pack.is_none_or(|pack| !self.aside.contains(&pack));
+        if is_news && self.news != Some(ErrorKind::Damaged) {
+            self.news = Some(kind);
+        }
         let _ = match blame {
             Blame::Pack(pack) => self.packs.insert(pack),
             Blame::Block(block) => self.blocks.insert(block),

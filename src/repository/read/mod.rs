@@ -263,14 +263,15 @@ impl BlobReader {
         Ok(())
     }
 
-    /// Whether some copy was found to be gone or damaged, though another one may have served; not those of packs that are set aside.
+    /// Whether some copy was found to be gone or damaged (`Damaged`) or is not given (`Unreadable`), though another one may have served; not
+    /// those of packs that are set aside.
     ///
     /// # Errors
     /// `Internal` only.
-    pub(super) fn has_found_damage(&self) -> Result<bool> {
+    pub(super) fn has_found(&self) -> Result<Option<ErrorKind>> {
         let state = self.state()?;
         let bad = state.bad.read().map_err(poisoned)?;
-        Ok(bad.has_news())
+        Ok(bad.news())
     }
 
     /// Bytes of packs that were fetched so far.
