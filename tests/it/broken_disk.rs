@@ -6,7 +6,7 @@ use crate::collect_doubts::twice;
 use crate::copy::{Two, make_replica, request as copy_request, version};
 use crate::lost_records::{forget, stage_without_minimum};
 use crate::repair::{damage, largest, replica, request};
-use crate::world::{Objects, Things, World, contents, names, over, snapshots, take};
+use crate::world::{Objects, Things, World, contents, names, noise, over, snapshots, take};
 use holdall::context::Context;
 use holdall::error::{ErrorKind, Result};
 use holdall::format::layout::ObjectName;
@@ -15,6 +15,7 @@ use holdall::repository::{ReadData, Repository};
 use holdall::snapshot::SnapshotFilter;
 use holdall::store::Store;
 use holdall::testkit::{Failure, FaultStore, Op, Plan, When, repo};
+use std::path::Path;
 use std::sync::Arc;
 
 /// The repository, on a disk that does not give these objects.
@@ -31,7 +32,7 @@ pub(crate) fn eio(name: &str) -> Plan {
 }
 
 /// Restores everything; gives how many snapshots there are.
-async fn restored(stage: &Stage, repository: &Repository, expected: &[&Things]) -> Result<usize> {
+pub(crate) async fn restored(stage: &Stage, repository: &Repository, expected: &[&Things]) -> Result<usize> {
     let found = snapshots(&stage.context, repository).await?;
     for snapshot in &found {
         let found = contents(snapshot).await?;
@@ -233,7 +234,7 @@ async fn what_a_repair_finds_lost_on_its_way_is_named_and_healed() {
 }
 
 /// These objects on a disk that does not give one of them.
-async fn on_a_disk_without(objects: &Objects, name: &str, context: &Context) -> Store {
+pub(crate) async fn on_a_disk_without(objects: &Objects, name: &str, context: &Context) -> Store {
     let faults = World::of(objects).await.faults();
     faults.plan(eio(name).forever());
     over(Arc::new(faults), context)
@@ -297,19 +298,18 @@ async fn a_snapshot_that_a_disk_does_not_give_costs_no_other_and_is_not_let_go()
     assert_eq!(restored(&stage, &open().await, &[&version(1)]).await.unwrap(), 1);
     // The next snapshot is taken as if it had never been.
     take(&stage.context, &open().await, &version(2)).await.unwrap();
+    let before = world.objects().await;
     let refused = ops::prune(&stage.context, &open().await, &all()).await;
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unreadable);
-    let refused = ops::forget(&stage.context, &open().await, &forget(&lost.name())).await;
+    // By a part of its id it may be anybody's.
+    let refused = ops::forget(&stage.context, &open().await, &forget(&lost.short())).await;
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unreadable);
+    assert_eq!(world.objects().await, before);
     // The cable was loose.
     faults.heal();
     ops::prune(&stage.context, &open().await, &all()).await.unwrap();
     let expected = [&version(0), &version(1), &version(2)];
     assert_eq!(restored(&stage, &open().await, &expected).await.unwrap(), 3);
-}
-
-#[tokio::test]
-async fn a_disk_that_gives_nothing_is_no_damage() {
     // Once more: this time somebody gives up, and nobody takes it for lost.
     faults.plan(eio(&name).forever());
     let forgotten = ops::forget(&stage.context, &open().await, &forget(&lost.name())).await;
@@ -323,6 +323,10 @@ async fn a_disk_that_gives_nothing_is_no_damage() {
         ops::prune(&stage.context, &open().await, &all()).await.unwrap();
     }
     assert_eq!(restored(&stage, &open().await, &expected[1..]).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_disk_that_gives_nothing_is_no_damage() {
     let stage = stage().await;
     stage.take(&things(1)).await;
     let (faults, repository) = stage.faulty().await;
@@ -365,4 +369,58 @@ async fn a_repair_that_may_not_set_packs_aside_says_so_and_fails() {
         report.not_set_aside.is_none() && !report.is_damaged(),
         "{report:?}"
     );
+}
+
+/// Eight snapshots of files, each with some that are new: what the last one holds lies in as many packs.
+async fn with_files(stage: &Stage, directory: &Path) -> usize {
+    let mut files = 0;
+    for round in 0..8 {
+        for _ in 0..6 {
+            let content = noise(120_000, 1_000 + files);
+            std::fs::write(directory.join(format!("{round}-{files:03}")), content).unwrap();
+            files += 1;
+        }
+        stage.later(10);
+        repo::snapshot_of(&stage.context, &stage.repository, directory)
+            .await
+            .unwrap();
+    }
+    usize::try_from(files).unwrap()
+}
+
+#[tokio::test]
+async fn a_restore_ends_at_once_where_the_disk_dies_in_the_middle_of_it() {
+    let stage = stage().await;
+    let directory = tempfile::tempdir().unwrap();
+    let files = with_files(&stage, directory.path()).await;
+    let restore = |faults: FaultStore| {
+        let (stage, directory) = (&stage, directory.path());
+        async move {
+            let store = over(Arc::new(faults), &stage.context);
+            let repository = repo::open(&store).await.unwrap();
+            let target = tempfile::tempdir().unwrap();
+            let done = repo::restore_to(&stage.context, &repository, "latest", directory, target.path());
+            let done = done.await;
+            (done, std::fs::read_dir(target.path()).unwrap().count())
+        }
+    };
+    let whole = stage.world.faults();
+    let (done, found) = restore(whole.clone()).await;
+    assert_eq!((done.unwrap().sink.failed, found), (0, files));
+    let gets = whole.count(Op::Get);
+    let faults = stage.world.faults();
+    // Half of the packs were read by then.
+    let dies_at = (gets - 4) as u64;
+    faults.plan(
+        Plan::new(When::Before, Failure::System(5))
+            .op(Op::Get)
+            .skip(dies_at)
+            .forever(),
+    );
+    let (done, found) = restore(faults.clone()).await;
+    assert_eq!(done.unwrap_err().kind(), ErrorKind::Unreadable);
+    assert!(0 < found && found < files, "{found} of {files}");
+    // What was under way, alone once more, and the question whether anything is given: not so for each file that is left.
+    let asked = faults.count(Op::Get) - gets;
+    assert!(asked < files - found, "{asked} requests for {found} of {files}");
 }

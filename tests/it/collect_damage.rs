@@ -11,7 +11,7 @@ use holdall::repository::collect::Round;
 use holdall::testkit::repo;
 
 /// A stage with a pack that holds little of use, and that pack.
-async fn with_a_sparse_pack() -> (Stage, String) {
+pub(crate) async fn with_a_sparse_pack() -> (Stage, String) {
     let stage = stage().await;
     let first = stage.take(&many(0, 0)).await;
     stage.take(&many(2, 240)).await;

@@ -9,9 +9,10 @@
 
 mod bases;
 mod bounds;
+mod broken_collect;
 mod broken_disk;
-mod cache;
 mod broken_keys;
+mod cache;
 mod check;
 mod check_doubts;
 mod collect;
