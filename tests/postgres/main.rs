@@ -14,6 +14,7 @@ mod holes_beside;
 mod restore;
 mod restore_failures;
 mod restore_order;
+mod restore_words;
 mod servers;
 mod soak;
 mod source;

@@ -244,7 +244,8 @@ async fn copy(
     (mut pieces, due): (ContentStream, u64),
 ) -> Result<u64, Trouble> {
     let sql = format!("COPY {} {} FROM STDIN", table.name, table.columns);
-    let refusal = |error| trouble_as(error, |said| Refusal::of_rows(said, &name.table, &table.names));
+    let known = (name.table.as_slice(), &*table.names);
+    let refusal = |error| trouble_as(error, |said| Refusal::of_rows(said, &sql, known));
     let copy = async {
         let sink = worker.client().copy_in::<_, Bytes>(&sql).await;
         worker.usable = sink.is_ok();

@@ -2,7 +2,7 @@
 
 use crate::connector::postgres::name::display;
 use std::fmt::Write;
-use tokio_postgres::error::DbError;
+use tokio_postgres::error::{DbError, ErrorPosition};
 
 /// What the server said.
 #[derive(Clone, Debug)]
@@ -45,21 +45,22 @@ impl Refusal {
     /// Of a statement. The message of the server is about the schema but where a value has no place in its type, and it has details
     /// that are; those of a violated constraint are values. What has a context was raised while a function ran, or within a value: a
     /// function says what it likes under any code, and one that makes a name of a value names that. A statement that goes over rows may
-    /// find a name in a value by itself (`regclass`, `tsquery`): of errors about names, those are quoted that have a place in the
-    /// statement, or name nothing but what stands in it.
+    /// find the name of anything in a value by itself (`regclass`, `tsquery`, a file to read), and a query (`ts_stat`): of such errors,
+    /// those are quoted that have a place in the statement, or name nothing but what stands in it.
     pub(super) fn of_statement(said: &DbError, sql: &str) -> Self {
         let code = said.code().code();
-        let about_rows = || said.position().is_none() && !is_about(said.message(), sql);
+        let has_place = matches!(said.position(), Some(ErrorPosition::Original(_)));
         let values = said.where_().is_some()
             || code.starts_with("P0")
-            || code.starts_with("22") && !ABOUT_THE_TEXT.contains(&code)
-            || !WITHOUT_NAMES.iter().any(|class| code.starts_with(class)) && about_rows();
+            || code.starts_with("22")
+            || !has_place && !is_without_values(code, said.message(), sql);
         let mut message = if values {
             general(code).to_owned()
         } else {
             said.message().to_owned()
         };
-        let hidden = ["22", "23", "P0"];
+        // Those of class 08 say how another server was to be reached.
+        let hidden = ["08", "22", "23", "P0"];
         let detail = said
             .detail()
             .filter(|_| !values && !hidden.iter().any(|class| code.starts_with(class)));
@@ -83,16 +84,18 @@ impl Refusal {
         }
     }
 
-    /// Of rows that a `COPY` sent into `table`, which has these columns. Only what names the schema is quoted, and the row's number.
-    pub(super) fn of_rows(said: &DbError, table: &[u8], columns: &[Vec<u8>]) -> Self {
+    /// Of rows that the `COPY` of `sql` sent into `table`, which has these columns. Only what names the schema is quoted, and the row's
+    /// number.
+    pub(super) fn of_rows(said: &DbError, sql: &str, (table, columns): (&[u8], &[Vec<u8>])) -> Self {
         let code = said.code().code();
         let place = said.where_().and_then(|text| place(text, table, columns));
         // With a context the server had begun to take rows. The names that a value of one column stands for (regclass, tsquery), or
         // that a function makes of it, are values, whatever the class says.
         let within = said.where_().is_some();
         let of_a_value = within && (is_about_names(code) || matches!(place, Some((_, Some(_)))));
+        // A check may find a name in a value too.
         let safe = SAFE.iter().any(|class| code.starts_with(class)) && !of_a_value;
-        let safe = safe || ABOUT_THE_TEXT.contains(&code);
+        let safe = code == FORM || safe && is_without_values(code, said.message(), sql);
         // What a function says is its own, whatever the code; and what cannot be read may be that.
         let is_own = said.where_().is_none_or(|text| is_of_the_copy(text, table));
         let safe = safe && is_own;
@@ -128,17 +131,26 @@ fn is_about_names(code: &str) -> bool {
     code.starts_with("42") || code.starts_with("3F")
 }
 
-/// Classes of errors whose messages name objects, resources or places, and never a row's values.
+/// Classes of errors of rows whose messages name objects, resources or places.
 const SAFE: [&str; 10] = ["08", "0A", "25", "3F", "42", "53", "54", "55", "57", "58"];
 
-/// Classes of errors of statements whose messages name no value: 22 is looked at by itself, and what class 23 says of one is a detail.
-const WITHOUT_NAMES: [&str; 10] = ["08", "22", "23", "25", "40", "53", "54", "55", "57", "58"];
+/// Classes of errors whose messages name no value: what class 23 says of one is a detail.
+const WITHOUT_VALUES: [&str; 6] = ["23", "25", "40", "53", "55", "57"];
 
 /// What stands between two names of a message.
-const BETWEEN_NAMES: [&str; 3] = ["\" of relation \"", "\" of table \"", "\" for relation \""];
+const BETWEEN_NAMES: [&str; 5] = [
+    "\" of relation \"",
+    "\" of table \"",
+    "\" for relation \"",
+    "\" for table \"",
+    "\" does not exist for access method \"",
+];
 
-/// Errors of class 22 about the text of rows as such: its form and its encoding.
-const ABOUT_THE_TEXT: [&str; 3] = ["22P04", "22021", "22P05"];
+/// What systems say of a file, at the end of a message.
+const OF_A_FILE: [&str; 2] = [": No such file or directory", ": Permission denied"];
+
+/// The error of rows whose text has not the form that it must have.
+const FORM: &str = "22P04";
 
 /// What an error means in general.
 fn general(code: &str) -> &'static str {
@@ -147,29 +159,62 @@ fn general(code: &str) -> &'static str {
         "23503" => "what a foreign key points to is not there",
         "23505" | "23P01" => "two rows have what only one may have",
         "23514" => "a row does not meet a check",
+        "22021" | "22P05" => "a character has no place in an encoding",
+        _ if code.starts_with("08") => "another server cannot be reached",
+        _ if code.starts_with("0A") => "the server does not do what is asked of it",
         _ if code.starts_with("22") => "a value does not fit its type",
         _ if code.starts_with("23") => "a row violates a constraint",
         _ if code.starts_with("P0") => "a function of the database raised an error",
         _ if is_about_names(code) => "something has a name that is not there, or may not be used",
         _ if code.starts_with("53") => "the server has too little of something",
+        _ if code.starts_with("54") => "something is larger than the server takes",
         _ if code.starts_with("57") => "the server was told to end it",
-        _ => "the server does not take a row",
+        _ if code.starts_with("58") => "the server's system does not give it a file",
+        _ => "the server does not take it",
     }
+}
+
+/// Whether nothing in a message of the server's own can be a value.
+fn is_without_values(code: &str, message: &str, sql: &str) -> bool {
+    WITHOUT_VALUES.iter().any(|class| code.starts_with(class)) || is_about(message, sql)
 }
 
 /// Whether a message holds nothing but a server's own words and, in quotes, names that stand in the statement. A value has quotes where it
 /// likes, so that all between the first and the last is looked at. Other languages quote otherwise, and are not read.
 fn is_about(message: &str, sql: &str) -> bool {
+    let message = OF_A_FILE
+        .iter()
+        .find_map(|end| message.strip_suffix(end))
+        .unwrap_or(message);
     let (before, rest) = message.split_once('"').unwrap_or((message, ""));
     let (quoted, behind) = rest.rsplit_once('"').unwrap_or((rest, ""));
-    let stands = |name: &str| sql.contains(name) || sql.replace('"', "").contains(name);
+    let plain = sql.replace('"', "");
+    let stands = |name: &str| stands(name, sql) || stands(name, &plain);
     let mut names = vec![quoted];
     for between in BETWEEN_NAMES {
         names = names.iter().flat_map(|name| name.split(between)).collect();
     }
-    // What stands behind a colon is not quoted.
-    let own = |words: &str| words.is_ascii() && !words.contains(':');
+    let is_number = |word: &&str| word.contains(|c: char| c.is_ascii_digit());
+    let known = |word: &str| stands(word.trim_matches(|c| !is_of_a_word(c)));
+    // What stands behind a colon is not quoted, and no number is.
+    let own = |words: &str| {
+        words.is_ascii() && !words.contains(':') && words.split_whitespace().filter(is_number).all(known)
+    };
     own(before) && own(behind) && names.into_iter().all(stands)
+}
+
+/// Whether a name stands in a statement, and not only as a part of a word there.
+fn stands(name: &str, sql: &str) -> bool {
+    let whole = |(at, _): (usize, &str)| {
+        let (before, rest) = sql.split_at(at);
+        let behind = rest.get(name.len()..).unwrap_or_default();
+        !before.ends_with(is_of_a_word) && !behind.starts_with(is_of_a_word)
+    };
+    name.is_empty() || sql.match_indices(name).any(whole)
+}
+
+fn is_of_a_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_' || c == '$'
 }
 
 /// The number of the row and its column that the context of an error names: `COPY orders, line 3, column note: "…"`. Other languages
@@ -236,6 +281,7 @@ mod tests {
             "constraint \"K\" for relation \"t\" already exists",
             "invalid name syntax",
             "permission denied for table t",
+            "could not access file \"public.U\": No such file or directory",
         ] {
             assert!(is_about(message, sql), "{message}");
         }
@@ -246,6 +292,10 @@ mod tests {
             "cross-database references are not implemented: a.b.s3cret",
             "Relation »s3cret« existiert nicht",
             "relation \"s3cret",
+            "relation \"ublic\" does not exist",
+            "large object 1234 does not exist",
+            "could not open file \"s3cret\" for reading: No such file or directory",
+            "could not open file \"public.U\" for reading: s3cret",
         ] {
             assert!(!is_about(message, sql), "{message}");
         }
