@@ -1,8 +1,13 @@
 //! Child processes: started without a shell, watched to their end, killed when nobody waits for them any more.
 
+mod effort;
+
+pub use effort::Effort;
+
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
+use effort::Doing;
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::process::Stdio;
@@ -41,6 +46,7 @@ pub(crate) struct Running {
     child: Child,
     stdout: Option<ChildStdout>,
     stderr: JoinSet<VecDeque<String>>,
+    doing: Option<Doing>,
 }
 
 /// How the environment of a child differs from ours, beside [`SECRETS`].
@@ -86,10 +92,24 @@ pub(crate) fn start(context: &Context, argv: &[OsString], environment: &Environm
         stdout: child.stdout.take(),
         child,
         stderr,
+        doing: None,
     })
 }
 
 impl Running {
+    /// Has what it does counted, until it ends.
+    pub(crate) fn count_in(mut self, effort: &Effort) -> Self {
+        self.doing = Some(effort.count(self.child.id()));
+        self
+    }
+
+    /// So many bytes of its standard output were read.
+    pub(crate) fn wrote(&self, bytes: usize) {
+        if let Some(doing) = &self.doing {
+            doing.wrote(bytes);
+        }
+    }
+
     /// Its standard output; gives it once.
     pub(crate) fn stdout(&mut self) -> Option<ChildStdout> {
         self.stdout.take()

@@ -5,6 +5,7 @@ use futures::TryStreamExt;
 use holdall::connector::postgres::catalog::Filter;
 use holdall::connector::postgres::dump::{PgDump, Run, Section};
 use holdall::connector::postgres::statement::{Class, classify};
+use holdall::connector::process::Effort;
 use holdall::context::Context;
 use holdall::error::{ErrorKind, Result};
 use holdall::snapshot::entry::Piece;
@@ -53,6 +54,7 @@ pub(crate) fn run(server: &PostgresServer, database: &str, exported: &Exported, 
         snapshot: exported.id.clone(),
         lock_timeout: Duration::from_secs(10),
         filter,
+        effort: Effort::default(),
     }
 }
 

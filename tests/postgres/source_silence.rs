@@ -290,6 +290,27 @@ async fn a_pg_dump_that_hangs_is_given_up_and_one_that_waits_is_not() {
     );
 }
 
+/// Its session does nothing meanwhile, and neither do those of others.
+#[tokio::test]
+async fn a_pg_dump_that_computes_by_itself_is_waited_for() {
+    let server = PostgresServer::start(15, DURABLE).unwrap();
+    server.psql("postgres", "CREATE TABLE t (a int)").unwrap();
+    let mut asked = whole(&server);
+    (asked.contents, asked.jobs) = (Contents::Schema, 1);
+    asked.session.silence = Duration::from_secs(1);
+    let dir = tempfile::tempdir().unwrap();
+    let (idle, ended) = (idle_session(&server, 20), dir.path().join("ended"));
+    let computes = format!(
+        "(sleep 8; touch {0}) >/dev/null 2>&1 & ({idle}) >/dev/null 2>&1 & while [ ! -e {0} ]; do :; done",
+        ended.display()
+    );
+    asked.pg_dump = Some(replaced_program(&server, dir.path(), "pre-data", &computes));
+    let taken = within(take(&asked, None, 1)).await.unwrap();
+    assert!(ended.exists());
+    let statements = taken.statements(&Place::Schema).unwrap();
+    assert!(statements.contains("CREATE TABLE public.t"), "{statements}");
+}
+
 /// Takes a snapshot while `pg_dump` does `instead` and then waits, for several silences, before it goes on. `meanwhile` begins then, and
 /// what it gives ends it.
 async fn waited_for<F: FnOnce()>(server: &PostgresServer, instead: &str, meanwhile: impl FnOnce() -> F) {

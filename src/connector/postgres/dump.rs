@@ -8,7 +8,7 @@ mod read;
 pub use find::{PgDump, Version};
 
 use super::catalog::Filter;
-use crate::connector::process::{self, Environment, Running};
+use crate::connector::process::{self, Effort, Environment, Running};
 use crate::context::Context;
 use crate::error::Result;
 use crate::snapshot::entry::ContentStream;
@@ -47,6 +47,8 @@ pub struct Run {
     pub lock_timeout: Duration,
     /// Which objects.
     pub filter: Filter,
+    /// What the runs do.
+    pub effort: Effort,
 }
 
 /// What libpq reads from the environment. A child gets those of [`Run::environment`] and no others: a service or a host from
@@ -132,7 +134,8 @@ impl PgDump {
             remove: &LIBPQ,
             set: &run.environment,
         };
-        process::start(context, &self.argv(run, section), &environment)
+        let child = process::start(context, &self.argv(run, section), &environment)?;
+        Ok(child.count_in(&run.effort))
     }
 
     fn argv(&self, run: &Run, section: Section) -> Vec<OsString> {

@@ -151,6 +151,9 @@ impl Reader {
         let read = read.map_err(|error| {
             Error::new(ErrorKind::Source, "cannot read what pg_dump writes").because(error)
         })?;
+        if let Some(child) = &self.child {
+            child.wrote(read);
+        }
         self.scanner.push(chunk.get(..read).unwrap_or_default());
         if read == 0 {
             self.stdout = None;

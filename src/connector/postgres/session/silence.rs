@@ -8,6 +8,7 @@
 
 use super::{Session, is_full, one, text};
 use crate::connector::postgres::name::literal;
+use crate::connector::process::Effort;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use std::time::Duration;
@@ -60,15 +61,15 @@ impl Session {
         }
     }
 
-    /// Waits for something from a program whose sessions have this `application_name`, as long as they work on statements or end some. A
-    /// program may be busy by itself between two statements: for as long as the server's silence may be. Where the server does not tell
-    /// what it does for the program, that is said, and the greatest age of the snapshot ends it.
+    /// Waits for something from a program whose sessions have this `application_name`, as long as they work on statements or end some, or
+    /// the program is seen to compute or write by itself. Where that cannot be seen it may take as long as the server's silence may be.
+    /// Where the server does not tell what it does for the program, that is said, and the greatest age of the snapshot ends it.
     ///
     /// # Errors
     /// `Source` if nothing moves; those of the answer.
     pub(crate) async fn while_program_works<T>(
         &self,
-        name: &str,
+        (name, effort): (&str, &Effort),
         answer: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         let silence = self.options.silence;
@@ -89,14 +90,18 @@ impl Session {
                 (last, looks) = (None, 0);
                 continue;
             };
-            let mark = Some(mark);
+            let mark = Some((mark, effort.done()));
             looks = if mark == last { looks + 1 } else { 1 };
             if looks >= STANDING {
                 // It may have gone on just now.
                 if let Ok(late) = tokio::time::timeout(UNDER_WAY.min(silence), answer.as_mut()).await {
                     return late;
                 }
-                if matches!(self.program(name).await?, Program::Stands(now) if Some(&now) == mark.as_ref()) {
+                let still = match self.program(name).await? {
+                    Program::Stands(mark) => Some((mark, effort.done())),
+                    _ => None,
+                };
+                if still == mark {
                     return Err(hangs(name, silence * looks));
                 }
             }

@@ -11,6 +11,7 @@ use crate::connector::postgres::key::{self, Place};
 use crate::connector::postgres::plan::Present;
 use crate::connector::postgres::plan::statements as plan;
 use crate::connector::postgres::state::StatementsState;
+use crate::connector::process::Effort;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::snapshot::entry::{
@@ -83,6 +84,7 @@ impl Statements {
             snapshot: reading.session.id().to_owned(),
             lock_timeout: request.session.lock_limit(),
             filter: request.filter.clone(),
+            effort: Effort::default(),
         };
         let programs = PgDump::choice(request.pg_dump.as_deref(), &request.search);
         let facts = &reading.session.facts;

@@ -8,6 +8,7 @@ use super::{Out, Reading};
 use crate::connector::postgres::dump::{BehindRows, PgDump, Run, Section};
 use crate::connector::postgres::key::Place;
 use crate::connector::postgres::session::is_full;
+use crate::connector::process::Effort;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::snapshot::entry::{ContentStream, Piece};
@@ -55,14 +56,14 @@ impl Written {
         let schema = AbortOnDropHandle::new(tokio::spawn(async move {
             let _seat = own.workers.seat().await?;
             let begun = || dump.statements(&own.context, &arguments, Section::Schema);
-            let begun = patiently(&own, begun).await?;
-            read_ahead(begun.map(|stream| watched(&own, stream))).await
+            let begun = patiently(&own, &arguments.effort, begun).await?;
+            read_ahead(begun.map(|stream| watched(&own, &arguments.effort, stream))).await
         }));
         let (own, dump, arguments) = shared();
         let behind = AbortOnDropHandle::new(tokio::spawn(async move {
             let _seat = own.workers.seat().await?;
             let ended = || dump.behind_rows(&own.context, &arguments, HELD_MAX);
-            patiently(&own, ended).await
+            patiently(&own, &arguments.effort, ended).await
         }));
         let behind = behind.map(|ended| ended.unwrap_or_else(|error| Err(stopped(error))));
         Self {
@@ -112,10 +113,11 @@ impl Written {
         ] {
             reading.session.ping().await?;
             let begun = || self.program.statements(&reading.context, &self.run, section);
-            if let Some(stream) = patiently(reading, begun).await?
+            if let Some(stream) = patiently(reading, &self.run.effort, begun).await?
                 && let Some(hash) = self.hashes.get_mut(number)
             {
-                *hash = send_stream(reading, &place, watched(reading, stream), out).await?;
+                let stream = watched(reading, &self.run.effort, stream);
+                *hash = send_stream(reading, &place, stream, out).await?;
             }
         }
         Ok(())
@@ -132,11 +134,15 @@ async fn send_hashed(reading: &Reading, place: &Place, text: Bytes, out: &mut Ou
 }
 
 /// The same, for as long as `pg_dump` or the server works on it.
-fn watched(reading: &Reading, stream: ContentStream) -> ContentStream {
-    let state = (reading.session.clone(), application(reading), stream);
-    let watched = stream::try_unfold(state, |(session, name, mut stream)| async move {
-        let next = session.while_program_works(&name, stream.try_next()).await?;
-        Ok(next.map(|piece| (piece, (session, name, stream))))
+fn watched(reading: &Reading, effort: &Effort, stream: ContentStream) -> ContentStream {
+    let program = (application(reading), effort.clone());
+    let state = (reading.session.clone(), program, stream);
+    let watched = stream::try_unfold(state, |(session, program, mut stream)| async move {
+        let (name, effort) = &program;
+        let next = session
+            .while_program_works((name, effort), stream.try_next())
+            .await?;
+        Ok(next.map(|piece| (piece, (session, program, stream))))
     });
     watched.boxed()
 }
@@ -164,14 +170,14 @@ fn stopped(error: tokio::task::JoinError) -> Error {
 }
 
 /// Runs `pg_dump`, and again if the server has no connection left for it: for as long as for a lock.
-async fn patiently<T, F>(reading: &Reading, run: impl Fn() -> F) -> Result<T>
+async fn patiently<T, F>(reading: &Reading, effort: &Effort, run: impl Fn() -> F) -> Result<T>
 where
     F: Future<Output = Result<T>>,
 {
     let (begun, name) = (Instant::now(), application(reading));
     let mut told = false;
     loop {
-        let ran = reading.session.while_program_works(&name, run());
+        let ran = reading.session.while_program_works((&name, effort), run());
         let error = match ran.await {
             Err(error) if found_no_connection(reading, &error).await => error,
             ended => return ended,
