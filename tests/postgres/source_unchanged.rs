@@ -373,6 +373,29 @@ async fn a_role_that_had_another_name_while_pg_dump_ran_is_seen_by_plain_roles_t
     assert_next_is_right(&request, &before).await;
 }
 
+/// The configuration says in which zone constants are printed.
+#[tokio::test]
+async fn a_configuration_that_was_another_while_pg_dump_ran_is_seen() {
+    let server = PostgresServer::start(15, &format!("{DURABLE}\ntimezone = 'UTC'")).unwrap();
+    let fill = format!("{FILL} CREATE VIEW v AS SELECT '2026-01-01 00:00+00'::timestamptz AS a");
+    server.psql("postgres", &fill).unwrap();
+    server
+        .psql("postgres", "ALTER SYSTEM SET timezone = 'Asia/Tokyo'")
+        .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    // When the catalogs were looked at, and before the session of pg_dump.
+    let reload = "SELECT pg_sleep(1), pg_reload_conf(), pg_sleep(1)";
+    let request = meanwhile(whole(&server), &server, dir.path(), reload);
+    let before = take(&request, None, 1).await.unwrap();
+    let schema = before.statements(&Place::Schema).unwrap();
+    assert!(schema.contains("2026-01-01 09:00:00+09"), "{schema}");
+    server.psql("postgres", "ALTER SYSTEM RESET timezone").unwrap();
+    server
+        .psql("postgres", "SELECT pg_reload_conf(), pg_sleep(1)")
+        .unwrap();
+    assert_next_is_right(&request, &before).await;
+}
+
 #[tokio::test]
 async fn a_server_that_is_never_compared_has_its_statements_written_each_time() {
     let counted = Counted::new("fsync = off");

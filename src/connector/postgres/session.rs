@@ -34,6 +34,9 @@ pub(crate) use silence::in_time;
 const LOOK: Duration = Duration::from_millis(500);
 const PING: Duration = Duration::from_secs(30);
 
+/// SQL for when a session's configuration was loaded.
+const CONFIGURED: &str = "pg_catalog.pg_conf_load_time()::pg_catalog.text";
+
 /// The greatest `lock_timeout` that a server takes.
 const LOCK_MOST_MILLIS: u64 = i32::MAX as u64;
 
@@ -80,6 +83,8 @@ pub(crate) struct Facts {
     pub(crate) block_size: u64,
     /// The server's time at the snapshot.
     pub(crate) moment: Option<Time>,
+    /// When the coordinator's configuration was loaded, as the server writes it.
+    pub(crate) configured: String,
 }
 
 /// A snapshot that is held open.
@@ -343,7 +348,7 @@ async fn begin(coordinator: &Connection) -> Result<(String, Facts)> {
     };
     let looks = format!(
         "SELECT {xmax}, pg_catalog.current_setting('block_size'),
-            pg_catalog.date_part('epoch', pg_catalog.clock_timestamp())::pg_catalog.numeric::pg_catalog.text"
+            pg_catalog.date_part('epoch', pg_catalog.clock_timestamp())::pg_catalog.numeric::pg_catalog.text, {CONFIGURED}"
     );
     let what = "cannot look at the snapshot";
     // Sent in this order, without waiting for answers.
@@ -365,6 +370,7 @@ async fn begin(coordinator: &Connection) -> Result<(String, Facts)> {
         xmax: number(0),
         block_size: number(1).ok_or_else(|| Error::new(ErrorKind::Source, what))?,
         moment: row.get(2).and_then(seconds),
+        configured: text(&row, 3),
     };
     Ok((id, facts))
 }

@@ -1,7 +1,7 @@
 //! What was seen of the server and must last: after a crash another transaction could have the number of one that was lost, and its
 //! rows would look unchanged.
 
-use super::{Session, failed, in_time, one};
+use super::{CONFIGURED, Session, failed, in_time, one, text};
 use crate::connector::postgres::catalog;
 use crate::error::Result;
 use std::time::Duration;
@@ -77,6 +77,18 @@ impl Session {
         let stand = in_time(self.options.silence, asked).await?;
         self.keep(bystander);
         Ok(stand)
+    }
+
+    /// Whether the server's configuration was not loaded anew since the snapshot was taken, not even to be what it had been: a program may
+    /// have begun its session with another. Each session notices that before its next statement.
+    ///
+    /// # Errors
+    /// `Source` if the server cannot be asked.
+    pub(crate) async fn configuration_stands(&self) -> Result<bool> {
+        let sql = format!("SELECT {CONFIGURED}");
+        let asked = one(self.client(), &sql, "cannot tell when the server was configured");
+        let row = in_time(self.options.silence, asked).await?;
+        Ok(text(&row, 0) == self.facts.configured)
     }
 }
 

@@ -274,8 +274,8 @@ pub(super) fn application(reading: &Reading) -> String {
     format!("pg_dump {}", reading.session.id())
 }
 
-/// How far the server's log is durable, if that is as far as what `pg_dump` may have seen, and if roles were not renamed meanwhile:
-/// it does not see all through the snapshot. To be asked when it has ended.
+/// How far the server's log is durable, if that is as far as what `pg_dump` may have seen, and if roles were not renamed and the server
+/// not configured anew meanwhile: it does not see all through the snapshot. To be asked when it has ended.
 async fn lasting(reading: &Reading) -> Result<Option<u64>> {
     if reading.flushed.is_none() {
         return Ok(None);
@@ -284,6 +284,10 @@ async fn lasting(reading: &Reading) -> Result<Option<u64>> {
     let asked = async {
         if !session.roles_stand().await? {
             return Ok::<_, Error>(Err("a role was renamed".to_owned()));
+        }
+        if !session.configuration_stands().await? {
+            let why = "the server's configuration was loaded anew while pg_dump ran";
+            return Ok(Err(why.to_owned()));
         }
         let flushed = session.flushed_now().await?;
         Ok(flushed.ok_or_else(|| "the server did not say that what it showed is durable".to_owned()))
