@@ -23,6 +23,14 @@ impl PgBouncer {
     /// # Errors
     /// If it is not installed (`apt-get install pgbouncer`) or does not start.
     pub fn start(server: &PostgresServer, mode: &str, size: u32) -> Result<Self> {
+        Self::start_with(server, mode, size, "")
+    }
+
+    /// As [`Self::start`], with further lines of configuration.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(server: &PostgresServer, mode: &str, size: u32, lines: &str) -> Result<Self> {
         let program = Path::new("/usr/sbin/pgbouncer");
         if !program.exists() {
             return Err(failed("it is not installed").hint("apt-get install pgbouncer"));
@@ -41,7 +49,7 @@ impl PgBouncer {
         let config = dir.path().join("pgbouncer.ini");
         let text = format!(
             "[databases]\n* = host=127.0.0.1 port={} user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
-             unix_socket_dir =\nauth_type = any\npool_mode = {mode}\ndefault_pool_size = {size}\n",
+             unix_socket_dir =\nauth_type = any\npool_mode = {mode}\ndefault_pool_size = {size}\n{lines}\n",
             server.port()
         );
         fs_err::write(&config, text).map_err(|e| failed("no configuration").because(e))?;

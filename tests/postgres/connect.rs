@@ -1,5 +1,6 @@
 //! Connections: where parameters come from, and what is said when one cannot be made.
 
+use crate::source::{request, take};
 use holdall::connector::postgres::connect::{Connection, Server, Surroundings};
 use holdall::context::Context;
 use holdall::error::{Error, ErrorKind, Result};
@@ -377,4 +378,44 @@ async fn a_session_that_ends_within_a_transaction_says_so_to_the_server() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(ended() >= 20 && !log().contains("unexpected EOF"), "{}", log());
+}
+
+/// One that gives each transaction the backend that has rested longest: the second session does not get the first's.
+#[tokio::test]
+async fn a_pooler_that_takes_its_backends_in_turn_is_refused_too() {
+    let running = PostgresServer::start(15, "").unwrap();
+    let pooler = PgBouncer::start_with(&running, "transaction", 3, "server_round_robin = 1").unwrap();
+    // So that all three are open.
+    let url = pooler.url("postgres");
+    let slow = ["-X", "-q", "-d", &url, "-c", "SELECT pg_sleep(2)"];
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| assert!(running.run("psql", &slow).unwrap().status.success()));
+        }
+    });
+    let error = connect(&url, &Surroundings::default()).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{}", told(&error));
+    assert!(error.what().contains("transaction mode"), "{}", told(&error));
+}
+
+/// What a pooler keeps of a session may be true of one statement only: what was set is asked for by another.
+#[tokio::test]
+async fn a_setting_that_does_not_last_is_noticed_before_anything_is_read() {
+    let running = PostgresServer::start(15, "timezone = 'Asia/Tokyo'").unwrap();
+    let forgets = "ALTER FUNCTION pg_catalog.set_config(text, text, boolean) RENAME TO set_config_itself;
+        CREATE FUNCTION pg_catalog.set_config(text, text, boolean) RETURNS text LANGUAGE sql
+        AS 'SELECT pg_catalog.set_config_itself($1, $2, true)'";
+    running.psql("postgres", forgets).unwrap();
+    let error = take(&request(&running, "postgres"), None, 1).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Source, "{}", told(&error));
+    assert!(
+        error.what().contains("did not take a setting"),
+        "{}",
+        told(&error)
+    );
+    assert!(
+        error.advice().unwrap().contains("session mode"),
+        "{}",
+        told(&error)
+    );
 }
