@@ -373,3 +373,89 @@ async fn what_is_let_go_while_a_copy_runs_is_not_copied_again() {
     assert_eq!(left.len(), 1);
     assert_eq!(contents(&left[0]).await.unwrap(), version(1).contents);
 }
+
+/// Its record cannot be read, and that it was let go can be seen nevertheless.
+#[tokio::test]
+async fn what_was_let_go_here_comes_back_by_no_copy_when_its_record_is_lost() {
+    let stage = stage_without_minimum().await;
+    let sid = stage.take(&version(0)).await;
+    stage.take(&version(1)).await;
+    let (_world, from) = replica(&stage).await;
+    lose(&stage.world, sid).await;
+    let home = || async {
+        let target = stage.open().await;
+        ops::copy(&stage.context, &from, Some(&target), &copy_request())
+            .await
+            .unwrap()
+    };
+    let mut dry = copy_request();
+    dry.dry_run = true;
+    let planned = ops::copy(&stage.context, &from, Some(&stage.open().await), &dry).await;
+    assert_eq!(planned.unwrap().copied.len(), 1, "nobody has let it go");
+    let_go(&stage, sid).await.unwrap();
+    let report = home().await;
+    assert_eq!(
+        (report.copied.len(), report.there, report.let_go),
+        (0, 1, 1),
+        "{report:?}"
+    );
+    assert!(report.lag.missing.is_empty(), "{report:?}");
+    assert_eq!(stage.collected(&[&version(1)]).await, 1);
+}
+
+#[tokio::test]
+async fn what_is_let_go_while_a_repair_runs_is_not_brought_back() {
+    let stage = stage_without_minimum().await;
+    let sid = stage.take(&version(0)).await;
+    stage.take(&version(1)).await;
+    let (_world, from) = replica(&stage).await;
+    lose(&stage.world, sid).await;
+    let base = stage.world.objects().await;
+    // Before the session that brings it back looks at what is there.
+    let mut calls = 0;
+    for is_let_go in [false, true] {
+        let world = World::of(&base).await;
+        let faults = world.faults();
+        let store = crate::world::over(Arc::new(faults.clone()), &stage.context);
+        let repository = repo::open(&store).await.unwrap();
+        let (other, context) = (
+            repo::open(&world.store(&stage.context)).await.unwrap(),
+            stage.context.clone(),
+        );
+        faults.forget_calls();
+        if is_let_go {
+            let work = async move {
+                ops::forget(&context, &other, &forget(&sid.name())).await.unwrap();
+            };
+            faults.meanwhile(calls, Box::pin(work));
+        }
+        let report = ops::repair(
+            &stage.context,
+            &repository,
+            Some(&from),
+            &crate::repair::request(),
+        )
+        .await
+        .unwrap();
+        let after = repo::open(&world.store(&stage.context)).await.unwrap();
+        let there = snapshots(&stage.context, &after).await.unwrap().len();
+        if is_let_go {
+            assert_eq!(report.snapshots_let_go, [sid], "{report:?}");
+            assert!(
+                report.snapshots_back.is_empty() && !report.is_damaged(),
+                "{report:?}"
+            );
+            assert_eq!(there, 1);
+        } else {
+            assert_eq!(
+                (report.snapshots_back.as_slice(), there),
+                ([sid].as_slice(), 2),
+                "{report:?}"
+            );
+            let is_begin = |call: &holdall::testkit::Call| {
+                call.op == holdall::testkit::Op::Put && call.name.starts_with("sessions/")
+            };
+            calls = faults.calls().iter().rposition(is_begin).unwrap() as u64;
+        }
+    }
+}

@@ -32,7 +32,7 @@ pub async fn lag(
     filter: &SnapshotFilter,
 ) -> Result<Lag> {
     let all = list(context, source, filter).await?;
-    let known = Known::of(target, &target.view(context).await?);
+    let known = Known::of(target, &target.view(context).await?).await?;
     if super::apart::looks_alike(&all.snapshots, &known) {
         super::apart::cannot_tell(context);
     }
@@ -55,7 +55,7 @@ impl Lag {
             let origin = origin_of(source, &snapshot.record);
             if copied.contains(&snapshot.record.sid) || known.there.contains_key(&origin) {
                 newest_there = newest_there.max(Some(made(snapshot)));
-            } else if !known.let_go.contains(&origin) {
+            } else if !known.is_let_go(&origin, false) {
                 missing.push(snapshot.record.sid);
             }
         }

@@ -3,6 +3,7 @@
 
 mod apart;
 mod entries;
+mod known;
 mod lag;
 mod notes;
 mod replica;
@@ -18,8 +19,10 @@ use crate::format::snapshot::SnapshotRecord;
 use crate::repository::{Commit, Durable, Needs, Repository, Session, View};
 use crate::snapshot::{SnapshotFilter, SnapshotSpec, age_key};
 pub use apart::same_store;
+use known::Known;
+pub(super) use known::let_go_unread;
 pub use lag::{Lag, lag};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// How often a snapshot is begun anew, because a collector fenced the session or moved what it was to copy.
@@ -119,7 +122,7 @@ struct Job<'a> {
     source: &'a Repository,
     target: &'a Repository,
     host: &'a str,
-    /// Whether what was let go in the target is copied too.
+    /// Whether that of which a copy was let go in the target is copied too.
     also_let_go: bool,
 }
 
@@ -128,7 +131,7 @@ enum Ended {
     Copied(CopiedSnapshot),
     /// Another copy was faster: this is its record in the target.
     There(Arc<SnapshotRecord>),
-    /// Somebody let its copy go meanwhile.
+    /// Somebody let it go there meanwhile.
     LetGo,
     Failed(Error),
 }
@@ -199,7 +202,7 @@ async fn copy_also(
             let view = target.view(context).await?;
             let told = |(name, error): &(ObjectName, Error)| (name.to_string(), error.to_string());
             report.damaged_there = view.damaged.iter().map(told).collect();
-            Known::of(target, &view)
+            Known::of(target, &view).await?
         }
         None => Known::default(),
     };
@@ -209,7 +212,7 @@ async fn copy_also(
         let origin = origin_of(source, &snapshot.record);
         if known.there.contains_key(&origin) {
             report.there += 1;
-        } else if known.let_go.contains(&origin) && !also_let_go {
+        } else if known.is_let_go(&origin, also_let_go) {
             report.let_go += 1;
         } else {
             missing.push(*snapshot);
@@ -269,31 +272,6 @@ fn choose<'a>(all: &'a [ListedSnapshot], request: &CopyRequest) -> Result<Vec<&'
         sids.insert(spec.whole()?.find(&records, &counts)?.sid);
     }
     Ok(all.iter().filter(|s| sids.contains(&s.record.sid)).collect())
-}
-
-/// What the target has.
-#[derive(Default)]
-struct Known {
-    /// Its snapshots, by what they were first.
-    there: HashMap<Origin, Arc<SnapshotRecord>>,
-    /// What was let go there and can still be seen.
-    let_go: BTreeSet<Origin>,
-    /// Their names there.
-    sids: BTreeSet<SessionId>,
-}
-
-impl Known {
-    /// A snapshot that cannot be read may be any of them: it is copied once more.
-    fn of(target: &Repository, view: &View) -> Self {
-        let there = view.snapshots();
-        let there = there.map(|record| (origin_of(target, record), record.clone()));
-        let let_go = view.let_go().map(|record| origin_of(target, record));
-        Self {
-            there: there.collect(),
-            let_go: let_go.collect(),
-            sids: view.snapshots().map(|record| record.sid).collect(),
-        }
-    }
 }
 
 impl Source {
@@ -411,11 +389,11 @@ impl Job<'_> {
         report: &mut CopyReport,
     ) -> Result<Option<Ended>> {
         let session = Session::begin(self.target, self.context, self.host, None).await?;
-        let known = Known::of(self.target, session.view());
+        let known = Known::of(self.target, session.view()).await?;
         let origin = origin_of(self.source, &snapshot.record);
         let there = known.there.get(&origin);
-        if there.is_none() && known.let_go.contains(&origin) && !self.also_let_go {
-            let why = "a copy of the snapshot was let go meanwhile";
+        if there.is_none() && known.is_let_go(&origin, self.also_let_go) {
+            let why = "the snapshot was let go meanwhile";
             session.abort(self.context, why).await?;
             return Ok(Some(Ended::LetGo));
         }

@@ -8,7 +8,7 @@ use crate::format::snapshot::SnapshotRecord;
 use crate::ops::copy::{self, CopyRequest};
 use crate::ops::list::list;
 use crate::ops::unread::copies;
-use crate::repository::{Minimum, Notes, Repository, View};
+use crate::repository::{Repository, View};
 use crate::snapshot::SnapshotFilter;
 use std::collections::BTreeSet;
 
@@ -25,18 +25,15 @@ pub(super) async fn sort_out(repository: &Repository, view: &View, report: &mut 
         return Ok(());
     }
     let there = copies(repository, view.snapshots());
-    let notes = repository.notes().await?;
-    // Whether a retention minimum stands against a forget, the record alone could tell: collectors take it as standing.
-    let has_minimum = Minimum::of(repository.config()).is_any();
+    // That a copy was let go says nothing: it may have been one too many then.
+    let let_go = copy::let_go_unread(repository, view).await?;
     for (sid, kind) in unreadable {
         if kind == ErrorKind::Unreadable {
             report.snapshots_not_given.push(sid);
         }
-        // A forget of a protected snapshot has no effect. That a copy was let go says nothing: it may have been one too many then.
-        let is_kept = has_minimum || notes.get(&sid).is_some_and(Notes::may_protect);
         if there.contains_key(&sid) {
             report.snapshots_there.push(sid);
-        } else if view.has_forget(&sid) && !is_kept {
+        } else if let_go.contains(&sid) {
             report.snapshots_let_go.push(sid);
         } else {
             report.unreadable.push(sid);
