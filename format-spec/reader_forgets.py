@@ -18,7 +18,11 @@ def kept(repo, snapshots, unreadable):
             out.add(sid)
         if not snapshot[12]:
             of = snapshot[5], snapshot.get(6), tuple(sorted((connector, what) for connector, what, _ in snapshot[8]))
-            sources.setdefault(of, []).append((snapshot[2][0] <= now + APART, snapshot[2], sid))
+            sources.setdefault(of, []).append((snapshot[2][0] <= now + APART, snapshot[2], sid, (snapshot.get(10) or (0, sid))[1]))
     for those in sources.values():
-        out.update(sid for *_, sid in sorted(those)[max(0, len(those) - last):])
+        places = set()
+        for *_, sid, first in sorted(those, reverse=True):
+            if first in places or len(places) < last:
+                places.add(first)
+                out.add(sid)
     return out

@@ -304,12 +304,13 @@ fn by_policy(
     Ok(out)
 }
 
-/// Adds what keeps snapshots whatever a policy says: protection, also one that cannot be ruled out, and the repository's minimum.
+/// Adds what keeps snapshots whatever a policy says: protection, also one that cannot be ruled out, tags that a policy may go by and that
+/// cannot be read, and the repository's minimum.
 fn keep_anyway(snapshots: &[ListedSnapshot], retained: &Retained, reasons: &mut [Vec<String>]) {
     for (snapshot, reasons) in snapshots.iter().zip(reasons) {
         if snapshot.protected {
             reasons.push("protected".into());
-        } else if snapshot.protection_is_unknown.is_some() {
+        } else if snapshot.protection_is_unknown.is_some() || snapshot.tags_are_unknown.is_some() {
             reasons.push("its notes cannot be read".into());
         }
         reasons.extend(retained.get(&snapshot.record.sid).cloned());

@@ -24,6 +24,8 @@ pub struct ListedSnapshot {
     pub first_seen: Option<Time>,
     /// A note that cannot be read and may be the one that protects the snapshot, and why it cannot be.
     pub protection_is_unknown: Option<(String, String)>,
+    /// The same of its tags: those above are older ones then.
+    pub tags_are_unknown: Option<(String, String)>,
     /// Somebody let it go, and why that has no effect.
     pub forget_without_effect: Option<String>,
 }
@@ -50,8 +52,10 @@ impl ListedSnapshot {
 
     fn new(view: &View, record: &Arc<SnapshotRecord>, notes: Option<&Notes>) -> Self {
         let said = notes.map(|notes| &notes.said);
-        let damaged = notes.filter(|notes| notes.protection_is_unknown);
-        let damaged = damaged.and_then(|notes| notes.damaged.as_ref());
+        let hidden_by = |is_unknown: fn(&Notes) -> bool| {
+            let damaged = notes.filter(|notes| is_unknown(notes))?.damaged.as_ref();
+            damaged.map(told)
+        };
         Self {
             tags: said
                 .and_then(|said| said.tags.clone())
@@ -59,7 +63,8 @@ impl ListedSnapshot {
             protected: said.and_then(|said| said.protected).unwrap_or(false),
             description: said.and_then(|said| said.description.clone()),
             first_seen: said.and_then(|said| said.first_seen),
-            protection_is_unknown: damaged.map(told),
+            protection_is_unknown: hidden_by(|notes| notes.protection_is_unknown),
+            tags_are_unknown: hidden_by(|notes| notes.tags_are_unknown),
             forget_without_effect: view.kept_in_spite_of_forget(&record.sid).map(str::to_owned),
             record: record.clone(),
         }

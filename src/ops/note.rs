@@ -41,7 +41,8 @@ pub struct Noted {
 /// Changes tags. What is so already is left alone.
 ///
 /// # Errors
-/// `NotFound`, `Invalid` for a name that several share or that has a path behind it, or what the store says.
+/// `NotFound`, `Invalid` for a name that several share or that has a path behind it, or what the store says; `Damaged` if tags are to be
+/// added or removed where a note that cannot be read may say which there are.
 pub async fn tag(
     context: &Context,
     repository: &Repository,
@@ -49,17 +50,34 @@ pub async fn tag(
     change: &TagChange,
 ) -> Result<Vec<Noted>> {
     let new = |snapshot: &ListedSnapshot| {
+        if let (None, Some((note, why))) = (&change.set, &snapshot.tags_are_unknown) {
+            return Err(tags_cannot_be_read(snapshot, note, why));
+        }
         let mut tags = change.set.clone().unwrap_or_else(|| snapshot.tags.clone());
         tags.extend(change.add.iter().cloned());
         tags.retain(|tag| !change.remove.contains(tag));
         tags.sort_unstable();
         tags.dedup();
         Ok(NoteRecord {
-            tags: Some(tags).filter(|tags| *tags != snapshot.tags),
+            // Said anew where a note that cannot be read may say others.
+            tags: Some(tags).filter(|tags| *tags != snapshot.tags || snapshot.tags_are_unknown.is_some()),
             ..NoteRecord::default()
         })
     };
     note(context, repository, specs, &new).await
+}
+
+fn tags_cannot_be_read(snapshot: &ListedSnapshot, note: &str, why: &str) -> Error {
+    let sid = snapshot.record.sid;
+    let what = "a note about this snapshot cannot be read, and it may say which tags there are";
+    Error::new(ErrorKind::Damaged, what)
+        .with("snapshot", sid.short())
+        .with("object", note)
+        .because(why.to_owned())
+        .hint(format!(
+            "`holdall tag {} --set TAGS` says all of them anew",
+            sid.short()
+        ))
 }
 
 /// Protects snapshots from being forgotten, or no longer; the latter also one whose record cannot be read, by its full name.

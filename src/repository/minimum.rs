@@ -6,7 +6,7 @@ use crate::format::id::SessionId;
 use crate::format::repo_config::ConfigRecord;
 use crate::format::snapshot::SnapshotRecord;
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// Clocks that are further apart than this do not agree, in seconds.
 pub(crate) const CLOCKS_APART: u64 = 86_400;
@@ -39,7 +39,8 @@ impl Minimum {
         }
     }
 
-    /// Of `all` snapshots of the repository, in any order, those that it keeps, and why. Each comes with its first sight, if a note
+    /// Of `all` snapshots of the repository, in any order, those that it keeps, and why. Copies of one snapshot take one place and are all
+    /// kept in it. Each comes with its first sight, if a note
     /// tells it; only the age rests on it, so that of snapshots that are not judged it need not be known.
     ///
     /// A snapshot that no collector has seen counts from its end, by its writer's clock. One that is stamped more than a day ahead of
@@ -63,11 +64,12 @@ impl Minimum {
             }
         }
         newest.sort_by_key(|r| (is_ahead(r.started, now), Reverse((r.started, r.sid))));
-        let mut counts: HashMap<SourceKey<'_>, u32> = HashMap::new();
+        let mut places: HashMap<SourceKey<'_>, BTreeSet<SessionId>> = HashMap::new();
         for record in newest {
-            let count = counts.entry(SourceKey::of(record)).or_default();
-            if *count < self.last {
-                *count += 1;
+            let taken = places.entry(SourceKey::of(record)).or_default();
+            let first = record.original.map_or(record.sid, |(_, sid)| sid);
+            if taken.contains(&first) || taken.len() < self.last as usize {
+                taken.insert(first);
                 let why = format!("the repository retains the newest {} of a source", self.last);
                 kept.insert(record.sid, why);
             }
@@ -103,6 +105,7 @@ impl<'a> SourceKey<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::id::RepositoryId;
     use crate::format::snapshot::SourceRecord;
 
     const DAY: i64 = 86_400;
@@ -166,6 +169,19 @@ mod tests {
         assert_eq!(kept(3, 0, &all, 9), [1, 2, 3]);
         // By a clock that stands before all of them they are as they say.
         assert_eq!(kept(1, 0, &all, -9), [3]);
+    }
+
+    #[test]
+    fn copies_of_one_snapshot_take_one_place() {
+        let mut all = [
+            snapshot(1, "a", "files", 1),
+            snapshot(2, "a", "files", 2),
+            snapshot(3, "a", "files", 3),
+            snapshot(4, "a", "files", 3),
+        ];
+        all[3].original = Some((RepositoryId([7; 16]), all[2].sid));
+        assert_eq!(kept(2, 0, &all, 9), [2, 3, 4]);
+        assert_eq!(kept(1, 0, &all, 9), [3, 4]);
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub struct Notes {
     pub damaged: Option<(ObjectName, Error)>,
     /// Whether a note that cannot be read may be the one that protects the snapshot: none above it says whether it is protected.
     pub protection_is_unknown: bool,
+    /// The same of its tags.
+    pub tags_are_unknown: bool,
 }
 
 /// When the note was put that says a field, by the clock of whoever did.
@@ -154,6 +156,7 @@ impl Notes {
                     self.said_at.protected = Some(time);
                 }
                 if note.tags.is_some() {
+                    self.tags_are_unknown = false;
                     self.said_at.tags = Some(time);
                 }
                 if note.description.is_some() {
@@ -163,6 +166,7 @@ impl Notes {
             }
             Err(error) => {
                 self.protection_is_unknown = true;
+                self.tags_are_unknown = true;
                 self.damaged.get_or_insert((name, error));
             }
         }

@@ -185,10 +185,8 @@ fn what_the_repository_retains_is_kept_named_or_not_and_however_it_is_grouped() 
     assert_eq!(names(&sandbox), all[1..]);
 }
 
-#[test]
-fn a_snapshot_whose_notes_cannot_be_read_is_kept_as_if_it_were_protected() {
-    let (sandbox, all) = with_snapshots(3);
-    sandbox.good(&["protect", &all[0]]);
+/// Damages the only note that there is.
+fn damage_note(sandbox: &Sandbox) {
     let notes = files_below(&sandbox.path("repo/notes"));
     assert_eq!(notes.len(), 1);
     let mut bytes = std::fs::read(&notes[0]).unwrap();
@@ -197,7 +195,13 @@ fn a_snapshot_whose_notes_cannot_be_read_is_kept_as_if_it_were_protected() {
     std::fs::remove_file(&notes[0]).unwrap();
     std::fs::write(&notes[0], &bytes).unwrap();
     std::fs::remove_dir_all(sandbox.path("cache")).unwrap();
+}
 
+#[test]
+fn a_snapshot_whose_notes_cannot_be_read_is_kept_as_if_it_were_protected() {
+    let (sandbox, all) = with_snapshots(3);
+    sandbox.good(&["protect", &all[0]]);
+    damage_note(&sandbox);
     let name = format!("-{}/00000000", all[0]);
     let listed = sandbox.run(&["list"]);
     assert_eq!(listed.code, 13, "{}", listed.err);
@@ -217,4 +221,28 @@ fn a_snapshot_whose_notes_cannot_be_read_is_kept_as_if_it_were_protected() {
     sandbox.good(&["forget", &all[0]]);
     let left = sandbox.run(&["list", "--json"]).json();
     assert_eq!(left.as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn tags_that_cannot_be_read_are_kept_by_and_not_changed_until_all_are_said_anew() {
+    let (sandbox, all) = with_snapshots(3);
+    sandbox.good(&["tag", &all[0], "--add", "release"]);
+    damage_note(&sandbox);
+    sandbox.good(&["unprotect", &all[0]]);
+
+    let ran = sandbox.bad(&["tag", &all[0], "--add", "audit"], 13);
+    assert!(
+        ran.err.contains(&format!("-{}/00000000", all[0])) && ran.err.contains("--set"),
+        "{}",
+        ran.err
+    );
+    let policy = ["forget", "--keep-tag", "release", "--json"];
+    let done = sandbox.good(&[&policy[..], &["--dry-run"]].concat()).json();
+    let oldest = &done["groups"][0]["snapshots"][2];
+    assert_eq!(oldest["reasons"], serde_json::json!(["its notes cannot be read"]));
+
+    let set = ["tag", &all[0], "--json", "--set", ""];
+    assert_eq!(sandbox.good(&set).json()[0]["changed"], true);
+    assert_eq!(sandbox.good(&policy).json()["forgotten"], 2);
+    sandbox.good(&["tag", &all[2], "--add", "audit"]);
 }

@@ -1,6 +1,7 @@
 //! Copies between repositories of different kinds: other keys, copies of copies, what is said of them, and what a place may hold.
 
 use crate::copy::{Two, make_replica, packs, request, version};
+use crate::repair::damage;
 use crate::world::{Things, Turn, World, assert_whole, contents, noise, over, snapshots, take};
 use holdall::context::Time;
 use holdall::error::ErrorKind;
@@ -222,6 +223,33 @@ async fn tags_that_change_after_a_copy_are_carried_unless_the_copy_was_changed_a
     assert_eq!(two.copy(&request()).await.noted, 1);
     assert_eq!(tags().await, ["newest"]);
     assert_eq!(two.copy(&request()).await.noted, 0);
+}
+
+#[tokio::test]
+async fn a_copy_of_a_snapshot_whose_tags_cannot_be_read_is_protected() {
+    let two = Two::replica().await;
+    let sid = two.take(&version(0)).await;
+    let say = |tags: Option<&str>, protected| NoteRecord {
+        tags: tags.map(|tag| vec![tag.to_owned()]),
+        protected,
+        ..NoteRecord::default()
+    };
+    for note in [
+        say(Some("older"), None),
+        say(Some("release"), None),
+        say(None, Some(false)),
+    ] {
+        two.later(10);
+        two.source.put_note(&two.context, sid, note).await.unwrap();
+    }
+    damage(&two.here, &format!("notes/{sid}/00000001"), 150).await;
+    // Nothing is remembered there of what could be read before.
+    let source = repo::open(&two.here.store(&two.context)).await.unwrap();
+    let copied = ops::copy(&two.context, &source, Some(&two.target), &request()).await;
+    assert_eq!(copied.unwrap().copied.len(), 1);
+    let copy = two.records(&two.target).await[0].sid;
+    let said = &two.target.notes().await.unwrap()[&copy].said;
+    assert_eq!((&said.tags, said.protected), (&None, Some(true)));
 }
 
 #[tokio::test]

@@ -14,8 +14,9 @@ use crate::repository::{Notes, Repository, Session};
 fn carried(notes: &Notes) -> NoteRecord {
     NoteRecord {
         report: None,
-        // A note that cannot be read may be the one that protects it.
-        protected: if notes.protection_is_unknown {
+        tags: notes.said.tags.clone().filter(|_| !notes.tags_are_unknown),
+        // A note that cannot be read may be the one that protects it, or say a tag that a policy keeps.
+        protected: if notes.protection_is_unknown || notes.tags_are_unknown {
             Some(true)
         } else {
             notes.said.protected
