@@ -14,7 +14,8 @@ use crate::format::layout::ObjectName;
 use crate::format::node::Totals;
 use crate::format::snapshot::SnapshotRecord;
 use crate::repository::{
-    BlobReader, BlobWriter, Mending, ReadData, Repository, Salvage, Session, Survey, SurveyReport, There,
+    BlobReader, BlobWriter, Cache, Mending, ReadData, Repository, Salvage, Session, Survey, SurveyReport,
+    There,
 };
 use crate::snapshot::tree::{Marker, NodeSource, walk, walk_refs};
 use bytes::Bytes;
@@ -70,7 +71,7 @@ pub struct RepairReport {
     pub bytes_stored: u64,
     /// How many of them came from the replica.
     pub blobs_from_replica: u64,
-    /// Snapshots whose records were unreadable and that came back from the replica.
+    /// Snapshots whose records were unreadable and that came back from what this machine remembers or from the replica.
     pub snapshots_back: Vec<SessionId>,
     /// Snapshots whose records cannot be read and that came back before, under other ids.
     pub snapshots_there: Vec<SessionId>,
@@ -141,9 +142,11 @@ pub async fn repair(
         Some(from) => Some(from.reader(context, &from.view(context).await?)),
         None => None,
     };
+    // What others find in the store: this machine may remember an object as it was.
+    let others = repository.elsewhere(repository.store().clone(), Arc::new(Cache::in_memory()?));
     let mut job = Job {
         context,
-        repository,
+        repository: &others,
         request,
         bad: survey.bad_packs,
         theirs,
@@ -165,8 +168,14 @@ pub async fn repair(
         }
     }
     report.blobs_from_replica = job.from_replica.load(Ordering::Relaxed);
-    if let Some(from) = from {
+    for from in [Some(repository), from].into_iter().flatten() {
         Box::pin(lost::bring_back(&job, from, &mut report)).await?;
+    }
+    if !request.dry_run {
+        // What stands for them is here: collections on this machine let the records go only if they find them as others do.
+        for sid in report.snapshots_back.iter().chain(&report.snapshots_there) {
+            repository.cache().remove(&ObjectName::Snapshot(*sid));
+        }
     }
     context.emit(&Event::PhaseEnded { phase: "repair" });
     report.seconds = context.clock.now().seconds_since(started);

@@ -111,7 +111,6 @@ impl Numbered {
 
 impl Repository {
     /// The same repository as another machine has it open: over a handle of its own, with a cache of its own.
-    #[cfg(feature = "testkit")]
     #[must_use]
     pub fn elsewhere(&self, store: Store, cache: Arc<Cache>) -> Self {
         let inner = Inner {

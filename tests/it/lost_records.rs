@@ -67,6 +67,22 @@ impl Stage {
         found.iter().map(|snapshot| snapshot.record().sid).collect()
     }
 
+    /// Two snapshots, of which the record of the first cannot be read, and a replica of both.
+    async fn losing_one(&self) -> (SessionId, Repository) {
+        let sid = self.take(&version(0)).await;
+        self.take(&version(1)).await;
+        let (_world, from) = replica(self).await;
+        lose(&self.world, sid).await;
+        (sid, from)
+    }
+
+    /// The only snapshot that is a copy.
+    async fn copy(&self) -> SessionId {
+        let found = snapshots(&self.context, &self.open().await).await.unwrap();
+        let mut copies = found.iter().filter(|s| s.record().original.is_some());
+        copies.next().unwrap().record().sid
+    }
+
     async fn refused(&self) -> Error {
         let refused = ops::prune(&self.context, &self.open().await, &all()).await;
         let error = refused.unwrap_err();
@@ -137,19 +153,10 @@ async fn a_copy_that_is_not_protected_stands_for_nothing_that_may_be() {
 #[tokio::test]
 async fn a_copy_that_was_let_go_stands_for_no_record_that_is_lost() {
     let stage = stage().await;
-    let sid = stage.take(&version(0)).await;
-    stage.take(&version(1)).await;
-    let (_world, from) = replica(&stage).await;
-    lose(&stage.world, sid).await;
+    let (sid, from) = stage.losing_one().await;
     repair(&stage, Some(&from)).await;
     let copies = stage.sids().await;
-    let kept = snapshots(&stage.context, &stage.open().await).await.unwrap();
-    let copy = kept
-        .iter()
-        .find(|s| s.record().original.is_some())
-        .unwrap()
-        .record()
-        .sid;
+    let copy = stage.copy().await;
     stage.hand().forget(copy).await;
     stage.refused().await;
     let alone = repair(&stage, None).await;
@@ -378,10 +385,7 @@ async fn what_is_let_go_while_a_copy_runs_is_not_copied_again() {
 #[tokio::test]
 async fn what_was_let_go_here_comes_back_by_no_copy_when_its_record_is_lost() {
     let stage = stage_without_minimum().await;
-    let sid = stage.take(&version(0)).await;
-    stage.take(&version(1)).await;
-    let (_world, from) = replica(&stage).await;
-    lose(&stage.world, sid).await;
+    let (sid, from) = stage.losing_one().await;
     let home = || async {
         let target = stage.open().await;
         ops::copy(&stage.context, &from, Some(&target), &copy_request())
@@ -403,13 +407,25 @@ async fn what_was_let_go_here_comes_back_by_no_copy_when_its_record_is_lost() {
     assert_eq!(stage.collected(&[&version(1)]).await, 1);
 }
 
+/// Only the record of the copy says whose copy it is.
+#[tokio::test]
+async fn a_copy_that_is_lost_after_its_original_was_let_go_is_copied_again() {
+    let stage = stage_without_minimum().await;
+    let (sid, from) = stage.losing_one().await;
+    repair(&stage, Some(&from)).await;
+    let copy = stage.copy().await;
+    let_go(&stage, sid).await.unwrap();
+    lose(&stage.world, copy).await;
+    let copied = ops::copy(&stage.context, &from, Some(&stage.open().await), &copy_request()).await;
+    assert_eq!(copied.unwrap().copied.len(), 1);
+    let_go(&stage, copy).await.unwrap();
+    assert_eq!(stage.collected(&[&version(0), &version(1)]).await, 2);
+}
+
 #[tokio::test]
 async fn what_is_let_go_while_a_repair_runs_is_not_brought_back() {
     let stage = stage_without_minimum().await;
-    let sid = stage.take(&version(0)).await;
-    stage.take(&version(1)).await;
-    let (_world, from) = replica(&stage).await;
-    lose(&stage.world, sid).await;
+    let (sid, from) = stage.losing_one().await;
     let base = stage.world.objects().await;
     // Before the session that brings it back looks at what is there.
     let mut calls = 0;

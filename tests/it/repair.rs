@@ -9,6 +9,7 @@ use crate::world::{
 use futures::FutureExt;
 use holdall::context::{Context, Time};
 use holdall::error::ErrorKind;
+use holdall::event::{Event, Recorder};
 use holdall::ops::{self, RepairReport, RepairRequest};
 use holdall::repository::{Cache, ReadData, Repository};
 use holdall::testkit::{When, repo};
@@ -278,6 +279,58 @@ async fn a_snapshot_whose_record_is_lost_comes_back_from_a_replica() {
     let versions = [&version(0), &version(1)];
     assert_eq!(whole_after_collections(&stage, &versions).await, 2);
     assert!(stage.world.get(&name).await.is_none());
+}
+
+/// The machine that made a snapshot remembers its record; others do not find it.
+#[tokio::test]
+async fn what_only_this_machine_remembers_is_mended_for_others() {
+    let stage = stage().await;
+    let sid = stage.take(&version(0)).await;
+    stage.take(&version(1)).await;
+    let run = largest(&stage.world.objects().await, "index/s/");
+    let record = format!("snapshots/{sid}");
+    for name in [&run, &record] {
+        damage(&stage.world, name, 150).await;
+    }
+    let known = stage.repository.view(&stage.context).await.unwrap();
+    assert!(known.holds(&sid) && known.damaged.is_empty());
+    let plan = RepairRequest {
+        dry_run: true,
+        ..request()
+    };
+    let before = stage.world.objects().await;
+    for (request, is_applied) in [(plan, false), (request(), true)] {
+        let recorder = Arc::new(Recorder::default());
+        let context = Context {
+            observer: recorder.clone(),
+            ..stage.context.clone()
+        };
+        let report = ops::repair(&context, &stage.repository, None, &request)
+            .await
+            .unwrap();
+        assert!(report.packs_listed > 0 && !report.is_damaged(), "{report:?}");
+        let notes = recorder.events();
+        assert!(
+            !notes.iter().any(|event| matches!(event, Event::Note { .. })),
+            "{notes:?}"
+        );
+        assert_eq!(report.snapshots_back, [sid]);
+        let added = only_added(&stage, &before).await;
+        let is_written = added.iter().any(|name| !name.starts_with("ledger/"));
+        assert_eq!(is_written, is_applied, "{added:?}");
+    }
+    assert_eq!(restores(&stage, &[&version(0), &version(1)]).await, 2);
+    let again = repair(&stage, None).await;
+    assert_eq!((again.has_work(), again.snapshots_there), (false, vec![sid]));
+    // By the same machine.
+    for _ in 0..3 {
+        ops::prune(&stage.context, &stage.repository, &all())
+            .await
+            .unwrap();
+    }
+    assert!(stage.world.get(&record).await.is_none());
+    let versions = [&version(0), &version(1)];
+    assert_eq!(whole_after_collections(&stage, &versions).await, 2);
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ use std::fmt::Write;
     All data is read to find what is damaged. Index runs that are lost are made anew from the packs. Packs that are missing or damaged are set aside: nothing rests on them any more, \
     and what can be read of them, or of a replica, is stored again. What is lost for good is told by snapshots and entries; a new snapshot of \
     the same data stores it again, which heals the old ones too. Nothing is deleted, by no repair: what was set aside goes with the next prune. \
-    A snapshot whose own record is lost comes back from the replica, under another id.\n\n\
+    A snapshot whose own record is lost comes back under another id, if it was made here and this machine's cache has the record, or the replica the snapshot.\n\n\
     The replica is reached as `holdall copy` reaches it, with HOLDALL_COPY_… variables, and it is only read. Exit code 13 means that something \
     is still lost.")]
 pub(in crate::cli) struct Args {
@@ -147,7 +147,7 @@ fn tell_snapshots(text: &mut String, report: &RepairReport) {
     let would = if report.dry_run { "would be " } else { "" };
     if !report.snapshots_back.is_empty() {
         let snapshots = render::count(report.snapshots_back.len() as u64, "snapshot");
-        let _ = writeln!(text, "{snapshots} {would}brought back from the replica");
+        let _ = writeln!(text, "{snapshots} {would}brought back, under other ids");
     }
     let not_given = &report.snapshots_not_given;
     let there = report.snapshots_there.iter();

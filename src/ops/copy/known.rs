@@ -18,6 +18,9 @@ pub(super) struct Known {
     let_go: BTreeSet<Origin>,
     /// Its own that were let go and whose records cannot be read.
     gone: BTreeSet<Origin>,
+    /// Whether records that nobody let go cannot be read, and nothing is here in their place: one may be a copy that was made before its
+    /// original was let go.
+    may_have_lost_copies: bool,
     /// Their names there.
     pub(super) sids: BTreeSet<SessionId>,
 }
@@ -26,21 +29,29 @@ impl Known {
     /// A snapshot that cannot be read may be any of them: it is copied once more.
     pub(super) async fn of(target: &Repository, view: &View) -> Result<Self> {
         let there = view.snapshots();
-        let there = there.map(|record| (origin_of(target, record), record.clone()));
+        let there: HashMap<_, _> = there
+            .map(|record| (origin_of(target, record), record.clone()))
+            .collect();
+        let mut unforgotten = unread(view).filter(|sid| !view.has_forget(sid));
         let let_go = view.let_go().map(|record| origin_of(target, record));
         let gone = let_go_unread(target, view).await?.into_iter();
         Ok(Self {
-            there: there.collect(),
+            may_have_lost_copies: unforgotten.any(|sid| !there.contains_key(&(target.id(), sid))),
+            there,
             let_go: let_go.collect(),
             gone: gone.map(|sid| (target.id(), sid)).collect(),
             sids: view.snapshots().map(|record| record.sid).collect(),
         })
     }
 
-    /// Whether somebody let a snapshot go there. That a copy of it was let go may say nothing (`also_copies`): it may have been one too
-    /// many while the snapshot itself could be read.
-    pub(super) fn is_let_go(&self, origin: &Origin, also_copies: bool) -> bool {
-        self.gone.contains(origin) || !also_copies && self.let_go.contains(origin)
+    /// Whether somebody let a snapshot go there. Of one whose record is lost and that is to be brought back, only its own forget says so: a
+    /// copy may have been one too many while it could be read.
+    pub(super) fn is_let_go(&self, origin: &Origin, is_to_bring_back: bool) -> bool {
+        let gone = self.gone.contains(origin);
+        if is_to_bring_back {
+            return gone;
+        }
+        gone && !self.may_have_lost_copies || self.let_go.contains(origin)
     }
 }
 
@@ -52,11 +63,7 @@ pub(in crate::ops) async fn let_go_unread(
     repository: &Repository,
     view: &View,
 ) -> Result<BTreeSet<SessionId>> {
-    let unread = view.damaged.iter().filter_map(|(name, _)| match name {
-        ObjectName::Snapshot(sid) if view.has_forget(sid) => Some(*sid),
-        _ => None,
-    });
-    let mut let_go: BTreeSet<SessionId> = unread.collect();
+    let mut let_go: BTreeSet<SessionId> = unread(view).filter(|sid| view.has_forget(sid)).collect();
     // Whether a retention minimum stands against a forget, the record alone could tell: collectors take it as standing.
     if Minimum::of(repository.config()).is_any() {
         let_go.clear();
@@ -67,4 +74,11 @@ pub(in crate::ops) async fn let_go_unread(
         let_go.retain(|sid| !notes.get(sid).is_some_and(Notes::may_protect));
     }
     Ok(let_go)
+}
+
+fn unread(view: &View) -> impl Iterator<Item = SessionId> {
+    view.damaged.iter().filter_map(|(name, _)| match name {
+        ObjectName::Snapshot(sid) => Some(*sid),
+        _ => None,
+    })
 }

@@ -122,8 +122,8 @@ struct Job<'a> {
     source: &'a Repository,
     target: &'a Repository,
     host: &'a str,
-    /// Whether that of which a copy was let go in the target is copied too.
-    also_let_go: bool,
+    /// Whether the target has lost these: that of which a copy was let go there is copied too.
+    is_to_bring_back: bool,
 }
 
 /// What became of one snapshot.
@@ -166,6 +166,7 @@ pub async fn copy(
 }
 
 /// As [`copy`], of snapshots that the target has lost: that a copy of one was let go there says nothing, it may have been one too many then.
+/// The source may be the target as this machine remembers it.
 ///
 /// # Errors
 /// As [`copy`].
@@ -182,7 +183,7 @@ async fn copy_also(
     context: &Context,
     (source, target): (&Repository, Option<&Repository>),
     request: &CopyRequest,
-    also_let_go: bool,
+    is_to_bring_back: bool,
 ) -> Result<CopyReport> {
     let started = context.clock.now();
     let all = list(context, source, &SnapshotFilter::default()).await?;
@@ -212,7 +213,7 @@ async fn copy_also(
         let origin = origin_of(source, &snapshot.record);
         if known.there.contains_key(&origin) {
             report.there += 1;
-        } else if known.is_let_go(&origin, also_let_go) {
+        } else if known.is_let_go(&origin, is_to_bring_back) {
             report.let_go += 1;
         } else {
             missing.push(*snapshot);
@@ -225,15 +226,15 @@ async fn copy_also(
                 source,
                 target,
                 host: &request.host,
-                also_let_go,
+                is_to_bring_back,
             };
-            if looks_alike {
+            if looks_alike && !is_to_bring_back {
                 job.must_be_apart().await?;
             }
             job.bring(&chosen, &missing, (&mut known, &mut report)).await?;
         }
         _ => {
-            if looks_alike {
+            if looks_alike && !is_to_bring_back {
                 apart::cannot_tell(context);
             }
             if report.same_keys {
@@ -392,7 +393,7 @@ impl Job<'_> {
         let known = Known::of(self.target, session.view()).await?;
         let origin = origin_of(self.source, &snapshot.record);
         let there = known.there.get(&origin);
-        if there.is_none() && known.is_let_go(&origin, self.also_let_go) {
+        if there.is_none() && known.is_let_go(&origin, self.is_to_bring_back) {
             let why = "the snapshot was let go meanwhile";
             session.abort(self.context, why).await?;
             return Ok(Some(Ended::LetGo));

@@ -49,7 +49,7 @@ fn sid_of(name: &ObjectName) -> Option<SessionId> {
     }
 }
 
-/// Snapshots whose records are lost here come back as copies of what the replica has of them.
+/// Snapshots whose records are lost here come back as copies of what the replica has of them, or this machine's cache in `from`.
 pub(super) async fn bring_back(job: &Job<'_>, from: &Repository, report: &mut RepairReport) -> Result<()> {
     if report.unreadable.is_empty() {
         return Ok(());
@@ -82,11 +82,12 @@ pub(super) async fn bring_back(job: &Job<'_>, from: &Repository, report: &mut Re
         .iter()
         .map(|copied| first(&copied.record).1)
         .collect();
-    report.snapshots_back = back.iter().copied().collect();
+    report.snapshots_back.extend(&back);
     report.unreadable.retain(|sid| !back.contains(sid));
     if !report.dry_run && !report.unreadable.is_empty() {
         // Another repair, or somebody's forget, may have been faster.
         sort_out(job.repository, &job.repository.view(job.context).await?, report).await?;
+        let back = &report.snapshots_back;
         report.snapshots_there.retain(|sid| !back.contains(sid));
     }
     Ok(())
