@@ -58,11 +58,6 @@ pub async fn prune(
     phase(context, "mark");
     let round = Round::begin(repository, context, request.options.clone()).await?;
     context.emit(&Event::PhaseEnded { phase: "mark" });
-    for (id, why) in &round.plan().untold_packs {
-        let name = ObjectName::Pack(*id);
-        let text = format!("{name} stays: no index run lists it, and who made it cannot be read: {why}");
-        context.emit(&Event::Note { text });
-    }
     let mut report = PruneReport {
         plan: round.plan().clone(),
         swept: round.swept(),

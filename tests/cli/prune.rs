@@ -145,3 +145,15 @@ fn how_to_free_space_is_not_said_to_a_forget_that_frees_none() {
         "0",
     ]);
 }
+
+#[test]
+fn a_pack_that_says_nothing_of_itself_stays_and_costs_the_exit_code() {
+    let sandbox = sandbox();
+    let name = "ab".repeat(32);
+    let pack = sandbox.path("repo/packs").join(&name[..2]).join(&name);
+    std::fs::create_dir_all(pack.parent().unwrap()).unwrap();
+    std::fs::write(&pack, [0; 300]).unwrap();
+    let ran = sandbox.run(&["prune", "--quiet"]);
+    assert!(ran.code == 13 && ran.err.contains(&name), "{}", ran.err);
+    assert!(pack.exists());
+}

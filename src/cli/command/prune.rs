@@ -1,7 +1,7 @@
 //! `holdall prune`, and what `forget --prune` does after it.
 
 use crate::cli::app::App;
-use crate::cli::exit::{DONE, Ended, reported};
+use crate::cli::exit::{DAMAGED, DONE, Ended, reported};
 use crate::cli::parse;
 use crate::cli::render;
 use crate::cli::repo::{self, Access};
@@ -31,7 +31,7 @@ use std::time::Duration;
     A snapshot is let go with `holdall forget`; what is protected, or retained by the repository, stays, and is told. One whose record cannot be read ends a \
     prune, as nobody can tell what it needs, until `holdall repair --from` has brought it back, or until it is let go by its full id. Where the \
     repository may retain it, and always where the disk does not give the record though it gives others, --lost must name it too: a disk may give tomorrow what it does not give \
-    today, and what only that snapshot needs is deleted for good. A pack that no index run lists and whose head cannot be read stays, and is told.")]
+    today, and what only that snapshot needs is deleted for good; say so again until the record is gone, with the second prune. A pack that no index run lists and whose head cannot be read stays, and is told.")]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     pub(super) how: How,
@@ -135,7 +135,12 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
 pub(super) async fn collect(app: &App, repository: &Repository, request: &PruneRequest) -> Ended {
     let report = ops::prune(&app.context, repository, request).await?;
     app.progress.end();
-    reported(DONE, tell(app, &report))
+    let code = if report.plan.untold_packs.is_empty() {
+        DONE
+    } else {
+        DAMAGED
+    };
+    reported(code, tell(app, &report))
 }
 
 fn tell(app: &App, report: &PruneReport) -> std::io::Result<()> {
@@ -146,6 +151,12 @@ fn tell(app: &App, report: &PruneReport) -> std::io::Result<()> {
         app.warning(&format!(
             "snapshot {} was let go, and stays nevertheless: {why}",
             sid.short()
+        ));
+    }
+    for (id, why) in &report.plan.untold_packs {
+        app.warning(&format!(
+            "{} stays: no index run lists it, and who made it cannot be read ({why}); `holdall check --read-data` sets it aside",
+            ObjectName::Pack(*id)
         ));
     }
     render::print(&text(report))

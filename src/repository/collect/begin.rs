@@ -3,7 +3,7 @@
 use super::chains::{keep, pack_of};
 use super::entries::Entries;
 use super::listing::{Listing, commits, unreadable};
-use super::lost::superseded;
+use super::lost::{emptied, superseded};
 use super::mark::Mark;
 use super::plan::{self, PackUse};
 use super::refs::References;
@@ -72,7 +72,7 @@ impl Round {
         none_is_gone(&log, &listing)?;
         let (committed, unread) = commits(repository, &log, listing.decided.keys().copied()).await?;
         let last = last_round(&log, &listing);
-        let forgets = Forgets::read(repository, context, (&listing, last), &committed).await?;
+        let mut forgets = Forgets::read(repository, context, (&listing, last), &committed).await?;
         let superseded = superseded(repository, &listing, (&committed, &forgets, &options), unread).await?;
         let is_decided = |sid: &SessionId| listing.decided.contains_key(sid);
         let entries = Entries::read((repository, context), &log, &listing.runs, &is_decided).await?;
@@ -80,16 +80,12 @@ impl Round {
         if mutated!(QuarantineKept) {
             quarantined.clear();
         }
-        let references = References::new((repository, context), listing.refs.clone(), &options);
-        let seen = (entries.index.clone(), log.newest);
-        let mut mark = Mark::new((repository, context), seen, &quarantined, references)?;
-        let kept = committed
-            .iter()
-            .filter(|(sid, _)| !forgets.effective.contains(sid));
-        let kept: Vec<_> = kept.map(|(_, record)| record.as_ref()).collect();
-        let marked = mark.snapshots(kept).await;
-        marked.map_err(|error| entries.explain(error))?;
-        mark.check_sound()?;
+        let by = (repository, context, &options);
+        let (at, read) = ((&listing, &log), (&entries, &quarantined));
+        for sid in emptied(by, at, (&committed, &forgets), read).await? {
+            forgets.take_effect(sid);
+        }
+        let mark = mark_kept(by, at, (&committed, &forgets), read).await?;
         let nodes_read = mark.read;
         let (needed, references) = mark.into_parts();
         let plan = CollectPlan {
@@ -129,10 +125,33 @@ impl Round {
     }
 }
 
+/// Marks all that the snapshots need that were not let go with an effect.
+async fn mark_kept(
+    (repository, context, options): (&Repository, &Context, &CollectOptions),
+    (listing, log): (&Listing, &Log),
+    (committed, forgets): (&Committed, &Forgets),
+    (entries, quarantined): (&Entries, &HashSet<ObjectId>),
+) -> Result<Mark> {
+    let references = References::new((repository, context), listing.refs.clone(), options);
+    let seen = (entries.index.clone(), log.newest);
+    let mut mark = Mark::new((repository, context), seen, quarantined, references)?;
+    let kept = committed
+        .iter()
+        .filter(|(sid, _)| !forgets.effective.contains(sid));
+    let kept: Vec<_> = kept.map(|(_, record)| record.as_ref()).collect();
+    let marked = mark.snapshots(kept).await;
+    marked.map_err(|error| entries.explain(error))?;
+    mark.check_sound()?;
+    Ok(mark)
+}
+
 /// Whether what looks like damage may be another collector's work: a round has ended since the lists were begun, so that they may name what
 /// it swept, and lack what it put in its place.
 pub(super) async fn is_outdated(repository: &Repository, newest: Option<u64>, error: &Error) -> Result<bool> {
-    let may_be = matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Conflict);
+    let may_be = matches!(
+        error.kind(),
+        ErrorKind::Damaged | ErrorKind::Unreadable | ErrorKind::Conflict
+    );
     match newest {
         Some(newest) if may_be => Ok(Log::newest_seal(repository).await? != newest),
         _ => Ok(false),
@@ -287,10 +306,17 @@ impl Forgets {
             unseen,
         })
     }
+
+    /// The forget of this snapshot has an effect, whatever stands against it.
+    fn take_effect(&mut self, sid: SessionId) {
+        self.without_effect.remove(&sid);
+        self.effective.insert(sid);
+        self.released.insert(sid);
+    }
 }
 
 /// Packs that a run lists and that the store does not have. One that was put after the list is there.
-async fn absent_packs(
+pub(super) async fn absent_packs(
     repository: &Repository,
     entries: &Entries,
     listing: &Listing,
@@ -331,7 +357,9 @@ pub(super) fn no_copy_left(index: &Index, number: u32) -> Error {
         Some(copy) => error.because(crate::repository::lost(&copy.id)),
         None => error,
     };
-    error.hint("`holdall check` names the snapshots; once they are forgotten, they block no collection")
+    error.hint(
+        "`holdall check` names the snapshots; once they are forgotten, they block no collection, where the repository retains them with `holdall prune --lost ID`",
+    )
 }
 
 impl Work {
@@ -407,9 +435,11 @@ impl Work {
                 }
                 Ok(Origin::Round(round)) => round <= self.log.newest,
                 Ok(Origin::None) => false,
-                // Its maker may be at work.
+                // Its maker may be at work. One that is set aside is told by checks.
                 Err(why) => {
-                    untold.insert(id, why);
+                    if !self.quarantined.contains(&id) {
+                        untold.insert(id, why);
+                    }
                     false
                 }
             };

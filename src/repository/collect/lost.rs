@@ -1,14 +1,19 @@
 //! What a round may do without: index runs and snapshots whose objects cannot be read, once a repair has put something in their place.
 
-use super::begin::Forgets;
+use super::begin::{Forgets, absent_packs};
 use super::chains::keep;
 use super::entries::Entries;
 use super::listing::{Listing, Unread, unreadable};
+use super::mark::Mark;
+use super::refs::References;
 use super::round::{CollectOptions, Work};
+use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::{ObjectId, SessionId};
 use crate::format::layout::ObjectName;
+use crate::repository::bits::Bits;
 use crate::repository::forgets::Committed;
+use crate::repository::log::Log;
 use crate::repository::minimum::Minimum;
 use crate::repository::view::{is_damage, is_not_given};
 use crate::repository::{Notes, Repository};
@@ -72,6 +77,67 @@ pub(super) async fn superseded(
     Ok(superseded)
 }
 
+/// Of snapshots that were let go, that no note protects, and that whoever collects takes for lost, those whose records can be read though
+/// what they need cannot: an earlier round went on without them, and the disk gives the record again. What retains snapshots would keep
+/// them, and so nothing but a name.
+///
+/// # Errors
+/// What the store says.
+pub(super) async fn emptied(
+    (repository, context, options): (&Repository, &Context, &CollectOptions),
+    (listing, log): (&Listing, &Log),
+    (committed, forgets): (&Committed, &Forgets),
+    (entries, quarantined): (&Entries, &HashSet<ObjectId>),
+) -> Result<Vec<SessionId>> {
+    let mut emptied = Vec::new();
+    // What only a run lists that was left out is not gone.
+    if options.lost.is_empty() || !entries.left_out.is_empty() {
+        return Ok(emptied);
+    }
+    let dry = CollectOptions {
+        dry_run: true,
+        ..options.clone()
+    };
+    let named = committed.values().filter(|record| {
+        let sid = &record.sid;
+        options.lost.contains(&sid.name())
+            && listing.forgets.contains(sid)
+            && !forgets.effective.contains(sid)
+    });
+    for record in named {
+        let is_said = |name: &&ObjectName| matches!(name, ObjectName::Note(of, _) if *of == record.sid);
+        let names = listing.notes.iter().filter(is_said).copied().collect();
+        let notes = repository.load_notes(names).await?;
+        if notes.get(&record.sid).is_some_and(Notes::may_protect) {
+            continue;
+        }
+        let references = References::new((repository, context), listing.refs.clone(), &dry);
+        let seen = (entries.index.clone(), log.newest);
+        let mut mark = Mark::new((repository, context), seen, quarantined, references)?;
+        let is_emptied = match mark.snapshots(vec![record.as_ref()]).await {
+            Err(error) if is_damage(&error) => true,
+            marked => {
+                marked?;
+                let absent = absent_packs(repository, entries, listing).await?;
+                let packs = entries.index.packs();
+                let is_there = |n: u32| {
+                    packs
+                        .get(n as usize)
+                        .is_some_and(|pack| !absent.contains(&pack.id))
+                };
+                let present = Bits::of(packs.len(), is_there);
+                keep(&entries.index, &mark.into_parts().0, &[present])
+                    .lost
+                    .is_some()
+            }
+        };
+        if is_emptied {
+            emptied.push(record.sid);
+        }
+    }
+    Ok(emptied)
+}
+
 /// How a collection goes on that a record blocks.
 fn what_next(sid: &SessionId, (may_come_back, may_retain): (bool, bool)) -> String {
     let name = sid.name();
@@ -95,12 +161,22 @@ fn what_next(sid: &SessionId, (may_come_back, may_retain): (bool, bool)) -> Stri
     )
 }
 
-fn needed(name: &ObjectName, why: Error) -> Error {
+/// `error` names what is needed; it may be `why` the run was left out.
+fn needed((name, why): (&ObjectName, &Error), error: Error) -> Error {
     let what = "an index run cannot be read, and snapshots need what it lists; nothing was deleted";
-    Error::new(ErrorKind::Damaged, what)
-        .with("object", name)
-        .because(why)
+    let needed = Error::new(kind_of(why), what).with("object", name);
+    needed
+        .because(error)
         .hint("run `holdall repair`: it makes the index anew from the packs")
+}
+
+/// What is said of a round that ends because of a run that was left out: it may only not be given.
+fn kind_of(why: &Error) -> ErrorKind {
+    if is_not_given(why) {
+        ErrorKind::Unreadable
+    } else {
+        ErrorKind::Damaged
+    }
 }
 
 /// An error whose causes end with one more.
@@ -117,7 +193,7 @@ impl Entries {
     /// What is said of damage that is found where runs are left out.
     pub(super) fn explain(&self, error: Error) -> Error {
         match self.left_out.first_key_value() {
-            Some((name, why)) if is_damage(&error) => needed(name, at_bottom(&error, why)),
+            Some(run) if is_damage(&error) => needed(run, at_bottom(&error, run.1)),
             _ => error,
         }
     }
@@ -128,16 +204,16 @@ impl Work {
     /// lists is condemned and cannot be kept. Asked again when the ledger and the commits were read again.
     ///
     /// # Errors
-    /// `Damaged` if it is not so.
+    /// `Damaged` if it is not so, or `Unreadable` if the disk only does not give the run.
     pub(super) fn check_whole_without(&self) -> Result<()> {
-        let Some((name, why)) = self.entries.left_out.first_key_value() else {
+        let Some(run) = self.entries.left_out.first_key_value() else {
             return Ok(());
         };
         let index = &self.entries.index;
         let (_, good) = self.present(index);
         match keep(index, &self.needed, &[good]).lost {
             None => Ok(()),
-            Some(_) => Err(needed(name, why.clone())),
+            Some(_) => Err(needed(run, run.1.clone())),
         }
     }
 
@@ -145,7 +221,7 @@ impl Work {
     /// run lists any more must be condemned by this round, so that nobody who still has such a run at hand rests on one of them.
     ///
     /// # Errors
-    /// `Damaged` if it is not so.
+    /// As [`Self::check_whole_without`].
     pub(super) fn check_left_out(&self) -> Result<()> {
         let Some((name, why)) = self.entries.left_out.first_key_value() else {
             return Ok(());
@@ -165,7 +241,7 @@ impl Work {
             return Ok(());
         };
         let what = "an index run cannot be read, and packs that no other lists may be of somebody who is at work; nothing was deleted";
-        let error = Error::new(ErrorKind::Damaged, what)
+        let error = Error::new(kind_of(why), what)
             .with("object", name)
             .with("pack", ObjectName::Pack(**first))
             .because(why.clone());

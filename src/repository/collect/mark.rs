@@ -16,6 +16,7 @@ use crate::format::node::Node;
 use crate::format::snapshot::SnapshotRecord;
 use crate::repository::bits::Bits;
 use crate::repository::index::Index;
+use crate::repository::view::is_damage;
 use crate::repository::{BlobReader, Repository};
 use futures::stream::{self, StreamExt};
 use std::collections::HashSet;
@@ -91,8 +92,18 @@ impl Mark {
     /// Marks all that snapshots need.
     ///
     /// # Errors
-    /// `Damaged` if a blob is in no valid run, or a node cannot be read: what it refers to is not known then.
-    pub(super) async fn snapshots(&mut self, mut snapshots: Vec<&SnapshotRecord>) -> Result<()> {
+    /// `Damaged` if a blob is in no valid run, or a node cannot be read: what it refers to is not known then. `Unreadable` if the store does
+    /// not give something, and nothing that it gives is damaged.
+    pub(super) async fn snapshots(&mut self, snapshots: Vec<&SnapshotRecord>) -> Result<()> {
+        match self.all_of(snapshots).await {
+            Err(error) if is_damage(&error) && self.reader.has_found()? == Some(ErrorKind::Unreadable) => {
+                Err(not_given().because(error))
+            }
+            marked => marked,
+        }
+    }
+
+    async fn all_of(&mut self, mut snapshots: Vec<&SnapshotRecord>) -> Result<()> {
         // The newest first: what they share stands in its record, which is there still when older ones have gone. And those that have no
         // record before the open ends of others, much of which they have too.
         snapshots.sort_by_key(|snapshot| std::cmp::Reverse((snapshot.started, snapshot.sid)));
@@ -335,14 +346,16 @@ fn undecodable(what: &'static str, id: &BlobId, why: crate::format::error::Decod
 
 /// Names the snapshot that a blob is needed by.
 pub(super) fn in_snapshot(error: Error, sid: SessionId) -> Error {
-    if !crate::repository::view::is_damage(&error) {
+    if !is_damage(&error) {
         return error;
     }
     let what = "a snapshot needs what cannot be read, so that nobody can tell what else it needs; nothing was deleted";
     Error::new(ErrorKind::Damaged, what)
         .with("snapshot", sid.short())
         .because(error)
-        .hint(
-            "run `holdall check`; what cannot be mended blocks no collection once its snapshot is forgotten",
-        )
+        .hint(format!(
+            "run `holdall check`; what cannot be mended blocks no collection once its snapshot is forgotten, where the repository retains it with \
+             `holdall prune --lost {}`",
+            sid.name()
+        ))
 }
