@@ -1,6 +1,7 @@
 //! The second repository of a command: where copies go to, and repairs come from.
 
 use super::app::App;
+use super::render;
 use super::repo::{self, Access};
 use super::secret;
 use crate::error::{Error, ErrorKind, Result};
@@ -88,6 +89,14 @@ impl Second {
                 let (made, left_out) = first
                     .make_replica(store, &app.context, reserves, of_first)
                     .await?;
+                // At once, since a copy may end early and the next one finds a replica that is made.
+                for (key, why) in &left_out {
+                    app.warning(&format!(
+                        "of the first repository {key} cannot be read, and the second was made without it: what opens the first by that key does not \
+                         open the second, unless `holdall key add` is run there: {}",
+                        render::with_causes(why)
+                    ));
+                }
                 let keys = match left_out.len() {
                     0 => "the same keys open it",
                     _ => "the same keys open it, but for those that could not be read",

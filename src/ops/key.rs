@@ -110,6 +110,9 @@ pub async fn change_key(
         .map_or_else(String::new, |slot| slot.info.label.clone());
     let added = add_key(context, repository, NewKey::Given(unlock), &label, host).await?;
     repository.remove_key(old).await.map_err(|error| {
+        if error.context("removed").is_some() {
+            return error.with("new slot", added.slot);
+        }
         let text = format!(
             "the new key opens the repository and the old one still does: `holdall key remove {old}`"
         );

@@ -132,19 +132,32 @@ impl Repository {
         let back = ObjectName::Key(if removed.is_ok() { slot } else { *other });
         let bytes = self.store().get(&back).await?;
         self.store().delete(&ObjectName::Key(slot)).await?;
-        if !self.key_slots().await?.iter().any(|(_, info)| info.is_ok()) {
-            let put = self.store().put_new(&back, bytes).await?;
-            if removed.is_ok() {
-                return Err(last());
-            }
-            if put == Put::Created {
+        let left = self.key_slots().await;
+        if let Ok(left) = &left
+            && left.iter().any(|(_, info)| info.is_ok())
+        {
+            return Ok(());
+        }
+        // Also where nobody can tell whether another is left.
+        let put = self.store().put_new(&back, bytes).await;
+        let put = put.map_err(|error| {
+            let text = "this slot is removed, and whether another opens the repository is not known: `holdall key list`, and `holdall key add` if none does";
+            error.with("removed", slot).hint(text)
+        })?;
+        match left {
+            Err(error) if removed.is_ok() => Err(error.hint("the slot was put back: run the command again")),
+            Err(error) => Err(error
+                .with("removed", slot)
+                .hint("`holdall key list` tells what is left")),
+            Ok(_) if removed.is_ok() => Err(last()),
+            Ok(_) if put == Put::Created => {
                 let what =
                     "somebody removed the last other key slot that was known to open, and it was put back";
-                return Err(Error::new(ErrorKind::Conflict, what)
+                Err(Error::new(ErrorKind::Conflict, what)
                     .with("removed", slot)
-                    .with("put back", other));
+                    .with("put back", other))
             }
+            Ok(_) => Ok(()),
         }
-        Ok(())
     }
 }

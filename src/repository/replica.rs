@@ -83,8 +83,18 @@ impl Repository {
         cache: impl FnOnce() -> Result<Cache>,
     ) -> Result<(Self, LeftOut)> {
         let mut objects = vec![(ObjectName::Marker, self.marker())];
-        let (keys, left_out) = self.keys_to_copy().await?;
+        let (keys, not_given) = self.keys_to_copy().await?;
         objects.extend(keys);
+        let mut left_out = LeftOut::new();
+        for (name, why) in not_given {
+            // What began the replica may have been given it.
+            match store.head(&name).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => left_out.push((name, why)),
+                found => {
+                    found?;
+                }
+            }
+        }
         let mut configs = list(self.store(), Prefix::Config).await?;
         configs.sort_unstable();
         for name in configs {

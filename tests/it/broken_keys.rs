@@ -171,6 +171,21 @@ async fn a_key_that_is_not_given_is_not_removed_with_the_last_that_is_known_to_o
 }
 
 #[tokio::test]
+async fn a_key_is_put_back_where_nobody_can_tell_whether_another_is_left() {
+    let stage = with_keys(2).await;
+    let (faults, store) = without(&stage, &[]);
+    let repository = open(&store, &secret(0)).await.unwrap();
+    // Both slots and the one to put back are read before it is deleted.
+    let fails = Plan::new(When::Before, Failure::System(5)).op(Op::Get);
+    faults.plan(fails.skip(3).forever());
+    let error = repository.remove_key(1).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreadable, "{error}");
+    assert!(error.advice().unwrap().contains("was put back"), "{error:?}");
+    assert_eq!(faults.count(Op::Delete), 1);
+    assert_eq!(opening(&stage.world, &stage, 2).await, [0, 1]);
+}
+
+#[tokio::test]
 async fn a_secret_is_changed_though_its_slot_is_not_given_any_more() {
     let stage = with_keys(1).await;
     let (faults, store) = without(&stage, &[]);

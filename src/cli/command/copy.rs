@@ -138,7 +138,7 @@ async fn copy(
     })?;
     let left_out = target.left_out.iter();
     report.keys_left_out = left_out
-        .map(|(name, why)| (name.to_string(), with_causes(why)))
+        .map(|(name, why)| (name.to_string(), render::with_causes(why)))
         .collect();
     end(app, "summary", &report, to)
 }
@@ -153,12 +153,6 @@ fn end(app: &App, kind: &str, report: &CopyReport, to: &Location) -> Ended {
             "of the first repository {object} cannot be read, and a snapshot, or what is said of one, may be missing here: {why}"
         ));
     }
-    for (key, why) in &report.keys_left_out {
-        app.warning(&format!(
-            "of the first repository {key} cannot be read, and the second was made without it: what opens the first by that key does not open the second, \
-             unless `holdall key add` is run there: {why}"
-        ));
-    }
     for (object, why) in &report.damaged_there {
         app.warning(&format!(
             "of the second repository {object} cannot be read; `holdall check` there tells what it means: {why}"
@@ -168,13 +162,13 @@ fn end(app: &App, kind: &str, report: &CopyReport, to: &Location) -> Ended {
         app.warning(&format!(
             "snapshot {} was not copied: {}",
             failed.record.sid.short(),
-            with_causes(&failed.why)
+            render::with_causes(&failed.why)
         ));
     }
     if let Some(error) = &report.stopped {
         app.warning(&format!(
             "the copy ended before every snapshot was tried: {}",
-            with_causes(error)
+            render::with_causes(error)
         ));
     }
     // Damage is the worst that can be told, wherever it stands: whoever only looks at the code must learn of it.
@@ -189,14 +183,6 @@ fn end(app: &App, kind: &str, report: &CopyReport, to: &Location) -> Ended {
         render::print(&text(report, to))
     };
     reported(code, told)
-}
-
-fn with_causes(error: &Error) -> String {
-    let mut text = error.to_string();
-    for cause in error.causes() {
-        let _ = write!(text, ": {cause}");
-    }
-    text
 }
 
 /// For people.

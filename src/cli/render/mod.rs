@@ -123,3 +123,12 @@ pub(super) fn print(text: &str) -> io::Result<()> {
 pub(super) fn bold(text: &str) -> String {
     painted("1", text)
 }
+
+/// What an error says, and what caused it, in one line.
+pub(super) fn with_causes(error: &Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.causes() {
+        text.push_str(&format!(": {cause}"));
+    }
+    text
+}
