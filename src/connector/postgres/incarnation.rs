@@ -132,7 +132,7 @@ mod tests {
             xmax: Some(700),
             block_size: 8192,
             moment: None,
-            configured: String::new(),
+            configured: None,
         }
     }
 

@@ -34,8 +34,8 @@ pub(crate) use silence::in_time;
 const LOOK: Duration = Duration::from_millis(500);
 const PING: Duration = Duration::from_secs(30);
 
-/// SQL for when a session's configuration was loaded.
-const CONFIGURED: &str = "pg_catalog.pg_conf_load_time()::pg_catalog.text";
+/// Asks when a session's configuration was loaded.
+const CONFIGURED: &str = "SELECT pg_catalog.pg_conf_load_time()::pg_catalog.text";
 
 /// The greatest `lock_timeout` that a server takes.
 const LOCK_MOST_MILLIS: u64 = i32::MAX as u64;
@@ -83,8 +83,8 @@ pub(crate) struct Facts {
     pub(crate) block_size: u64,
     /// The server's time at the snapshot.
     pub(crate) moment: Option<Time>,
-    /// When the coordinator's configuration was loaded, as the server writes it.
-    pub(crate) configured: String,
+    /// When the coordinator's configuration was loaded, as the server writes it; nothing if it does not tell this role.
+    pub(crate) configured: Option<String>,
 }
 
 /// A snapshot that is held open.
@@ -348,12 +348,14 @@ async fn begin(coordinator: &Connection) -> Result<(String, Facts)> {
     };
     let looks = format!(
         "SELECT {xmax}, pg_catalog.current_setting('block_size'),
-            pg_catalog.date_part('epoch', pg_catalog.clock_timestamp())::pg_catalog.numeric::pg_catalog.text, {CONFIGURED}"
+            pg_catalog.date_part('epoch', pg_catalog.clock_timestamp())::pg_catalog.numeric::pg_catalog.text"
     );
     let what = "cannot look at the snapshot";
     // Sent in this order, without waiting for answers.
-    let (begun, exported, looked) = tokio::join!(
+    let (configured, begun, exported, looked) = tokio::join!(
         biased;
+        // Before the transaction, which an error would end.
+        one(client, CONFIGURED, what),
         client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
         one(
             client,
@@ -370,7 +372,7 @@ async fn begin(coordinator: &Connection) -> Result<(String, Facts)> {
         xmax: number(0),
         block_size: number(1).ok_or_else(|| Error::new(ErrorKind::Source, what))?,
         moment: row.get(2).and_then(seconds),
-        configured: text(&row, 3),
+        configured: configured.ok().map(|row| text(&row, 0)),
     };
     Ok((id, facts))
 }

@@ -2,6 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// As Linux tells them, on every machine.
+const TICKS_PER_SECOND: u64 = 100;
 
 /// What some children do. Clones of it are of the same children.
 #[derive(Clone, Debug, Default)]
@@ -15,7 +19,7 @@ struct Seen {
     children: BTreeSet<u32>,
 }
 
-/// What was done up to a moment. If two are equal, nothing was done between them that can be told.
+/// What was done up to a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Done {
     bytes: u64,
@@ -52,6 +56,16 @@ impl Effort {
                 .filter_map(|child| processor_time(*child))
                 .sum(),
         })
+    }
+}
+
+impl Done {
+    /// Whether it was done by somebody who works, `earlier` a time ago: something was written, or a hundredth of that time was computed. Timers
+    /// and signs of life of a connection take less.
+    pub(crate) fn is_work_since(&self, earlier: &Self, time: Duration) -> bool {
+        let ticks = time.as_millis() / u128::from(1_000 / TICKS_PER_SECOND) / 100;
+        let computed = u128::from(self.processor.saturating_sub(earlier.processor));
+        self.bytes != earlier.bytes || computed >= ticks.max(1)
     }
 }
 
@@ -103,6 +117,9 @@ mod tests {
         while effort.done() == before {
             number = std::hint::black_box(number.wrapping_mul(3));
         }
+        let (computed, time) = (effort.done(), Duration::from_secs(1));
+        assert!(computed.is_work_since(&before, time));
+        assert!(!computed.is_work_since(&before, time * 100_000) && !computed.is_work_since(&computed, time));
         drop(own);
         assert_eq!(effort.done(), written);
     }

@@ -80,15 +80,21 @@ impl Session {
     }
 
     /// Whether the server's configuration was not loaded anew since the snapshot was taken, not even to be what it had been: a program may
-    /// have begun its session with another. Each session notices that before its next statement.
+    /// have begun its session with another. Each session notices that before its next statement. Nothing if the server does not tell.
     ///
     /// # Errors
     /// `Source` if the server cannot be asked.
-    pub(crate) async fn configuration_stands(&self) -> Result<bool> {
-        let sql = format!("SELECT {CONFIGURED}");
-        let asked = one(self.client(), &sql, "cannot tell when the server was configured");
+    pub(crate) async fn configuration_stands(&self) -> Result<Option<bool>> {
+        let Some(configured) = &self.facts.configured else {
+            return Ok(None);
+        };
+        let asked = one(
+            self.client(),
+            CONFIGURED,
+            "cannot tell when the server was configured",
+        );
         let row = in_time(self.options.silence, asked).await?;
-        Ok(text(&row, 0) == self.facts.configured)
+        Ok(Some(text(&row, 0) == *configured))
     }
 }
 

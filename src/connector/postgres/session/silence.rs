@@ -75,37 +75,45 @@ impl Session {
         let silence = self.options.silence;
         let mut answer = std::pin::pin!(answer);
         let (mut last, mut looks, mut told) = (None, 0, false);
+        let mut tell = |why: &str| {
+            if !std::mem::replace(&mut told, true) {
+                let text = format!("pg_dump has written nothing for long, and is waited for: {why}");
+                self.context.emit(&Event::Note { text });
+            }
+        };
         loop {
             if let Ok(answer) = tokio::time::timeout(silence, answer.as_mut()).await {
                 return answer;
             }
             let now = self.program(name).await?;
-            if let Program::Unknown(why) = &now
-                && !std::mem::replace(&mut told, true)
-            {
-                let text = format!("pg_dump has written nothing for long, and is waited for: {why}");
-                self.context.emit(&Event::Note { text });
+            if let Program::Unknown(why) = &now {
+                tell(why);
             }
             let Program::Stands(mark) = now else {
                 (last, looks) = (None, 0);
                 continue;
             };
-            let mark = Some((mark, effort.done()));
-            looks = if mark == last { looks + 1 } else { 1 };
+            let done = effort.done();
+            looks = match &last {
+                Some((then, _)) if *then != mark => 1,
+                Some((_, before)) if done.is_work_since(before, silence) => {
+                    tell("it asks the server nothing, and computes");
+                    1
+                }
+                Some(_) => looks + 1,
+                None => 1,
+            };
             if looks >= STANDING {
                 // It may have gone on just now.
                 if let Ok(late) = tokio::time::timeout(UNDER_WAY.min(silence), answer.as_mut()).await {
                     return late;
                 }
-                let still = match self.program(name).await? {
-                    Program::Stands(mark) => Some((mark, effort.done())),
-                    _ => None,
-                };
-                if still == mark {
+                let still = matches!(self.program(name).await?, Program::Stands(now) if now == mark);
+                if still && !effort.done().is_work_since(&done, UNDER_WAY.min(silence)) {
                     return Err(hangs(name, silence * looks));
                 }
             }
-            last = mark;
+            last = Some((mark, done));
         }
     }
 

@@ -46,14 +46,15 @@ impl Refusal {
     /// that are; those of a violated constraint are values. What has a context was raised while a function ran, or within a value: a
     /// function says what it likes under any code, and one that makes a name of a value names that. A statement that goes over rows may
     /// find the name of anything in a value by itself (`regclass`, `tsquery`, a file to read), and a query (`ts_stat`): of such errors,
-    /// those are quoted that have a place in the statement, or name nothing but what stands in it.
+    /// those are quoted that have a place in the statement, or that are of a class of the server's own and name nothing but what stands in
+    /// it: an extension says what it likes under others, without quotes.
     pub(super) fn of_statement(said: &DbError, sql: &str) -> Self {
         let code = said.code().code();
         let has_place = matches!(said.position(), Some(ErrorPosition::Original(_)));
         let values = said.where_().is_some()
             || code.starts_with("P0")
             || code.starts_with("22")
-            || !has_place && !is_without_values(code, said.message(), sql);
+            || !(has_place || is_of_the_server(code) && is_without_values(code, said.message(), sql));
         let mut message = if values {
             general(code).to_owned()
         } else {
@@ -151,6 +152,12 @@ const OF_A_FILE: [&str; 2] = [": No such file or directory", ": Permission denie
 
 /// The error of rows whose text has not the form that it must have.
 const FORM: &str = "22P04";
+
+/// Whether an error has a class that the server itself gives to statements; what extensions raise has others, unless they say so.
+fn is_of_the_server(code: &str) -> bool {
+    let classes = SAFE.iter().chain(&WITHOUT_VALUES).chain(&["28", "2B"]);
+    classes.into_iter().any(|class| code.starts_with(class))
+}
 
 /// What an error means in general.
 fn general(code: &str) -> &'static str {

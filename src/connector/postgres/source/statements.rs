@@ -285,8 +285,12 @@ async fn lasting(reading: &Reading) -> Result<Option<u64>> {
         if !session.roles_stand().await? {
             return Ok::<_, Error>(Err("a role was renamed".to_owned()));
         }
-        if !session.configuration_stands().await? {
-            let why = "the server's configuration was loaded anew while pg_dump ran";
+        let why = match session.configuration_stands().await? {
+            Some(true) => None,
+            Some(false) => Some("the server's configuration was loaded anew while pg_dump ran"),
+            None => Some("the server does not tell this role when it was configured"),
+        };
+        if let Some(why) = why {
             return Ok(Err(why.to_owned()));
         }
         let flushed = session.flushed_now().await?;
