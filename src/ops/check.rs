@@ -2,6 +2,7 @@
 
 mod trees;
 
+use super::unread::{UnreadSnapshot, all_unread};
 use crate::context::{Context, Time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
@@ -101,7 +102,7 @@ pub async fn check(context: &Context, repository: &Repository, request: CheckReq
             look = self::look(context, repository, survey.report()).await?;
         }
     }
-    let mut report = gather(survey.finish().await?, look);
+    let mut report = gather(repository, survey.finish().await?, look);
     // Beside a collector an object may be gone with reason: looked at again, what is still wrong is damage.
     for _ in 0..AGAIN_MAX {
         // That all of a pack is stored elsewhere may hold no more, and that nothing is at risk rests on it.
@@ -111,7 +112,7 @@ pub async fn check(context: &Context, repository: &Repository, request: CheckReq
         }
         let survey = Survey::again(repository, context, &report.survey).await?;
         let look = self::look(context, repository, &survey).await?;
-        report = gather(survey, look);
+        report = gather(repository, survey, look);
     }
     report.seconds = context.clock.now().seconds_since(started);
     Ok(report)
@@ -157,7 +158,7 @@ pub async fn check_without_key(context: &Context, store: &Store, read_data: Read
 }
 
 /// All findings: of objects, with what of which snapshots they hit, then of snapshots.
-fn gather(mut survey: SurveyReport, look: Look) -> CheckReport {
+fn gather(repository: &Repository, mut survey: SurveyReport, look: Look) -> CheckReport {
     let Look {
         view,
         damage,
@@ -177,6 +178,9 @@ fn gather(mut survey: SurveyReport, look: Look) -> CheckReport {
     for finding in findings.iter_mut().filter(|finding| finding.is_error) {
         finding.hit = trees.packs.remove(&finding.object);
         finding.is_elsewhere = elsewhere.contains(&finding.object);
+    }
+    for unread in view.into_iter().flat_map(|view| all_unread(repository, view)) {
+        here_again(&mut findings, &unread);
     }
     weigh(
         &mut findings,
@@ -225,6 +229,17 @@ fn weigh(findings: &mut [Finding], survey: &SurveyReport, is_all_known: bool) {
         };
         finding.is_error = *aside == Aside::Open || (*aside == Aside::Settled && !is_all_known);
         finding.what = format!("{}; {more}", finding.what);
+    }
+}
+
+/// Says of a snapshot whose record cannot be read that it came back. The record is an error until it is gone, since readers are told of it.
+fn here_again(findings: &mut [Finding], unread: &UnreadSnapshot) {
+    let Some(copy) = unread.copy else { return };
+    let record = ObjectName::Snapshot(unread.sid).to_string();
+    for finding in findings.iter_mut().filter(|finding| finding.object == record) {
+        finding.what = format!("{}; the snapshot is here again as {}", finding.what, copy.short());
+        // What the disk may give again no collection takes for gone.
+        finding.is_elsewhere = is_damage(unread.why.kind());
     }
 }
 

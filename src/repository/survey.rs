@@ -70,7 +70,7 @@ pub struct Finding {
     pub is_error: bool,
     /// What of which snapshots it hits, where that was looked at.
     pub hit: Option<Hit>,
-    /// Whether it is of a pack whose whole content can be read without it.
+    /// Whether it is of a pack whose whole content can be read without it, or of the record of a snapshot that a copy stands for.
     pub is_elsewhere: bool,
 }
 

@@ -1,7 +1,7 @@
 //! What `check` reads, remembers and says, and what it does without a key.
 
 use crate::{Sandbox, files_below, members, noise};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A repository with packs of data and packs of trees: small runs would put both into one.
 fn sandbox() -> Sandbox {
@@ -15,12 +15,16 @@ fn sandbox() -> Sandbox {
 fn damage(sandbox: &Sandbox) -> (PathBuf, String) {
     let packs = files_below(&sandbox.path("repo/packs")).into_iter();
     let pack = packs.max_by_key(|p| p.metadata().unwrap().len()).unwrap();
-    let mut bytes = std::fs::read(&pack).unwrap();
-    bytes[1000] ^= 1;
-    std::fs::remove_file(&pack).unwrap();
-    std::fs::write(&pack, &bytes).unwrap();
+    flip(&pack, 1000);
     let name = pack.file_name().unwrap().to_str().unwrap().to_owned();
     (pack, name)
+}
+
+fn flip(path: &Path, at: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[at] ^= 1;
+    std::fs::remove_file(path).unwrap();
+    std::fs::write(path, &bytes).unwrap();
 }
 
 #[test]
@@ -161,4 +165,34 @@ fn without_a_key_objects_are_proven_and_nothing_is_asked_for() {
     assert_eq!(ran.code, 2);
     let ran = bare(&["check", "--no-key", "--repo", "nothing-here"]);
     assert_eq!(ran.code, 10, "{}", ran.err);
+}
+
+/// The machine that took it remembers its record.
+#[test]
+fn a_record_is_an_error_until_it_is_gone_and_what_came_back_in_its_place_is_named() {
+    let sandbox = sandbox();
+    flip(&files_below(&sandbox.path("repo/snapshots"))[0], 150);
+    let ran = sandbox.run(&["check"]);
+    assert!(ran.code == 13 && ran.out.contains("repair --from"), "{}", ran.out);
+    let repaired = sandbox.good(&["repair"]);
+    assert!(
+        repaired.out.contains("1 snapshot brought back"),
+        "{}",
+        repaired.out
+    );
+    let ran = sandbox.run(&["check"]);
+    assert!(
+        ran.code == 13 && ran.out.contains("`holdall prune`") && ran.err.contains("here again as"),
+        "{} {}",
+        ran.out,
+        ran.err
+    );
+    for _ in 0..2 {
+        sandbox.good(&["prune"]);
+    }
+    sandbox.good(&["check", "--read-data"]);
+    assert_eq!(
+        sandbox.good(&["list", "--json"]).json().as_array().unwrap().len(),
+        1
+    );
 }

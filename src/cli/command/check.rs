@@ -120,6 +120,7 @@ fn mend(finding: &Finding) -> Option<&'static str> {
         // Set aside now: nothing is to be stored again.
         "packs" if finding.is_elsewhere => Some("holdall prune"),
         "packs" | "index" => Some("holdall repair"),
+        "snapshots" if finding.is_elsewhere => Some("holdall prune"),
         "snapshots" => Some("holdall repair --from LOCATION"),
         _ => None,
     }
