@@ -2,7 +2,7 @@
 
 mod trees;
 
-use super::unread::{UnreadSnapshot, all_unread};
+use super::unread::copies;
 use crate::context::{Context, Time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
@@ -179,8 +179,8 @@ fn gather(repository: &Repository, mut survey: SurveyReport, look: Look) -> Chec
         finding.hit = trees.packs.remove(&finding.object);
         finding.is_elsewhere = elsewhere.contains(&finding.object);
     }
-    for unread in view.into_iter().flat_map(|view| all_unread(repository, view)) {
-        here_again(&mut findings, &unread);
+    if let Some(view) = view {
+        here_again(repository, view, &mut findings);
     }
     weigh(
         &mut findings,
@@ -220,7 +220,7 @@ fn weigh(findings: &mut [Finding], survey: &SurveyReport, is_all_known: bool) {
                 "it was set aside before, and all that it held is stored elsewhere: `holdall prune` removes it"
             }
             Aside::Settled if is_all_known => {
-                "it was set aside before, and no snapshot needs what it held: `holdall prune` removes it"
+                "it was set aside before, and no snapshot needs what it held: `holdall prune` removes it, if it tells who made it"
             }
             _ => {
                 "it was set aside before, and no snapshot that can be read needs what it held; a run or a collection that is under way may: \
@@ -233,13 +233,20 @@ fn weigh(findings: &mut [Finding], survey: &SurveyReport, is_all_known: bool) {
 }
 
 /// Says of a snapshot whose record cannot be read that it came back. The record is an error until it is gone, since readers are told of it.
-fn here_again(findings: &mut [Finding], unread: &UnreadSnapshot) {
-    let Some(copy) = unread.copy else { return };
-    let record = ObjectName::Snapshot(unread.sid).to_string();
-    for finding in findings.iter_mut().filter(|finding| finding.object == record) {
-        finding.what = format!("{}; the snapshot is here again as {}", finding.what, copy.short());
-        // What the disk may give again no collection takes for gone.
-        finding.is_elsewhere = is_damage(unread.why.kind());
+fn here_again(repository: &Repository, view: &View, findings: &mut [Finding]) {
+    let not_given = |record: &ObjectName| {
+        let of_it = |(name, error): &(ObjectName, Error)| name == record && !is_damage(error.kind());
+        view.damaged.iter().any(of_it)
+    };
+    for (sid, copy) in copies(repository, view.snapshots()) {
+        let record = ObjectName::Snapshot(sid);
+        let name = record.to_string();
+        let of_it = |finding: &&mut Finding| finding.is_error && finding.object == name;
+        for finding in findings.iter_mut().filter(of_it) {
+            finding.what = format!("{}; the snapshot is here again as {}", finding.what, copy.short());
+            // What the disk may give again no collection takes for gone.
+            finding.is_elsewhere = !not_given(&record);
+        }
     }
 }
 

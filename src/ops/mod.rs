@@ -24,7 +24,9 @@ mod status;
 mod unread;
 
 pub use crate::repository::ReadData;
-pub use crate::repository::collect::{CollectOptions, CollectPlan, SealedRound, Swept, Unused, Worth};
+pub use crate::repository::collect::{
+    CollectOptions, CollectPlan, SealedRound, Swept, UntoldPack, Unused, Worth,
+};
 pub use check::{CheckReport, CheckRequest, check, check_without_key};
 pub use copy::{CopiedSnapshot, CopyReport, CopyRequest, Lag, NotCopied, copy, lag, same_store};
 pub use database::{TableFilter, content, database, database_place, databases, tables};

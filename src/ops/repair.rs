@@ -172,8 +172,9 @@ pub async fn repair(
         Box::pin(lost::bring_back(&job, from, &mut report)).await?;
     }
     if !request.dry_run {
-        // What stands for them is here: collections on this machine let the records go only if they find them as others do.
-        for sid in report.snapshots_back.iter().chain(&report.snapshots_there) {
+        // What stands for them is here, and who reads finds them as others do. What the disk may give again is no worse for being remembered.
+        let back = report.snapshots_back.iter().chain(&report.snapshots_there);
+        for sid in back.filter(|sid| !report.snapshots_not_given.contains(sid)) {
             repository.cache().remove(&ObjectName::Snapshot(*sid));
         }
     }

@@ -287,6 +287,12 @@ impl Repository {
             .await
     }
 
+    /// As [`Self::load`], from the store only.
+    pub(crate) async fn load_stored<R: Record>(&self, name: ObjectName) -> Result<R> {
+        let bytes = self.inner.store.get(&name).await?;
+        open_record(self.keyring(), &name, &bytes).map_err(|e| Error::from(e).with("object", name))
+    }
+
     async fn load_with<T>(
         &self,
         name: ObjectName,

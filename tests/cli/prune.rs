@@ -155,5 +155,14 @@ fn a_pack_that_says_nothing_of_itself_stays_and_costs_the_exit_code() {
     std::fs::write(&pack, [0; 300]).unwrap();
     let ran = sandbox.run(&["prune", "--quiet"]);
     assert!(ran.code == 13 && ran.err.contains(&name), "{}", ran.err);
+    // Once a check has seen it, it is known, and nothing rests on it.
+    assert_eq!(sandbox.run(&["check", "--read-data"]).code, 13);
+    let ran = sandbox.good(&["prune", "--quiet"]);
+    assert!(
+        ran.err.contains(&name) && ran.err.contains("set aside"),
+        "{}",
+        ran.err
+    );
     assert!(pack.exists());
+    sandbox.good(&["check"]);
 }

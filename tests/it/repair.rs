@@ -289,6 +289,8 @@ async fn what_only_this_machine_remembers_is_mended_for_others() {
     stage.take(&version(1)).await;
     let run = largest(&stage.world.objects().await, "index/s/");
     let record = format!("snapshots/{sid}");
+    let another = repo::open(&stage.world.store(&stage.context)).await.unwrap();
+    another.view(&stage.context).await.unwrap();
     for name in [&run, &record] {
         damage(&stage.world, name, 150).await;
     }
@@ -322,11 +324,11 @@ async fn what_only_this_machine_remembers_is_mended_for_others() {
     assert_eq!(restores(&stage, &[&version(0), &version(1)]).await, 2);
     let again = repair(&stage, None).await;
     assert_eq!((again.has_work(), again.snapshots_there), (false, vec![sid]));
-    // By the same machine.
+    let known = stage.repository.view(&stage.context).await.unwrap();
+    assert!(!known.holds(&sid), "nobody is shown both");
+    // By a machine that remembers the record too.
     for _ in 0..3 {
-        ops::prune(&stage.context, &stage.repository, &all())
-            .await
-            .unwrap();
+        ops::prune(&stage.context, &another, &all()).await.unwrap();
     }
     assert!(stage.world.get(&record).await.is_none());
     let versions = [&version(0), &version(1)];

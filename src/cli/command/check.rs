@@ -118,9 +118,8 @@ fn mend(finding: &Finding) -> Option<&'static str> {
     match folder {
         _ if !finding.is_error => None,
         // Set aside now: nothing is to be stored again.
-        "packs" if finding.is_elsewhere => Some("holdall prune"),
+        "packs" | "snapshots" if finding.is_elsewhere => Some("holdall prune"),
         "packs" | "index" => Some("holdall repair"),
-        "snapshots" if finding.is_elsewhere => Some("holdall prune"),
         "snapshots" => Some("holdall repair --from LOCATION"),
         _ => None,
     }

@@ -8,7 +8,7 @@ use crate::cli::repo::{self, Access};
 use crate::error::Result;
 use crate::format::id::SessionId;
 use crate::format::layout::ObjectName;
-use crate::ops::{self, CollectOptions, PruneReport, PruneRequest, Unused};
+use crate::ops::{self, CollectOptions, PruneReport, PruneRequest, UntoldPack, Unused};
 use crate::repository::Repository;
 use crate::snapshot::SnapshotSpec;
 use serde_json::{Value, json};
@@ -31,7 +31,7 @@ use std::time::Duration;
     A snapshot is let go with `holdall forget`; what is protected, or retained by the repository, stays, and is told. One whose record cannot be read ends a \
     prune, as nobody can tell what it needs, until `holdall repair --from` has brought it back, or until it is let go by its full id. Where the \
     repository may retain it, and always where the disk does not give the record though it gives others, --lost must name it too: a disk may give tomorrow what it does not give \
-    today, and what only that snapshot needs is deleted for good; say so again until the record is gone, with the second prune. A pack that no index run lists and whose head cannot be read stays, and is told.")]
+    today, and what only that snapshot needs is deleted for good. So it is of a snapshot that was let go, that the repository retains, and of which something is lost. Say so again until the record is gone, with the second prune. A pack that no index run lists and whose head cannot be read stays, and is told.")]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     pub(super) how: How,
@@ -135,7 +135,8 @@ pub(in crate::cli) async fn run(app: &App, args: Args) -> Ended {
 pub(super) async fn collect(app: &App, repository: &Repository, request: &PruneRequest) -> Ended {
     let report = ops::prune(&app.context, repository, request).await?;
     app.progress.end();
-    let code = if report.plan.untold_packs.is_empty() {
+    let mut untold = report.plan.untold_packs.values();
+    let code = if untold.all(|pack| pack.is_aside) {
         DONE
     } else {
         DAMAGED
@@ -153,9 +154,14 @@ fn tell(app: &App, report: &PruneReport) -> std::io::Result<()> {
             sid.short()
         ));
     }
-    for (id, why) in &report.plan.untold_packs {
+    for (id, UntoldPack { why, is_aside }) in &report.plan.untold_packs {
+        let next = if *is_aside {
+            "it is set aside, and nothing rests on it"
+        } else {
+            "`holdall check --read-data` sets it aside"
+        };
         app.warning(&format!(
-            "{} stays: no index run lists it, and who made it cannot be read ({why}); `holdall check --read-data` sets it aside",
+            "{} stays: no index run lists it, and who made it cannot be read ({why}); {next}",
             ObjectName::Pack(*id)
         ));
     }
@@ -273,7 +279,7 @@ fn value(report: &PruneReport) -> Value {
         "kept_in_spite": kept,
         "packs": plan.packs,
         "pack_bytes": plan.pack_bytes,
-        "untold_packs": plan.untold_packs.iter().map(|(id, why)| json!({"object": ObjectName::Pack(*id).to_string(), "why": why.to_string()})).collect::<Vec<_>>(),
+        "untold_packs": plan.untold_packs.iter().map(|(id, pack)| json!({"object": ObjectName::Pack(*id).to_string(), "why": pack.why.to_string(), "set_aside": pack.is_aside})).collect::<Vec<_>>(),
         "dead_packs": plan.dead_packs,
         "dead_bytes": plan.dead_bytes,
         "repack_packs": plan.repack_packs,

@@ -8,7 +8,7 @@ use super::mark::Mark;
 use super::plan::{self, PackUse};
 use super::refs::References;
 use super::reserve::Pen;
-use super::round::{CollectOptions, CollectPlan, Round, Work, aborted};
+use super::round::{CollectOptions, CollectPlan, Round, UntoldPack, Work, aborted};
 use super::sweep::{Swept, delete, may_go};
 use crate::context::mutant::mutated;
 use crate::context::{Context, Time};
@@ -358,7 +358,8 @@ pub(super) fn no_copy_left(index: &Index, number: u32) -> Error {
         None => error,
     };
     error.hint(
-        "`holdall check` names the snapshots; once they are forgotten, they block no collection, where the repository retains them with `holdall prune --lost ID`",
+        "`holdall check` names the snapshots, and `holdall repair --from REPLICA` may mend them; once they are forgotten, they block no collection, where the \
+         repository retains them with `holdall prune --lost ID`",
     )
 }
 
@@ -405,7 +406,7 @@ impl Work {
 
     /// Packs that no valid run lists and whose makers have finished, with their sizes; and those whose headers do not tell who made them,
     /// and why: they stay.
-    async fn loose_packs(&self) -> Result<(Vec<(ObjectId, u64)>, BTreeMap<ObjectId, Error>)> {
+    async fn loose_packs(&self) -> Result<(Vec<(ObjectId, u64)>, BTreeMap<ObjectId, UntoldPack>)> {
         let listed: HashSet<ObjectId> = self.entries.index.packs().iter().map(|pack| pack.id).collect();
         let packs = self.listing.packs.iter();
         let unlisted = packs.filter(|(id, _)| !listed.contains(id) && !self.log.dead.contains(id));
@@ -435,11 +436,10 @@ impl Work {
                 }
                 Ok(Origin::Round(round)) => round <= self.log.newest,
                 Ok(Origin::None) => false,
-                // Its maker may be at work. One that is set aside is told by checks.
+                // Its maker may be at work.
                 Err(why) => {
-                    if !self.quarantined.contains(&id) {
-                        untold.insert(id, why);
-                    }
+                    let is_aside = self.quarantined.contains(&id);
+                    untold.insert(id, UntoldPack { why, is_aside });
                     false
                 }
             };

@@ -152,7 +152,33 @@ pub(super) async fn commits(
             Ok(Decision::Fence { .. } | Decision::Abort { .. }) => {}
         }
     }
+    drop(loads);
+    unread.extend(remembered_only(repository, &mut commits).await?);
     Ok((commits, unread))
+}
+
+/// Takes out those that others cannot read, of snapshots that came back as copies: this machine may remember a record as it was, and would
+/// keep what is left of it for ever.
+async fn remembered_only(repository: &Repository, commits: &mut Committed) -> Result<Unread> {
+    let originals = commits.values().filter_map(|record| record.original);
+    let ours = originals.filter(|(of, sid)| *of == repository.id() && commits.contains_key(sid));
+    let back: BTreeSet<SessionId> = ours.map(|(_, sid)| sid).collect();
+    let mut unread = Unread::new();
+    for sid in back {
+        let name = ObjectName::Snapshot(sid);
+        match repository.load_stored::<Decision>(name).await {
+            Err(error) if is_damage(&error) => {
+                repository.cache().remove(&name);
+                commits.remove(&sid);
+                unread.push((sid, error));
+            }
+            // What the disk does not give it may give again.
+            Err(error) if error.kind() == ErrorKind::Unreadable => {}
+            Err(error) => return Err(unreadable(name, error)),
+            Ok(_) => {}
+        }
+    }
+    Ok(unread)
 }
 
 /// A decision that a disk does not give may be given at the second try, and too much is said of one that is not.

@@ -78,8 +78,8 @@ pub(super) async fn superseded(
 }
 
 /// Of snapshots that were let go, that no note protects, and that whoever collects takes for lost, those whose records can be read though
-/// what they need cannot: an earlier round went on without them, and the disk gives the record again. What retains snapshots would keep
-/// them, and so nothing but a name.
+/// not all that they need: an earlier round went on without them and the disk gives the record again, or packs are gone. What retains
+/// snapshots would keep what is left of them, and end every collection.
 ///
 /// # Errors
 /// What the store says.

@@ -354,7 +354,7 @@ pub(super) fn in_snapshot(error: Error, sid: SessionId) -> Error {
         .with("snapshot", sid.short())
         .because(error)
         .hint(format!(
-            "run `holdall check`; what cannot be mended blocks no collection once its snapshot is forgotten, where the repository retains it with \
+            "run `holdall check`, and `holdall repair --from REPLICA`; what cannot be mended blocks no collection once its snapshot is forgotten, where the repository retains it with \
              `holdall prune --lost {}`",
             sid.name()
         ))

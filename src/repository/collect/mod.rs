@@ -34,7 +34,7 @@ mod sweep;
 pub use plan::Unused;
 pub use refs::Worth;
 pub use rescue::Rescued;
-pub use round::{CollectOptions, CollectPlan, Round};
+pub use round::{CollectOptions, CollectPlan, Round, UntoldPack};
 pub use seal::{Sealed, SealedRound};
 pub use settle::{OpenSession, Waiting};
 pub use sweep::Swept;

@@ -24,6 +24,15 @@ use futures::stream::{self, StreamExt};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
+/// A pack that does not tell who made it.
+#[derive(Clone, Debug)]
+pub struct UntoldPack {
+    /// Why not.
+    pub why: Error,
+    /// Whether a check has set it aside: nothing rests on it.
+    pub is_aside: bool,
+}
+
 /// How a collection goes about it.
 #[derive(Clone, Debug)]
 pub struct CollectOptions {
@@ -42,7 +51,8 @@ pub struct CollectOptions {
     /// Of a plan: snapshots that count as let go though nobody has let them go yet.
     pub also_forgotten: BTreeSet<SessionId>,
     /// Full names of snapshots whose records cannot be read and that are taken for lost: one that was let go and that no note protects goes,
-    /// though only its record could tell whether the repository retains it, or though the disk may give it again.
+    /// though only its record could tell whether the repository retains it, or though the disk may give it again. So does one whose record can
+    /// be read, and that the repository retains, if something that it needs cannot.
     pub lost: BTreeSet<String>,
 }
 
@@ -88,7 +98,7 @@ pub struct CollectPlan {
     /// Their bytes.
     pub pack_bytes: u64,
     /// Packs that no run lists and whose headers do not tell who made them, and why: they stay, as whoever did may be at work.
-    pub untold_packs: BTreeMap<ObjectId, Error>,
+    pub untold_packs: BTreeMap<ObjectId, UntoldPack>,
     /// Packs without anything that is needed.
     pub dead_packs: u64,
     /// Their bytes.
