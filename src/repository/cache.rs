@@ -1,5 +1,6 @@
 //! A local cache of sealed objects, and of names once seen. It holds only bytes that the store holds too, and every use of them is
-//! verified like the store's own: a lost, stale or damaged cache changes nothing but time.
+//! verified like the store's own: a lost, stale or damaged cache changes nothing but time. Only a repair may find in it a record that the store
+//! has damaged since.
 //!
 //! One SQLite file and its log hold it (`benches/README.md` has the figures), so that two processes may share it and a killed one leaves it whole.
 //!

@@ -31,7 +31,7 @@ use std::time::Duration;
     A snapshot is let go with `holdall forget`; what is protected, or retained by the repository, stays, and is told. One whose record cannot be read ends a \
     prune, as nobody can tell what it needs, until `holdall repair --from` has brought it back, or until it is let go by its full id. Where the \
     repository may retain it, and always where the disk does not give the record though it gives others, --lost must name it too: a disk may give tomorrow what it does not give \
-    today, and what only that snapshot needs is deleted for good. So it is of a snapshot that was let go, that the repository retains, and of which something is lost. Say so again until the record is gone, with the second prune. A pack that no index run lists and whose head cannot be read stays, and is told.")]
+    today, and what only that snapshot needs is deleted for good. So it is of a snapshot that was let go, that the repository retains, and of which something is lost. Say so again until the record is gone, with the second prune. A pack that no index run lists and whose head cannot be read stays, and is told: with exit code 13, until `holdall check --read-data` has set it aside.")]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     pub(super) how: How,
