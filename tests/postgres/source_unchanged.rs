@@ -373,6 +373,33 @@ async fn a_role_that_had_another_name_while_pg_dump_ran_is_seen_by_plain_roles_t
     assert_next_is_right(&request, &before).await;
 }
 
+/// What only saves work is asked for apart from what a snapshot needs.
+#[tokio::test]
+async fn who_may_not_ask_when_the_server_was_configured_takes_snapshots() {
+    let server = PostgresServer::start(15, DURABLE).unwrap();
+    server.psql("postgres", FILL).unwrap();
+    server
+        .psql(
+            "postgres",
+            "CREATE ROLE plain LOGIN; GRANT pg_read_all_data TO plain;
+             REVOKE EXECUTE ON FUNCTION pg_catalog.pg_conf_load_time() FROM PUBLIC",
+        )
+        .unwrap();
+    let url = server.url("postgres").replace("postgres@", "plain@");
+    let asked = PostgresRequest {
+        server: Server::parse(&url, &Surroundings::default()).unwrap(),
+        ..whole(&server)
+    };
+    let before = take(&asked, None, 1).await.unwrap();
+    assert!(
+        before
+            .statements(&Place::Schema)
+            .unwrap()
+            .contains("CREATE TABLE")
+    );
+    assert_next_is_right(&asked, &before).await;
+}
+
 /// The configuration says in which zone constants are printed.
 #[tokio::test]
 async fn a_configuration_that_was_another_while_pg_dump_ran_is_seen() {
