@@ -27,5 +27,6 @@ mod source_statements;
 mod source_tables;
 mod source_unchanged;
 mod statements;
+mod summaries;
 mod versions;
 mod wire;

@@ -87,7 +87,8 @@ impl Drop for Soak {
 
 impl Soak {
     fn start(major: u32, seed: u64) -> Self {
-        let server = PostgresServer::start(major, SETTINGS).unwrap();
+        let summaries = if major >= 17 { "summarize_wal = on" } else { "" };
+        let server = PostgresServer::start(major, &format!("{SETTINGS}\n{summaries}")).unwrap();
         server.psql("postgres", TYPES).unwrap();
         for table in ["orders", "long", "parted"] {
             server.psql("postgres", &create(table)).unwrap();
@@ -344,9 +345,11 @@ async fn soak(major: u32) {
     let length = Duration::from_secs(number("HOLDALL_SOAK_SECONDS").unwrap_or(SECONDS));
     let rounds = number("HOLDALL_SOAK_ROUNDS");
     let mut soak = Soak::start(major, seed);
-    let request = request(&soak.server, "postgres");
+    let mut request = request(&soak.server, "postgres");
+    request.session.summarized_blocks = 0;
     let mut before = take(&request, None, seed).await.unwrap();
     let (begun, mut taken_over, mut changes, mut full, mut kept) = (Instant::now(), 0, 0, 0, 0);
+    let mut by_summaries = 0;
     let mut worked = Duration::ZERO;
     while match rounds {
         Some(rounds) => soak.round < rounds,
@@ -359,6 +362,8 @@ async fn soak(major: u32) {
             soak.step();
         }
         worked += round.elapsed();
+        // Summaries end at checkpoints: asked for here, by what was done above, or too early.
+        request.session.checkpoint = major >= 17 && soak.random.coin();
         let after = take(&request, Some(&before), seed + soak.round).await.unwrap();
         let whole = take(&request, None, seed).await.unwrap();
         assert_same_rows(&after, &whole);
@@ -373,6 +378,7 @@ async fn soak(major: u32) {
                 How::Full => &mut full,
             } += 1;
             kept += line.ranges - line.ranges_read;
+            by_summaries += u64::from(line.why.contains("WAL summaries"));
         }
         before = after;
         let last = soak.done.iter().rposition(|done| done.starts_with("round "));
@@ -380,13 +386,15 @@ async fn soak(major: u32) {
     }
     println!(
         "PostgreSQL {major}, seed {seed}: {} rounds, {} s of {} s at work; of the tables {taken_over} were taken over, {changes} compared, {full} read \
-         in full; {kept} ranges kept unread",
+         in full; {kept} ranges kept unread, {by_summaries} tables by WAL summaries",
         soak.round,
         worked.as_secs(),
         begun.elapsed().as_secs(),
     );
     let compared = taken_over + changes > 0 && kept > 0;
     assert!(compared || rounds.is_some(), "nothing was compared");
+    let summarized = by_summaries > 0 || major < 17;
+    assert!(summarized || rounds.is_some(), "no summary was of use");
 }
 
 #[tokio::test]

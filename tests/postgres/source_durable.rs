@@ -8,7 +8,7 @@ use holdall::testkit::PostgresServer;
 use std::time::{Duration, Instant};
 
 /// Stops the process that writes the log without being asked, so that only a commit that waits for it makes it durable.
-fn freeze(server: &PostgresServer) {
+pub(crate) fn freeze(server: &PostgresServer) {
     let stop = "COPY (SELECT 1) TO PROGRAM 'cat > /dev/null; kill -STOP ";
     let pid = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'";
     let pid = server.psql("postgres", pid).unwrap();

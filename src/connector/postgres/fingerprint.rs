@@ -28,19 +28,19 @@ pub struct Fingerprint {
     pub written: bool,
 }
 
-/// Fingerprints the ranges that begin in these blocks, ascending; those without rows are left out, and whoever reads them checks the
-/// order. `since` is the parent's oldest running transaction.
+/// Fingerprints the ranges that begin in these intervals of blocks, ascending, one at least; those without rows are left out, and whoever
+/// reads them checks the order. `since` is the parent's oldest running transaction.
 ///
 /// # Errors
 /// `Source` if the server cannot be asked.
 pub(crate) async fn fingerprints(
     client: &Client,
     table: &Table,
-    blocks: Range<u64>,
+    intervals: &[Range<u64>],
     range_blocks: u32,
     since: Option<u64>,
 ) -> Result<Vec<Fingerprint>> {
-    let sql = statement(table, blocks, range_blocks, since)?;
+    let sql = statement(table, intervals, range_blocks, since)?;
     let what = "cannot fingerprint a table";
     let rows = client
         .query_typed_raw(&sql, std::iter::empty::<(i32, tokio_postgres::types::Type)>())
@@ -59,13 +59,25 @@ pub(crate) async fn fingerprints(
 }
 
 /// The statement. Nothing is written without the alias that it belongs to: a column of the user's may have any name.
-fn statement(table: &Table, blocks: Range<u64>, range_blocks: u32, since: Option<u64>) -> Result<String> {
+fn statement(
+    table: &Table,
+    intervals: &[Range<u64>],
+    range_blocks: u32,
+    since: Option<u64>,
+) -> Result<String> {
     let name = name::qualified(&table.name)?;
     let (sum, written) = (mark::sum(), mark::written(since));
-    let (first, end) = (blocks.start, blocks.end);
+    let interval = |blocks: &Range<u64>| {
+        format!(
+            "({}::pg_catalog.int8, {}::pg_catalog.int8)",
+            blocks.start,
+            blocks.end - 1
+        )
+    };
+    let intervals = intervals.iter().map(interval).collect::<Vec<_>>().join(", ");
     Ok(format!(
         "SELECT r.first, x.n, x.h::pg_catalog.text, x.w
-         FROM pg_catalog.generate_series({first}::pg_catalog.int8, {end}::pg_catalog.int8 - 1, {range_blocks}) r(first),
+         FROM (VALUES {intervals}) v(low, high), pg_catalog.generate_series(v.low, v.high, {range_blocks}) r(first),
          LATERAL (SELECT pg_catalog.count(*) n, {sum} h, {written} w FROM (SELECT {OF_ROW} FROM ONLY {name} a
                   WHERE a.ctid >= pg_catalog.format('(%s,0)', r.first)::pg_catalog.tid
                     AND a.ctid < pg_catalog.format('(%s,0)', LEAST(r.first + {range_blocks}, {BLOCK_END}))::pg_catalog.tid

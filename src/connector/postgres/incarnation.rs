@@ -7,6 +7,8 @@
 //! persistence (H16); the role that reads (H19); the array of names and values of the settings that text depends on (H10); the
 //! signature of its columns and their types (H7, H8, H11). The numbers are those of the holes that each closes, in the design's table.
 //!
+//! What WAL summaries tell of is the same log as long as the version 1, the same facts of the server's life and the database are (section 10).
+//!
 //! What statements are made by has an incarnation too (section 9): of the version 2; Holdall's own; of the same facts of the server and
 //! the role; the database; the settings; the files that a `pg_dump` is chosen from; its arguments that choose what it writes; its
 //! environment, the password left out.
@@ -18,6 +20,8 @@ use crate::format::cbor::Encoder;
 
 /// The version of the encoding.
 const VERSION: u64 = 2;
+/// The version of that of a log.
+const LOG_VERSION: u64 = 1;
 
 /// Why nothing of this server can be compared between snapshots, if so.
 pub(crate) fn obstacle(facts: &Facts) -> Option<&'static str> {
@@ -55,6 +59,18 @@ pub(crate) fn incarnation(facts: &Facts, table: &Table) -> [u8; 32] {
         out.text(name).text(value);
     }
     out.bytes(&table.signature);
+    blake3::hash(&out.finish()).into()
+}
+
+/// The incarnation of the log that a database is written into.
+pub(crate) fn of_log(facts: &Facts) -> [u8; 32] {
+    let mut out = Encoder::new();
+    let server = &facts.server;
+    out.array(6).uint(LOG_VERSION);
+    out.uint(server.system_identifier.unwrap_or(0));
+    out.uint(server.timeline.unwrap_or(0).into());
+    out.int(server.started.unwrap_or(0));
+    out.uint(server.version_num.into()).uint(server.database.into());
     blake3::hash(&out.finish()).into()
 }
 
@@ -128,6 +144,7 @@ mod tests {
                 database: 5,
                 snapshot_xmin: 700,
                 position: Some(1),
+                checkpoint: None,
             },
             xmax: Some(700),
             block_size: 8192,

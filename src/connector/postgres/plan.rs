@@ -13,6 +13,8 @@ const DISTANCE_MAX: u64 = (1 << 31) - (1 << 28);
 const DISTANCE_RENEW: u64 = 1 << 30;
 /// A table that changed by more than so many of a hundred ranges is read in full next time, without fingerprints.
 pub const CHANGED_MOST: u32 = 60;
+/// One past the most rows that are noted of a range.
+const ROWS_END: u32 = 1 << 31;
 /// Ranges that one statement reads.
 pub const RUN_RANGES: usize = 16;
 
@@ -104,6 +106,29 @@ pub fn unchanged(now: &Fingerprint, prior: &PriorRange) -> bool {
         && !now.written
         && prior.state.is_some_and(same)
         && prior.record.rows == u64::from(now.rows)
+}
+
+/// Whether a range certainly has other rows than those that the parent shows whole. A server may sum otherwise than we do, and what is
+/// frozen may bear a number that has come round again.
+pub fn differ(now: &Fingerprint, prior: &PriorRange) -> bool {
+    prior
+        .state
+        .is_none_or(|state| state.rows != u64::from(now.rows) || (now.written && state.sum != now.sum))
+}
+
+/// What a fingerprint would say of a range that did not change; nothing if the parent does not show all of it.
+pub fn shown_whole(prior: &PriorRange, range_blocks: u32) -> Option<Fingerprint> {
+    let state = prior.state.filter(|state| state.rows == prior.record.rows)?;
+    // What no server ever said is not whole.
+    let rows = u32::try_from(state.rows).ok();
+    let rows =
+        rows.filter(|rows| (1..ROWS_END).contains(rows) && prior.block.is_multiple_of(range_blocks.into()));
+    Some(Fingerprint {
+        block: prior.block,
+        rows: rows?,
+        sum: state.sum,
+        written: false,
+    })
 }
 
 /// The ranges of a table, with a verdict each; 16 bytes a range.

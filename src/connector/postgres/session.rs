@@ -49,7 +49,14 @@ pub struct SessionOptions {
     pub max_age: Duration,
     /// How long a server may show nothing where it has little to do before it is held for stuck.
     pub silence: Duration,
+    /// Ask the server for a checkpoint when the snapshot was taken: there its WAL summaries end.
+    pub checkpoint: bool,
+    /// Tables of so many blocks at least are looked up in WAL summaries; others are fingerprinted as fast.
+    pub summarized_blocks: u64,
 }
+
+/// 32 MiB.
+const SUMMARIZED_BLOCKS: u64 = 4096;
 
 impl Default for SessionOptions {
     fn default() -> Self {
@@ -57,6 +64,8 @@ impl Default for SessionOptions {
             lock_timeout: Duration::from_secs(60),
             max_age: Duration::from_secs(24 * 3600),
             silence: Duration::from_secs(600),
+            checkpoint: false,
+            summarized_blocks: SUMMARIZED_BLOCKS,
         }
     }
 }

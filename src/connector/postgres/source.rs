@@ -10,6 +10,7 @@ mod read;
 mod rows;
 mod seats;
 mod statements;
+mod summaries;
 mod table;
 mod worker;
 mod written;
@@ -21,10 +22,11 @@ use super::session::{Connected, RunningStatements, Session, SessionOptions};
 use crate::connector::{Origin, Source};
 use crate::context::{Context, Time};
 use crate::error::{Error, ErrorKind, Result};
-use crate::snapshot::entry::{Item, Prior};
+use crate::snapshot::entry::{Item, Key, Prior};
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::task::TaskTracker;
@@ -125,6 +127,10 @@ struct Found {
     running: Arc<RunningStatements>,
     /// A connection that nobody used yet.
     ahead: Mutex<Option<Connected>>,
+    /// Tables that were compared by WAL summaries.
+    summarized: Mutex<Vec<Key>>,
+    /// WAL summaries have left out what was written.
+    misled: AtomicBool,
 }
 
 impl Found {
@@ -167,6 +173,8 @@ struct Reading {
     obstacle: Option<&'static str>,
     /// How far the server's log is durable; nothing if that is not as far as what the snapshot saw.
     flushed: Option<u64>,
+    /// Which blocks were written since the parent's snapshot, where the server tells.
+    summaries: summaries::Summaries,
     /// What samples are drawn from.
     seed: [u8; 32],
     dry_run: bool,
@@ -177,7 +185,15 @@ struct Reading {
     found: Arc<Found>,
 }
 
+/// One of so many ranges that are taken for unchanged is read again as a check.
+const CHECKED: u32 = 50;
+
 impl Reading {
+    /// Whether an unchanged range of a table is read again as a check.
+    fn checks(&self, table: u32, block: u64) -> bool {
+        self.chooses(table, block, CHECKED)
+    }
+
     /// Whether one of so many draws falls on this range.
     fn chooses(&self, table: u32, block: u64, of: u32) -> bool {
         let mut draw = blake3::Hasher::new_keyed(&self.seed);

@@ -6,6 +6,8 @@ use bytes::Bytes;
 
 /// The version of these records.
 const VERSION: u64 = 1;
+/// The version of a report's state that has more than that of statements.
+const REPORT_VERSION: u64 = 2;
 /// Blocks of the widest range.
 pub const RANGE_MAX: u32 = 64;
 
@@ -40,7 +42,16 @@ pub struct SegmentState {
     pub sum: i128,
 }
 
-/// The state of the report: what a later snapshot needs to take the statements over (section 9).
+/// The state of the report: what a later snapshot needs beside what stands with tables.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReportState {
+    /// To take the statements over.
+    pub statements: Option<StatementsState>,
+    /// To leave out what WAL summaries do not name.
+    pub log: Option<LogState>,
+}
+
+/// What a later snapshot needs to take the statements over (section 9).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatementsState {
     /// The oldest transaction that still ran when the snapshot was taken, with its epoch.
@@ -59,6 +70,19 @@ pub struct StatementsState {
     pub contents: [Option<[u8; 32]>; 3],
 }
 
+/// What a later snapshot needs to leave out what WAL summaries do not name (section 10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogState {
+    /// A position of the server's log.
+    pub position: u64,
+    /// From this transaction on, with its epoch, all began behind that position; not above the snapshot's xmin.
+    pub next_xid: u64,
+    /// What must be equal for the log to be the same.
+    pub incarnation: [u8; 32],
+}
+
+/// The longest state within another, in bytes.
+const INNER_MAX: usize = 4096;
 /// The longest version of `pg_dump` that is recorded, in bytes.
 const VERSION_TEXT_MAX: usize = 256;
 
@@ -134,6 +158,80 @@ impl SegmentState {
     }
 }
 
+impl ReportState {
+    /// Its encoding.
+    pub fn encode(&self) -> Bytes {
+        let statements = self
+            .statements
+            .as_ref()
+            .map_or_else(Bytes::new, StatementsState::encode);
+        let Some(log) = &self.log else {
+            return statements;
+        };
+        let mut out = Encoder::new();
+        out.array(3).uint(REPORT_VERSION);
+        out.bytes(&statements).bytes(&log.encode());
+        out.finish().into()
+    }
+
+    /// Reads it back.
+    ///
+    /// # Errors
+    /// Any class of [`DecodeError`]; `UnknownVersion` for a later version's.
+    pub fn decode(state: &[u8]) -> Result<Self, DecodeError> {
+        if state.is_empty() {
+            return Ok(Self::default());
+        }
+        let mut decoder = Decoder::new(state);
+        let len = decoder.array(8)?;
+        let (statements, log) = match (decoder.uint()?, len) {
+            (VERSION, _) => (state, None),
+            (REPORT_VERSION, 3) => {
+                let statements = decoder.bytes(INNER_MAX)?;
+                let log = LogState::decode(decoder.bytes(INNER_MAX)?).ok();
+                decoder.finish()?;
+                (statements, log)
+            }
+            _ => return Err(DecodeError::UnknownVersion("state of a report")),
+        };
+        let statements = match statements {
+            [] => None,
+            state => Some(StatementsState::decode(state)?),
+        };
+        Ok(Self { statements, log })
+    }
+}
+
+impl LogState {
+    /// Its encoding.
+    pub fn encode(&self) -> Bytes {
+        let mut out = Encoder::new();
+        out.array(4).uint(VERSION);
+        out.bytes(&self.position.to_be_bytes());
+        out.bytes(&self.next_xid.to_be_bytes()).bytes(&self.incarnation);
+        out.finish().into()
+    }
+
+    /// Reads it back.
+    ///
+    /// # Errors
+    /// Any class of [`DecodeError`]; `UnknownVersion` for a later version's.
+    pub fn decode(state: &[u8]) -> Result<Self, DecodeError> {
+        let mut decoder = Decoder::new(state);
+        decoder.array_of(4)?;
+        if decoder.uint()? != VERSION {
+            return Err(DecodeError::UnknownVersion("state of a log"));
+        }
+        let state = Self {
+            position: u64::from_be_bytes(decoder.fixed()?),
+            next_xid: u64::from_be_bytes(decoder.fixed()?),
+            incarnation: decoder.fixed()?,
+        };
+        decoder.finish()?;
+        Ok(state)
+    }
+}
+
 impl StatementsState {
     /// Its encoding.
     pub fn encode(&self) -> Bytes {
@@ -198,6 +296,8 @@ mod tests {
             prop_assert_eq!(TableState::decode(&bare.encode()).unwrap(), bare);
             let segment = SegmentState { rows, sum };
             prop_assert_eq!(SegmentState::decode(&segment.encode()).unwrap(), segment);
+            let log = LogState { position: flushed, next_xid: xmin, incarnation };
+            prop_assert_eq!(LogState::decode(&log.encode()).unwrap(), log);
         }
 
         #[test]
@@ -206,7 +306,12 @@ mod tests {
             contents: [Option<[u8; 32]>; 3]
         ) {
             let state = StatementsState { snapshot_xmin: xmin, flushed, incarnation, catalogs, written, pg_dump, contents };
-            prop_assert_eq!(StatementsState::decode(&state.encode()).unwrap(), state);
+            prop_assert_eq!(&StatementsState::decode(&state.encode()).unwrap(), &state);
+            let log = LogState { position: flushed, next_xid: xmin, incarnation };
+            for (statements, log) in [(None, None), (Some(&state), None), (None, Some(log)), (Some(&state), Some(log))] {
+                let report = ReportState { statements: statements.cloned(), log };
+                prop_assert_eq!(ReportState::decode(&report.encode()).unwrap(), report);
+            }
         }
 
         #[test]
@@ -214,6 +319,8 @@ mod tests {
             let _ = TableState::decode(&bytes);
             let _ = SegmentState::decode(&bytes);
             let _ = StatementsState::decode(&bytes);
+            let _ = LogState::decode(&bytes);
+            let _ = ReportState::decode(&bytes);
         }
     }
 

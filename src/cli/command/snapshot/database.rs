@@ -64,6 +64,10 @@ pub(super) struct DatabaseArgs {
     /// Give up when the snapshot of the database, which keeps the server from cleaning up, is older
     #[arg(long, value_name = "SPAN", default_value = "24h", value_parser = parse::seconds)]
     max_snapshot_age: u64,
+    /// Have the server make a checkpoint for each database, so that its WAL summaries (summarize_wal, PostgreSQL 17 and later) show at
+    /// once what did not change in large tables; the role needs pg_checkpoint
+    #[arg(long)]
+    checkpoint: bool,
 }
 
 /// The databases that are asked for, and what people should know of how they were named.
@@ -148,6 +152,7 @@ impl DatabaseArgs {
             session: SessionOptions {
                 lock_timeout: Duration::from_secs(self.lock_timeout),
                 max_age: Duration::from_secs(self.max_snapshot_age),
+                checkpoint: self.checkpoint,
                 ..SessionOptions::default()
             },
             dry_run,

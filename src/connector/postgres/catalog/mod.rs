@@ -19,6 +19,7 @@ mod sequences;
 mod server;
 mod table;
 mod types;
+mod written;
 
 pub use database::database;
 pub use filter::Filter;
@@ -26,6 +27,7 @@ pub use fingerprint::{CatalogFingerprint, catalog_fingerprint};
 pub use globals::globals;
 pub use large_objects::{LargeObject, large_object_heads, large_object_piece, large_objects};
 pub use sequences::{Sequences, sequences};
-pub use server::{ServerFacts, flushed, log_end, server};
+pub use server::{Checkpoint, ServerFacts, flushed, log_end, server};
 pub use table::{Table, Tables, tables};
 pub use types::Use;
+pub(crate) use written::{Coverage, Question, Written, WrittenFile, coverage, written};

@@ -31,6 +31,17 @@ pub struct ServerFacts {
     /// Where the log ended when this was read, so not before any commit that the snapshot sees: `insert` on a primary, what was
     /// replayed on a standby.
     pub position: Option<u64>,
+    /// The last checkpoint of a primary that keeps WAL summaries.
+    pub checkpoint: Option<Checkpoint>,
+}
+
+/// Where a server would redo its log from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// That position of the log.
+    pub position: u64,
+    /// The first transaction that had not begun there, with its epoch: the server notes it behind the position.
+    pub next_xid: u64,
 }
 
 /// Reads them in the transaction of the snapshot that they are about, which must be open.
@@ -47,7 +58,8 @@ pub async fn server(connection: &Connection) -> Result<ServerFacts> {
     };
     let sql = format!(
         "SELECT {snapshot}::text, pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('fsync') = 'on', {},
-                (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())",
+                (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()),
+                COALESCE(pg_catalog.current_setting('summarize_wal', true) = 'on', false)",
         catalog.bytes("CURRENT_USER"),
     );
     let row = catalog.row("the server", &sql).await?;
@@ -80,6 +92,12 @@ pub async fn server(connection: &Connection) -> Result<ServerFacts> {
             ],
         ),
     };
+    let summarizes: bool = get(&row, 5)?;
+    let checkpoint = if summarizes && !in_recovery {
+        checkpoint(client).await?
+    } else {
+        None
+    };
     Ok(ServerFacts {
         version_num: catalog.version,
         // The server shows its unsigned number as a signed one.
@@ -94,7 +112,24 @@ pub async fn server(connection: &Connection) -> Result<ServerFacts> {
             Error::new(ErrorKind::Source, "the server's snapshot has an unexpected form").with("xmin", xmin)
         })?,
         position,
+        checkpoint,
     })
+}
+
+/// The last checkpoint; nothing if the server does not tell.
+async fn checkpoint(client: &Client) -> Result<Option<Checkpoint>> {
+    let sql = "SELECT c.redo_lsn, c.next_xid FROM pg_catalog.pg_control_checkpoint() c";
+    let Some(row) = attempt(client, sql).await? else {
+        return Ok(None);
+    };
+    // The epoch, and the number within it.
+    let xid = get::<&str>(&row, 1)?.split_once(':');
+    let xid = xid.and_then(|(epoch, xid)| Some((epoch.parse::<u32>().ok()?, xid.parse::<u32>().ok()?)));
+    let position = get::<PgLsn>(&row, 0)?.into();
+    Ok(xid.map(|(epoch, xid)| Checkpoint {
+        position,
+        next_xid: u64::from(epoch) << 32 | u64::from(xid),
+    }))
 }
 
 /// Up to where the log is safe from a crash: flushed on a primary, replayed on a standby. Nothing if the server does not tell. To be

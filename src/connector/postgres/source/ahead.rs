@@ -54,7 +54,7 @@ impl Ahead {
         {
             self.queue.push_back(match reads(&reading.session, &table) {
                 Ok(()) => {
-                    let planning = tokio::spawn(table::plan(reading.clone(), table));
+                    let planning = tokio::spawn(table::plan(reading.clone(), Arc::new(table)));
                     Begun::Plan(AbortOnDropHandle::new(planning))
                 }
                 Err(why) => Begun::PassedOver(Box::new(table), why),

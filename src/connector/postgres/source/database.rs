@@ -2,8 +2,9 @@
 
 use super::ahead::{Ahead, Next};
 use super::statements::{Statements, send_text, send_with_state};
+use super::summaries::Summaries;
 use super::worker::Workers;
-use super::{Contents, Found, Out, PostgresRequest, Reading, objects, rows};
+use super::{Contents, Found, Out, PostgresRequest, Reading, objects, rows, table};
 use crate::connector::postgres::catalog::{self, Table, Tables};
 use crate::connector::postgres::connect::Server;
 use crate::connector::postgres::incarnation;
@@ -11,6 +12,7 @@ use crate::connector::postgres::key::{self, Place, TableName};
 use crate::connector::postgres::record::{Belongs, DatabaseRecord, Persistence, ReportLine, encode_report};
 use crate::connector::postgres::segment::Room;
 use crate::connector::postgres::session::{Locked, Session, failed, in_time, locked};
+use crate::connector::postgres::state::ReportState;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
@@ -142,6 +144,7 @@ async fn read_in(
         database: record.name.clone(),
         obstacle: incarnation::obstacle(&session.facts),
         flushed,
+        summaries: Summaries::new(&session, prior.as_ref(), &record.name, found).await,
         seed: context.random.bytes()?,
         dry_run: request.dry_run,
         room: Room::new(context.budget.total() / LONG_ROWS),
@@ -159,6 +162,12 @@ async fn read_in(
         .then(|| AbortOnDropHandle::new(tokio::spawn(Statements::begin(reading.clone(), request.clone()))));
     let mut ahead = Ahead::new(tables, request.jobs * 2);
     if request.contents != Contents::Schema {
+        if request.session.checkpoint
+            && !request.dry_run
+            && let Some(text) = reading.summaries.checkpoint(&reading, ahead.tables()).await?
+        {
+            out.send(Item::Note(text)).await?;
+        }
         // What is planned meanwhile need not be waited for behind the statements.
         ahead.fill(&reading).await?;
     }
@@ -331,10 +340,12 @@ async fn read_contents(
         statements.send_behind(reading, out).await?;
     }
     if rows {
-        let state = match statements {
+        let statements = match statements {
             Some(statements) => statements.state(reading, out).await?,
-            None => Bytes::new(),
+            None => None,
         };
+        let log = reading.summaries.state(reading);
+        let state = ReportState { statements, log }.encode();
         let report = encode_report(&report).into();
         send_with_state(reading, &Place::Report, (report, state), out).await?;
     }
@@ -358,6 +369,13 @@ async fn read_tables(reading: &Arc<Reading>, mut ahead: Ahead, out: &mut Out) ->
     let mut checked = 0;
     while let Some(next) = ahead.next(reading).await? {
         let plan = match next {
+            // What it rests on has turned out to be wrong meanwhile.
+            Next::Planned(plan) if plan.summarized && !reading.summaries.are_trusted() => {
+                let table = plan.table.clone();
+                // What it has begun to read holds a connection.
+                drop(plan);
+                table::plan(reading.clone(), table).await?
+            }
             Next::Planned(plan) => *plan,
             Next::PassedOver(table, why) => {
                 pass_over(reading, &table, why, out).await?;
@@ -366,7 +384,18 @@ async fn read_tables(reading: &Arc<Reading>, mut ahead: Ahead, out: &mut Out) ->
         };
         reading.session.check()?;
         checked += plan.checked;
+        if plan.summarized
+            && let Ok(mut summarized) = reading.found.summarized.lock()
+        {
+            summarized.push(key::key(
+                &reading.database,
+                &Place::Table(plan.table.name.clone()),
+            ));
+        }
         report.push(rows::send(reading, plan, out).await?);
+    }
+    if !reading.summaries.are_trusted() {
+        doubt_tables(reading, out).await?;
     }
     if checked > 0 {
         let text = format!("{checked} unchanged ranges were read again as a check, and were as expected");
@@ -374,6 +403,19 @@ async fn read_tables(reading: &Arc<Reading>, mut ahead: Ahead, out: &mut Out) ->
     }
     types_stand(reading, ahead.tables()).await?;
     Ok(report)
+}
+
+/// Tells of tables that were compared by WAL summaries before these turned out to be wrong.
+async fn doubt_tables(reading: &Reading, out: &mut Out) -> Result<()> {
+    let summarized = reading.found.summarized.lock();
+    let summarized = summarized.map(|mut summarized| std::mem::take(&mut *summarized));
+    for key in summarized.unwrap_or_default() {
+        let why = "rows of it may be those of an earlier snapshot: it was compared by WAL summaries that did not name what changed in \
+                   another table; take the next snapshot with --force-read";
+        let why = why.to_owned();
+        out.send(Item::Incident(Incident { key, why })).await?;
+    }
+    Ok(())
 }
 
 /// Fails if a type was altered while rows of it were read: some of them may read as it was, some as it is.

@@ -1,4 +1,4 @@
-//! A table of the parent snapshot: its group entry, and its segments range by range.
+//! Entries of the parent snapshot; of a table its group entry, and its segments range by range.
 
 use crate::connector::postgres::key::{self, Place, TableName};
 use crate::connector::postgres::plan::PriorRange;
@@ -19,6 +19,14 @@ pub(super) struct PriorRanges {
 pub(super) struct PriorSegments {
     pub(super) range: PriorRange,
     pub(super) entries: Vec<PriorEntry>,
+}
+
+/// An entry of a database in the parent.
+pub(super) async fn entry(prior: &dyn Prior, database: &[u8], place: &Place) -> Option<PriorEntry> {
+    let key = key::key(database, place);
+    let found = prior.entries(key.clone()).next().await;
+    // A parent that cannot be read counts as one that has it not.
+    found.and_then(Result::ok).filter(|entry| *entry.key() == key)
 }
 
 impl PriorRanges {

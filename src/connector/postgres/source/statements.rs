@@ -1,6 +1,7 @@
 //! Entries of statements: those of the parent if the catalogs are proven to hold what they held, else what `pg_dump` writes; and what
 //! the catalogs tell.
 
+use super::prior::entry;
 use super::worker::Hands;
 use super::written::Written;
 use super::{Found, Out, PostgresRequest, Reading};
@@ -10,7 +11,7 @@ use crate::connector::postgres::incarnation;
 use crate::connector::postgres::key::{self, Place};
 use crate::connector::postgres::plan::Present;
 use crate::connector::postgres::plan::statements as plan;
-use crate::connector::postgres::state::StatementsState;
+use crate::connector::postgres::state::{ReportState, StatementsState};
 use crate::connector::process::Effort;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
@@ -46,8 +47,6 @@ enum Origin {
 /// What the parent has.
 struct Parent {
     state: StatementsState,
-    /// The state as it is written there.
-    encoded: Bytes,
     entries: [Option<PriorEntry>; 3],
 }
 
@@ -161,22 +160,21 @@ impl Statements {
         }
     }
 
-    /// What the next snapshot needs to take them over; empty if it cannot. To be asked when all of them were sent.
-    pub(super) async fn state(self, reading: &Reading, out: &mut Out) -> Result<Bytes> {
+    /// What the next snapshot needs to take them over; nothing if it cannot. To be asked when all of them were sent.
+    pub(super) async fn state(self, reading: &Reading, out: &mut Out) -> Result<Option<StatementsState>> {
         let present = present(reading, self.incarnation);
         match self.origin {
-            Origin::Parent(parent) if plan::still_serves(&parent.state, &present) => Ok(parent.encoded),
+            Origin::Parent(parent) if plan::still_serves(&parent.state, &present) => Ok(Some(parent.state)),
             Origin::Parent(parent) => {
                 let Some(flushed) = reading.flushed else {
-                    return Ok(parent.encoded);
+                    return Ok(Some(parent.state));
                 };
                 let snapshot_xmin = present.snapshot_xmin;
-                let state = StatementsState {
+                Ok(Some(StatementsState {
                     snapshot_xmin,
                     flushed,
                     ..parent.state
-                };
-                Ok(state.encode())
+                }))
             }
             Origin::PgDump(dumped) => {
                 let pg_dump = dumped.written.program.version().text.clone();
@@ -191,13 +189,13 @@ impl Statements {
                     out.send(Item::Note(text.to_owned())).await?;
                 }
                 let (Some(catalogs), Some(contents)) = (catalogs, contents) else {
-                    return Ok(Bytes::new());
+                    return Ok(None);
                 };
                 // As for tables: what a crash may take back is compared with nothing.
                 let Some(flushed) = lasting(reading).await? else {
-                    return Ok(Bytes::new());
+                    return Ok(None);
                 };
-                let state = StatementsState {
+                Ok(Some(StatementsState {
                     snapshot_xmin: present.snapshot_xmin,
                     flushed,
                     incarnation: present.incarnation,
@@ -205,8 +203,7 @@ impl Statements {
                     written: self.now,
                     pg_dump,
                     contents,
-                };
-                Ok(state.encode())
+                }))
             }
         }
     }
@@ -215,20 +212,16 @@ impl Statements {
 impl Parent {
     /// What the parent has, if it shows all of it.
     async fn read(reading: &Reading) -> Option<Self> {
-        let report = entry(reading, &Place::Report).await?;
-        let encoded = report.state().clone();
-        let state = StatementsState::decode(&encoded).ok()?;
+        let entry = |place| entry(reading.prior.as_ref(), &reading.database, place);
+        let report = entry(&Place::Report).await?;
+        let state = ReportState::decode(report.state()).ok()?.statements?;
         let mut entries = [None, None, None];
         for ((entry_of, place), content) in entries.iter_mut().zip(&PLACES).zip(&state.contents) {
             if content.is_some() {
-                *entry_of = Some(entry(reading, place).await?);
+                *entry_of = Some(entry(place).await?);
             }
         }
-        Some(Self {
-            state,
-            encoded,
-            entries,
-        })
+        Some(Self { state, entries })
     }
 
     async fn send(&mut self, which: std::ops::Range<usize>, out: &mut Out) -> Result<()> {
@@ -306,14 +299,6 @@ async fn lasting(reading: &Reading) -> Result<Option<u64>> {
     let text = format!("the next snapshot will run pg_dump, whether the catalogs change or not: {why}");
     reading.context.emit(&Event::Note { text });
     Ok(None)
-}
-
-/// An entry of the parent.
-async fn entry(reading: &Reading, place: &Place) -> Option<PriorEntry> {
-    let key = key::key(&reading.database, place);
-    let found = reading.prior.entries(key.clone()).next().await;
-    // A parent that cannot be read counts as one that has it not.
-    found.and_then(Result::ok).filter(|entry| *entry.key() == key)
 }
 
 fn present(reading: &Reading, incarnation: [u8; 32]) -> Present<'static> {

@@ -7,7 +7,6 @@ use super::read::{Job, Running};
 use super::seats::Seat;
 use super::worker::Hands;
 use crate::connector::postgres::catalog::Table;
-use crate::connector::postgres::fingerprint::Fingerprint;
 use crate::connector::postgres::incarnation::incarnation;
 use crate::connector::postgres::key::{self, Place};
 use crate::connector::postgres::plan::{self, Approach, Present, Range, Ranges};
@@ -20,9 +19,6 @@ use crate::snapshot::entry::{Content, Entry, EntryHead, EntryKind, Item, PriorEn
 use std::sync::Arc;
 use tokio_postgres::types::Type;
 
-/// One of so many unchanged ranges is read again as a check.
-const CHECKED: u32 = 50;
-
 /// A table that is ready to be yielded.
 pub(super) struct Planned {
     pub(super) table: Arc<Table>,
@@ -31,6 +27,8 @@ pub(super) struct Planned {
     pub(super) rows: Rows,
     /// Whether ranges that are not read stand in the parent.
     pub(super) takes_over: bool,
+    /// WAL summaries left something out.
+    pub(super) summarized: bool,
     pub(super) how: How,
     pub(super) why: String,
     /// Unchanged ranges that were read again.
@@ -59,6 +57,7 @@ struct Draft {
     /// The parent's group entry, if nothing changed.
     kept: Option<PriorEntry>,
     takes_over: bool,
+    summarized: bool,
     how: How,
     why: String,
     checked: u64,
@@ -67,8 +66,7 @@ struct Draft {
 }
 
 /// Plans a table, once more if the connection is lost. A table of one run is begun to be read, if others wait meanwhile.
-pub(super) async fn plan(reading: Arc<Reading>, table: Table) -> Result<Planned> {
-    let table = Arc::new(table);
+pub(super) async fn plan(reading: Arc<Reading>, table: Arc<Table>) -> Result<Planned> {
     let seat = reading.workers.seat().await?;
     let mut tries = 0;
     let draft = loop {
@@ -110,6 +108,7 @@ fn in_full(rows: Rows, why: &str) -> Draft {
         comparison: None,
         kept: None,
         takes_over: false,
+        summarized: false,
         how: How::Full,
         why: why.to_owned(),
         checked: 0,
@@ -166,24 +165,21 @@ async fn draft(reading: &Reading, table: &Table, hands: &Hands) -> Result<Draft>
             })
         }
         Approach::Compare { range_blocks, since } => {
-            let lanes = Lanes::new(reading, table, hands, (size.blocks, range_blocks), Some(since));
-            let marks = Marks::new(&lanes, size.blocks);
-            let (ranges, vanished) = compare(table, marks, prior, range_blocks).await?;
-            let (all, read) = ranges.counts();
-            let changed = read + vanished;
+            let blocks = (size.blocks, range_blocks);
+            let (compared, note) = compare(reading, (table, hands), blocks, since, prior).await?;
+            let (all, read) = compared.ranges.counts();
+            let changed = read + compared.vanished;
             let old = state.and_then(|state| state.comparison);
             let serves = old.is_some_and(|old| plan::still_serves(&old, &present));
-            let (how, why) = if changed == 0 {
-                (How::TakenOver, "proven unchanged")
-            } else {
-                (How::Changes, "compared")
-            };
+            let (how, why) = compared.verdict(changed);
             Ok(Draft {
-                comparison: comparison(reading, &present, plan::percent(changed, all + vanished)),
+                comparison: comparison(reading, &present, plan::percent(changed, all + compared.vanished)),
                 kept: group.filter(|_| changed == 0 && serves),
                 takes_over: true,
+                summarized: compared.summarized,
                 how,
-                ..in_full(Rows::Ranges(ranges), why, range_blocks)
+                note,
+                ..in_full(Rows::Ranges(compared.ranges), why, range_blocks)
             })
         }
     }
@@ -200,37 +196,111 @@ fn comparison(reading: &Reading, present: &Present<'_>, changed_percent: u32) ->
     })
 }
 
-/// Lays fingerprints beside the parent's ranges. Gives the verdicts, and how many ranges have no rows any more.
-async fn compare(
-    table: &Table,
-    mut marks: Marks<'_>,
-    mut prior: PriorRanges,
-    range_blocks: u32,
-) -> Result<(Ranges, u64)> {
-    let mut ranges = Ranges::new(range_blocks);
-    let (mut next, mut vanished, mut last) = (prior.next().await, 0, None);
-    while let Some(mark) = marks.next().await? {
-        ascending(table, &mut last, &mark)?;
-        while next.as_ref().is_some_and(|next| next.range.block < mark.block) {
-            vanished += 1;
-            next = prior.next().await;
-        }
-        let before = next.take_if(|next| next.range.block == mark.block);
-        let unchanged = before.is_some_and(|before| plan::unchanged(&mark, &before.range));
-        ranges.push(&mark, !unchanged);
-        if next.is_none() {
-            next = prior.next().await;
-        }
-    }
-    while next.is_some() {
-        vanished += 1;
-        next = prior.next().await;
-    }
-    Ok((ranges, vanished))
+/// What a comparison found.
+struct Compared {
+    ranges: Ranges,
+    /// How many ranges have no rows any more.
+    vanished: u64,
+    /// WAL summaries left something out.
+    summarized: bool,
+    /// They left out this range, which changed.
+    missed: Option<u64>,
 }
 
-fn ascending(table: &Table, last: &mut Option<u64>, mark: &Fingerprint) -> Result<()> {
-    if last.replace(mark.block).is_some_and(|last| last >= mark.block) {
+impl Compared {
+    /// How a table of so many changed ranges is read, and why.
+    fn verdict(&self, changed: u64) -> (How, &'static str) {
+        match (changed, self.summarized) {
+            (0, false) => (How::TakenOver, "proven unchanged"),
+            (0, true) => (How::TakenOver, "proven unchanged by WAL summaries"),
+            (_, false) => (How::Changes, "compared"),
+            (_, true) => (How::Changes, "compared where WAL summaries name it"),
+        }
+    }
+}
+
+/// Compares a table with the parent, with what WAL summaries tell unless that turns out to be wrong.
+async fn compare(
+    reading: &Reading,
+    (table, hands): (&Table, &Hands),
+    (blocks, range_blocks): (u64, u32),
+    since: u64,
+    prior: PriorRanges,
+) -> Result<(Compared, Option<String>)> {
+    reading.summaries.look(reading, blocks).await?;
+    let compared = {
+        let lanes = Lanes::new(reading, table, hands, (blocks, range_blocks), since);
+        lay_beside(table, Marks::new(&lanes, prior), range_blocks).await?
+    };
+    let note = compared.missed.map(|block| {
+        reading.summaries.distrust();
+        format!(
+            "{}: the server's WAL summaries do not name the blocks from {block} on, which changed; they were used no more, nor \
+             will they be for the next snapshot. Please report this, with the server's version and what was done to the table",
+            table.name
+        )
+    });
+    if !compared.summarized || reading.summaries.are_trusted() {
+        return Ok((compared, note));
+    }
+    let lanes = Lanes::new(reading, table, hands, (blocks, range_blocks), since).without_summaries();
+    let (_, prior) = PriorRanges::open(reading.prior.as_ref(), &reading.database, &table.name).await;
+    let compared = lay_beside(table, Marks::new(&lanes, prior), range_blocks).await?;
+    Ok((compared, note))
+}
+
+/// Lays fingerprints beside the parent's ranges.
+async fn lay_beside(table: &Table, mut marks: Marks<'_>, range_blocks: u32) -> Result<Compared> {
+    let (mut ranges, mut vanished, mut missed, mut last) = (Ranges::new(range_blocks), 0, None, None);
+    while let Some(stripe) = marks.next().await? {
+        let mut found = stripe.found.iter().peekable();
+        loop {
+            let end = found.peek().map_or(stripe.blocks.end, |mark| mark.block + 1);
+            let before = marks.before(end).await;
+            let mark = match &before {
+                Some(before) => found.next_if(|mark| mark.block == before.block),
+                None => found.next(),
+            };
+            match (before, mark) {
+                (None, None) => break,
+                (before, Some(mark)) => {
+                    ascending(table, &mut last, mark.block)?;
+                    let unchanged = before.is_some_and(|before| plan::unchanged(mark, &before));
+                    ranges.push(mark, !unchanged);
+                    if stripe.is_sample(mark.block) && before.is_none_or(|before| plan::differ(mark, &before))
+                    {
+                        missed = Some(mark.block);
+                    }
+                }
+                (Some(before), None) if stripe.has_looked_at(before.block) => {
+                    vanished += 1;
+                    if stripe.is_sample(before.block) {
+                        missed = Some(before.block);
+                    }
+                }
+                (Some(before), None) => {
+                    // Only what the parent shows whole is left out.
+                    if let Some(kept) = plan::shown_whole(&before, range_blocks) {
+                        ascending(table, &mut last, kept.block)?;
+                        ranges.push(&kept, false);
+                    }
+                }
+            }
+        }
+    }
+    while marks.before(u64::MAX).await.is_some() {
+        vanished += 1;
+    }
+    Ok(Compared {
+        ranges,
+        vanished,
+        summarized: marks.are_summarized(),
+        missed,
+    })
+}
+
+fn ascending(table: &Table, last: &mut Option<u64>, block: u64) -> Result<()> {
+    if last.replace(block).is_some_and(|last| last >= block) {
         return Err(
             Error::new(ErrorKind::Source, "fingerprints come out of order").with("table", &table.name)
         );
@@ -248,9 +318,7 @@ async fn check(reading: &Arc<Reading>, table: &Arc<Table>, mut draft: Draft) -> 
     }
     let chosen: Vec<Range> = ranges
         .iter()
-        .filter(|range| {
-            range.state.is_some() && !range.read && reading.chooses(table.oid, range.block, CHECKED)
-        })
+        .filter(|range| range.state.is_some() && !range.read && reading.checks(table.oid, range.block))
         .collect();
     if chosen.is_empty() {
         return Ok(draft);
@@ -284,6 +352,7 @@ async fn check(reading: &Arc<Reading>, table: &Arc<Table>, mut draft: Draft) -> 
                 );
                 draft.why = format!("a range judged unchanged was not: block {block}");
                 (draft.how, draft.takes_over, draft.kept) = (How::Full, false, None);
+                draft.summarized = false;
                 draft.note = Some(text);
                 return Ok(draft);
             }
@@ -355,6 +424,7 @@ fn finish(reading: &Reading, table: Arc<Table>, draft: Draft) -> Result<Planned>
         group,
         rows: draft.rows,
         takes_over: draft.takes_over,
+        summarized: draft.summarized,
         how: draft.how,
         why: draft.why,
         checked: draft.checked,
