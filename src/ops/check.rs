@@ -234,18 +234,17 @@ fn weigh(findings: &mut [Finding], survey: &SurveyReport, is_all_known: bool) {
 
 /// Says of a snapshot whose record cannot be read that it came back. The record is an error until it is gone, since readers are told of it.
 fn here_again(repository: &Repository, view: &View, findings: &mut [Finding]) {
-    let not_given = |record: &ObjectName| {
-        let of_it = |(name, error): &(ObjectName, Error)| name == record && !is_damage(error.kind());
-        view.damaged.iter().any(of_it)
+    let not_given = |sid| {
+        let mut unread = view.unread_snapshots();
+        unread.any(|(of, error)| of == sid && !is_damage(error.kind()))
     };
     for (sid, copy) in copies(repository, view.snapshots()) {
-        let record = ObjectName::Snapshot(sid);
-        let name = record.to_string();
+        let name = ObjectName::Snapshot(sid).to_string();
         let of_it = |finding: &&mut Finding| finding.is_error && finding.object == name;
         for finding in findings.iter_mut().filter(of_it) {
             finding.what = format!("{}; the snapshot is here again as {}", finding.what, copy.short());
             // What the disk may give again no collection takes for gone.
-            finding.is_elsewhere = !not_given(&record);
+            finding.is_elsewhere = !not_given(sid);
         }
     }
 }

@@ -66,15 +66,13 @@ pub(super) fn refuse_unread(spec: &SnapshotSpec, unread: &[UnreadSnapshot]) -> R
 /// Snapshots whose records cannot be read, without those that somebody let go.
 pub(super) fn all_unread(repository: &Repository, view: &View) -> Vec<UnreadSnapshot> {
     let copies = copies(repository, view.snapshots());
-    let of_snapshot = |(name, error): &(ObjectName, Error)| match name {
-        ObjectName::Snapshot(sid) if !view.has_forget(sid) => Some(UnreadSnapshot {
-            sid: *sid,
-            why: error.clone(),
-            copy: copies.get(sid).copied(),
-        }),
-        _ => None,
-    };
-    view.damaged.iter().filter_map(of_snapshot).collect()
+    let kept = view.unread_snapshots().filter(|(sid, _)| !view.has_forget(sid));
+    kept.map(|(sid, error)| UnreadSnapshot {
+        sid,
+        why: error.clone(),
+        copy: copies.get(&sid).copied(),
+    })
+    .collect()
 }
 
 /// Those of these snapshots that are copies of what was made in this repository, by what they were first.
@@ -88,14 +86,10 @@ pub(super) fn copies<'a>(
 }
 
 fn unread(full_name: &str, view: &View) -> Option<(SessionId, bool)> {
-    view.damaged
-        .iter()
-        .find_map(|(name, error)| match (name, error.kind()) {
-            (ObjectName::Snapshot(sid), kind @ (ErrorKind::Damaged | ErrorKind::Unreadable))
-                if sid.name() == full_name =>
-            {
-                Some((*sid, kind == ErrorKind::Unreadable))
-            }
-            _ => None,
-        })
+    let (sid, error) = view.unread_snapshots().find(|(sid, _)| sid.name() == full_name)?;
+    match error.kind() {
+        ErrorKind::Damaged => Some((sid, false)),
+        ErrorKind::Unreadable => Some((sid, true)),
+        _ => None,
+    }
 }

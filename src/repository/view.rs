@@ -60,6 +60,14 @@ impl View {
         Ok(view)
     }
 
+    /// Snapshots whose records cannot be read, and why not; those too that somebody let go.
+    pub fn unread_snapshots(&self) -> impl Iterator<Item = (SessionId, &Error)> {
+        self.damaged.iter().filter_map(|(name, error)| match name {
+            ObjectName::Snapshot(sid) => Some((*sid, error)),
+            _ => None,
+        })
+    }
+
     async fn load_once(repository: &Repository, context: &Context, purpose: Purpose) -> Result<Self> {
         let (log, listing) = Log::stable(repository, purpose).await?;
         let (decisions, mut damaged) = load_decisions(repository, &listing).await?;

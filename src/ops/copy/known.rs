@@ -3,7 +3,6 @@
 use super::{Origin, origin_of};
 use crate::error::Result;
 use crate::format::id::SessionId;
-use crate::format::layout::ObjectName;
 use crate::format::snapshot::SnapshotRecord;
 use crate::repository::{Minimum, Notes, Repository, View};
 use std::collections::{BTreeSet, HashMap};
@@ -77,8 +76,5 @@ pub(in crate::ops) async fn let_go_unread(
 }
 
 fn unread(view: &View) -> impl Iterator<Item = SessionId> {
-    view.damaged.iter().filter_map(|(name, _)| match name {
-        ObjectName::Snapshot(sid) => Some(*sid),
-        _ => None,
-    })
+    view.unread_snapshots().map(|(sid, _)| sid)
 }

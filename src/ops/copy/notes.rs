@@ -4,7 +4,7 @@ use super::{CopyReport, Job, Known, NotCopied, origin_of};
 use crate::context::Time;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::id::SessionId;
-use crate::format::layout::{ObjectName, Prefix};
+use crate::format::layout::Prefix;
 use crate::format::note::NoteRecord;
 use crate::format::snapshot::SnapshotRecord;
 use crate::ops::list::ListedSnapshot;
@@ -47,8 +47,7 @@ impl Job<'_> {
 pub(super) async fn carry(job: &Job<'_>, original: &SnapshotRecord, session: &Session) -> Result<()> {
     carry_of(job, job.source, original.sid, session.sid()).await?;
     let (repository, first) = origin_of(job.source, original);
-    let lost = ObjectName::Snapshot(first);
-    let is_lost = session.view().damaged.iter().any(|(name, _)| *name == lost);
+    let is_lost = session.view().unread_snapshots().any(|(sid, _)| sid == first);
     if is_lost && repository == job.target.id() {
         carry_of(job, job.target, first, session.sid()).await?;
     }

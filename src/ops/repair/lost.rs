@@ -3,7 +3,6 @@
 use super::{Job, RepairReport};
 use crate::error::{ErrorKind, Result};
 use crate::format::id::SessionId;
-use crate::format::layout::ObjectName;
 use crate::format::snapshot::SnapshotRecord;
 use crate::ops::copy::{self, CopyRequest};
 use crate::ops::list::list;
@@ -18,17 +17,14 @@ pub(super) async fn sort_out(repository: &Repository, view: &View, report: &mut 
     report.snapshots_there.clear();
     report.snapshots_let_go.clear();
     report.snapshots_not_given.clear();
-    let unreadable = view.damaged.iter();
-    let unreadable = unreadable.filter_map(|(name, error)| Some((sid_of(name)?, error.kind())));
-    let unreadable: Vec<_> = unreadable.collect();
-    if unreadable.is_empty() {
+    if view.unread_snapshots().next().is_none() {
         return Ok(());
     }
     let there = copies(repository, view.snapshots());
     // That a copy was let go says nothing: it may have been one too many then.
     let let_go = copy::let_go_unread(repository, view).await?;
-    for (sid, kind) in unreadable {
-        if kind == ErrorKind::Unreadable {
+    for (sid, error) in view.unread_snapshots() {
+        if error.kind() == ErrorKind::Unreadable {
             report.snapshots_not_given.push(sid);
         }
         if there.contains_key(&sid) {
@@ -40,13 +36,6 @@ pub(super) async fn sort_out(repository: &Repository, view: &View, report: &mut 
         }
     }
     Ok(())
-}
-
-fn sid_of(name: &ObjectName) -> Option<SessionId> {
-    match name {
-        ObjectName::Snapshot(sid) => Some(*sid),
-        _ => None,
-    }
 }
 
 /// Snapshots whose records are lost here come back as copies of what the replica has of them, or this machine's cache in `from`.
