@@ -208,11 +208,12 @@ impl Summaries {
             Err(error) => error,
         };
         session.check()?;
-        let mut text = format!("the server was asked for a checkpoint, without success: {refused:?}");
         if refused.context("sqlstate") == Some("42501") {
-            text.push_str("; GRANT pg_checkpoint to the role that reads");
+            return why("the role may not ask for one: GRANT pg_checkpoint to it, or leave out --checkpoint");
         }
-        Ok(Some(text))
+        Ok(Some(format!(
+            "the server was asked for a checkpoint, without success: {refused:?}"
+        )))
     }
 }
 
