@@ -38,7 +38,7 @@ pub(crate) async fn fingerprints(
     table: &Table,
     intervals: &[Range<u64>],
     range_blocks: u32,
-    since: Option<u64>,
+    since: u64,
 ) -> Result<Vec<Fingerprint>> {
     let sql = statement(table, intervals, range_blocks, since)?;
     let what = "cannot fingerprint a table";
@@ -59,14 +59,9 @@ pub(crate) async fn fingerprints(
 }
 
 /// The statement. Nothing is written without the alias that it belongs to: a column of the user's may have any name.
-fn statement(
-    table: &Table,
-    intervals: &[Range<u64>],
-    range_blocks: u32,
-    since: Option<u64>,
-) -> Result<String> {
+fn statement(table: &Table, intervals: &[Range<u64>], range_blocks: u32, since: u64) -> Result<String> {
     let name = name::qualified(&table.name)?;
-    let (sum, written) = (mark::sum(), mark::written(since));
+    let (sum, written) = (mark::sum(), mark::written(Some(since)));
     let interval = |blocks: &Range<u64>| {
         format!(
             "({}::pg_catalog.int8, {}::pg_catalog.int8)",

@@ -19,7 +19,7 @@ mod sequences;
 mod server;
 mod table;
 mod types;
-mod written;
+mod wal_summaries;
 
 pub use database::database;
 pub use filter::Filter;
@@ -30,4 +30,4 @@ pub use sequences::{Sequences, sequences};
 pub use server::{Checkpoint, ServerFacts, flushed, log_end, server};
 pub use table::{Table, Tables, tables};
 pub use types::Use;
-pub(crate) use written::{Coverage, Question, Written, WrittenFile, coverage, written};
+pub(crate) use wal_summaries::{Coverage, Question, WrittenBlocks, WrittenFile, coverage, written};

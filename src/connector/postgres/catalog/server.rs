@@ -40,7 +40,7 @@ pub struct ServerFacts {
 pub struct Checkpoint {
     /// That position of the log.
     pub position: u64,
-    /// The first transaction that had not begun there, with its epoch: the server notes it behind the position.
+    /// From this transaction on, with its epoch, all began behind that position: the server notes it when the position is taken.
     pub next_xid: u64,
 }
 

@@ -150,8 +150,7 @@ impl<'a> Lanes<'a> {
             let summaries = &self.reading.summaries;
             summaries.look(self.reading, self.blocks).await?;
         }
-        let since = Some(self.since);
-        let found = fingerprints(hands.client(), self.table, blocks, self.range_blocks, since);
+        let found = fingerprints(hands.client(), self.table, blocks, self.range_blocks, self.since);
         self.reading.workers.answer(hands, found).await
     }
 }

@@ -3,7 +3,9 @@
 
 use super::prior::entry;
 use super::{Found, Reading};
-use crate::connector::postgres::catalog::{self, Coverage, Question, Table, Tables, Written, WrittenFile};
+use crate::connector::postgres::catalog::{
+    self, Coverage, Question, Table, Tables, WrittenBlocks, WrittenFile,
+};
 use crate::connector::postgres::incarnation;
 use crate::connector::postgres::key::Place;
 use crate::connector::postgres::session::{Session, failed, in_time, is_full};
@@ -38,7 +40,7 @@ pub(super) struct Summaries {
     /// The most units that are held.
     most: usize,
     /// Nothing if they are of no use.
-    known: OnceLock<Option<Written>>,
+    known: OnceLock<Option<WrittenBlocks>>,
     /// When the server was last asked.
     asked: Mutex<Option<Instant>>,
     found: Arc<Found>,
@@ -151,7 +153,7 @@ impl Summaries {
     }
 
     /// What is known, once it is; on a connection that may be lost for it.
-    async fn ask(&self, session: &Session, question: &Question) -> Result<Option<Option<Written>>> {
+    async fn ask(&self, session: &Session, question: &Question) -> Result<Option<Option<WrittenBlocks>>> {
         let spare = match session.idle() {
             Some(idle) => idle,
             None => match session.worker().await {
@@ -173,7 +175,7 @@ impl Summaries {
     /// # Errors
     /// `Cancelled`; `Source` if the snapshot is lost.
     pub(super) async fn checkpoint(&self, reading: &Reading, tables: &Tables) -> Result<Option<String>> {
-        let why = |why: &str| Ok(Some(format!("no checkpoint was asked for: {why}")));
+        let why = |why: &str| Ok(Some(format!("a checkpoint is of no use: {why}")));
         let session = &reading.session;
         let server = &session.facts.server;
         if server.version_num < 170_000 {
@@ -209,7 +211,9 @@ impl Summaries {
         };
         session.check()?;
         if refused.context("sqlstate") == Some("42501") {
-            return why("the role may not ask for one: GRANT pg_checkpoint to it, or leave out --checkpoint");
+            let text =
+                "the role may not ask for a checkpoint: GRANT pg_checkpoint to it, or leave out --checkpoint";
+            return Ok(Some(text.to_owned()));
         }
         Ok(Some(format!(
             "the server was asked for a checkpoint, without success: {refused:?}"

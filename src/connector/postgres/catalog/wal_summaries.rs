@@ -35,7 +35,7 @@ pub(crate) enum Coverage {
 
 /// The blocks of each table of a database that were written.
 #[derive(Debug, Default)]
-pub(crate) struct Written {
+pub(crate) struct WrittenBlocks {
     files: HashMap<u32, WrittenFile>,
 }
 
@@ -52,7 +52,7 @@ pub(crate) struct WrittenFile {
 /// The summaries that reach behind the beginning of what is asked for.
 const SUMMARIES: &str = "SELECT s.tli, s.start_lsn, s.end_lsn FROM pg_catalog.pg_available_wal_summaries() s
     WHERE s.tli = $1 AND s.end_lsn > $2";
-/// Most blocks by far are in 64 of a row; the number of a bit is that of the block within them.
+/// Blocks of a unit: a bit each.
 const UNIT: u64 = 64;
 
 /// Whether the summaries that there are now serve.
@@ -78,7 +78,7 @@ pub(crate) async fn written(
     connection: &Connection,
     question: &Question,
     most: usize,
-) -> Result<Option<Written>> {
+) -> Result<Option<WrittenBlocks>> {
     let (timeline, since, database) = (
         i64::from(question.timeline),
         PgLsn::from(question.since),
@@ -109,7 +109,7 @@ pub(crate) async fn written(
     );
     let catalog = Catalog::of(connection);
     let mut rows = catalog.stream("WAL summaries", &sql, &parameters).await?;
-    let (mut intervals, mut found, mut touched) = (Vec::new(), Written::default(), 0);
+    let (mut intervals, mut found, mut touched) = (Vec::new(), WrittenBlocks::default(), 0);
     while let Some(row) = rows.try_next().await? {
         match Told::read(&row)? {
             Told::Summary(from, to) => intervals.push((from, to)),
@@ -159,7 +159,7 @@ impl Told {
 /// Whether summaries of these intervals tell all that is asked for.
 fn covers(mut intervals: Vec<(u64, u64)>, question: &Question) -> Coverage {
     intervals.sort_unstable();
-    // A log that ends where it began is not the same.
+    // A log has grown since its checkpoint: one that has not is another.
     if question.since >= question.until {
         return Coverage::Broken;
     }
@@ -177,7 +177,7 @@ fn covers(mut intervals: Vec<(u64, u64)>, question: &Question) -> Coverage {
     }
 }
 
-impl Written {
+impl WrittenBlocks {
     fn file(&mut self, table: u32) -> &mut WrittenFile {
         self.files.entry(table).or_default()
     }
